@@ -1,0 +1,11 @@
+"""hierphase: diffusion models reveal the hierarchical nature of data.
+
+A thin library behind the Jupyter Book of the same name, which reproduces Sclocchi, Favero and
+Wyart (arXiv 2402.16991). One idea a module; the modules are the public interface:
+
+``rhm``, ``bp``, ``meanfield``, ``processes`` and ``denoisers`` are the exactly solvable world,
+``datasets``, ``training``, ``classifiers``, ``pipeline``, ``probes`` and ``transition`` the
+experiment on images, ``results``, ``figures`` and the command line serve the chapters.
+"""
+
+__version__ = "0.1.0"
