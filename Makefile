@@ -1,0 +1,34 @@
+# make book: the book as HTML.  make test: every test.  Both install what they need into .venv.
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: book test reference lint clean
+
+book: $(INSTALLED)
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+reference: $(INSTALLED)
+	$(BIN)/python tests/references.py
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+# torch first and alone: elsewhere in the list pip would weigh its other builds again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("hierphase needs Python \
+	3.11 or newer; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+clean:
+	rm -rf _build $(VENV) .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

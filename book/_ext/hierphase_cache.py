@@ -1,0 +1,45 @@
+"""Sphinx extension: chapters are executed again when anything their numbers depend on changes.
+
+jupyter-cache looks only at the cells of a chapter: an edit of the package, of a stored result or of
+a trained model, or another version of a dependency, would leave the old numbers on the page. So the
+hash of all these names the cache: what is unchanged is found again, a change starts an empty one.
+"""
+
+import hashlib
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+
+import hierphase
+from hierphase.results import book_directory
+
+
+def fingerprint() -> str:
+    """Hash of the package's sources, the stored results and models, and the installed versions."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for requirement in sorted(importlib.metadata.requires("hierphase")):
+        if "extra ==" not in requirement:
+            name = re.match(r"[\w.-]+", requirement)[0]
+            digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    package, book = Path(hierphase.__file__).parent, book_directory()
+    files = [(package, path) for path in package.glob("*.py")]
+    for folder in ("results", "models"):
+        files += [(book, path) for path in (book / folder).rglob("*")]
+    for root, path in sorted(files):
+        if path.is_file():
+            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def name_cache(app, config):
+    """Point myst-nb to the cache of this fingerprint, in the build directory."""
+    cache = Path(app.outdir).parent / ".jupyter_cache" / fingerprint()
+    config.nb_execution_cache_path = str(cache)
+
+
+def setup(app):
+    """Connect to Sphinx."""
+    app.connect("config-inited", name_cache)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
