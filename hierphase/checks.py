@@ -1,0 +1,45 @@
+"""Checks of what users pass in: errors that repeat the value and say what would be right."""
+
+import operator
+
+
+def positive_integer(name: str, value, minimum: int = 1) -> int:
+    """Return ``value`` as an int.
+
+    Raises:
+        ValueError: it is not an integer, or smaller than ``minimum``.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
+    """Return (v, m, s) as ints that allow unambiguous rules.
+
+    Args:
+        v: symbols per level, at least 2.
+        m: rules per symbol, at least 1.
+        s: symbols per rule, at least 2.
+        n_symbols: the largest number of symbols that need rules of their own; None means ``v``.
+
+    Raises:
+        ValueError: a size is no integer or too small, or ``m * n_symbols`` rules do not fit into
+            the ``v**s`` different tuples.
+    """
+    v = positive_integer("v", v, minimum=2)
+    m = positive_integer("m", m)
+    s = positive_integer("s", s, minimum=2)
+    n_symbols = v if n_symbols is None else n_symbols
+    if m * n_symbols > v**s:
+        raise ValueError(
+            f"{n_symbols} symbols with m={m} rules need {m * n_symbols} different tuples, but "
+            f"only v**s = {v}**{s} = {v**s} exist; choose m at most {v**s // n_symbols}"
+        )
+    return v, m, s

@@ -1,0 +1,150 @@
+"""The Random Hierarchy Model: a random context-free grammar on a regular tree.
+
+Level L is the class, level 0 the d = s**L visible leaves. Every symbol of level l+1 owns m
+production rules, tuples of s symbols of level l; no tuple has two owners, so data can be parsed
+back without ambiguity. (Cagnetta et al., arXiv 2307.02129.)
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from hierphase.checks import positive_integer, tree_sizes
+
+# Distinct streams of one seed, so that rules and samples of equal seeds are independent.
+_RULES, _SAMPLES = 0, 1
+_SAMPLE_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class RandomHierarchyModel:
+    """One draw of the rules of a Random Hierarchy Model.
+
+    Args:
+        v: number of symbols at each level below the top, at least 2.
+        m: number of rules of each symbol (synonyms).
+        s: number of symbols in a rule (the branching of the tree), at least 2.
+        L: depth; the data have d = s**L leaves.
+        n_classes: number of symbols at level L; None means v.
+        seed: of the draw of the rules; equal arguments give equal rules.
+
+    Attributes:
+        rules: list of L LongTensors; ``rules[l-1]``, of shape (v or n_classes, m, s), holds the
+            tuples of level l-1 symbols that each symbol of level l can produce. Drawn uniformly
+            without replacement from the v**s possible ones.
+
+    Raises:
+        ValueError: a size is not a positive integer, or the rules do not fit into the v**s tuples.
+    """
+
+    v: int
+    m: int
+    s: int
+    L: int
+    n_classes: int | None = None
+    seed: int = 0
+    rules: list[torch.Tensor] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        depth = positive_integer("L", self.L)
+        n_classes = self.v if self.n_classes is None else self.n_classes
+        n_classes = positive_integer("n_classes", n_classes)
+        largest = max(n_classes, self.v) if depth > 1 else n_classes
+        v, m, s = tree_sizes(self.v, self.m, self.s, largest)
+        if v**s >= 2**62:
+            raise ValueError(
+                f"v**s = {v}**{s} = {v**s} possible tuples are too many; at most 2**62 can be drawn"
+            )
+        seed = positive_integer("seed", self.seed, minimum=0)
+        for name, value in dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed).items():
+            object.__setattr__(self, name, value)
+        rng = np.random.default_rng((_RULES, seed))
+        rules = []
+        for level in range(1, depth + 1):
+            n_symbols = self.n_symbols(level)
+            codes = rng.choice(v**s, size=n_symbols * m, replace=False)
+            tuples = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
+            rules.append(torch.from_numpy(tuples.reshape(n_symbols, m, s)))
+        object.__setattr__(self, "rules", rules)
+
+    @property
+    def d(self) -> int:
+        """Number of leaves, s**L."""
+        return self.s**self.L
+
+    def n_symbols(self, level: int) -> int:
+        """Number of symbols at ``level``: v, or n_classes at the top."""
+        return self.n_classes if level == self.L else self.v
+
+    def sample(self, n: int, seed: int = 0) -> list[torch.Tensor]:
+        """Draw data: a uniform class, then a uniform rule at every node.
+
+        Sample i is the same whatever n is. The stream is independent of the one of the rules.
+
+        Args:
+            n: number of samples.
+            seed: of the draw.
+
+        Returns:
+            List of L+1 LongTensors; ``[l]`` of shape (n, s**(L-l)): the leaves first, the class
+            last.
+        """
+        n = positive_integer("n", n)
+        rng = np.random.default_rng((_SAMPLES, positive_integer("seed", seed, minimum=0)))
+        n_nodes = sum(self.s**k for k in range(self.L))
+        levels = [
+            torch.empty(n, self.s ** (self.L - level), dtype=torch.int64)
+            for level in range(self.L + 1)
+        ]
+        chunk = max(1, _SAMPLE_CHUNK // (n_nodes + 1))
+        for start in range(0, n, chunk):
+            rows = slice(start, min(start + chunk, n))
+            # Row by row: the class, then one number a node, so that a row never depends on n.
+            uniform = torch.from_numpy(rng.random((rows.stop - start, n_nodes + 1)))
+            levels[self.L][rows] = (uniform[:, :1] * self.n_classes).long()
+            used = 1
+            for level in range(self.L, 0, -1):
+                parents = levels[level][rows]
+                choice = (uniform[:, used : used + parents.shape[1]] * self.m).long()
+                used += parents.shape[1]
+                levels[level - 1][rows] = self.rules[level - 1][parents, choice].flatten(1)
+        return levels
+
+    def parse(self, leaves: torch.Tensor) -> list[torch.Tensor]:
+        """Recover the latent symbols of ``leaves``.
+
+        Args:
+            leaves: (n, s**L) integer tensor of symbols 0..v-1.
+
+        Returns:
+            As :meth:`sample`; -1 at every node above which no rule applies, or whose children
+            could not be parsed.
+
+        Raises:
+            ValueError: wrong shape, not integers, or a symbol out of range.
+        """
+        check_leaves(leaves, self.v, self.d)
+        levels = [leaves.long()]
+        powers = self.v ** torch.arange(self.s - 1, -1, -1, device=leaves.device)
+        for rules in self.rules:
+            children = levels[-1].unflatten(1, (-1, self.s))
+            codes, order = (rules.to(leaves.device) * powers).sum(-1).flatten().sort()
+            wanted = torch.where((children < 0).any(-1), -1, (children * powers).sum(-1))
+            position = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
+            levels.append(torch.where(codes[position] == wanted, order[position] // self.m, -1))
+        return levels
+
+
+def check_leaves(leaves: torch.Tensor, v: int, d: int | None = None) -> None:
+    """Raise ValueError unless ``leaves`` is an integer tensor (n, d) of symbols 0..v-1."""
+    if not isinstance(leaves, torch.Tensor) or leaves.dtype.is_floating_point:
+        kind = getattr(leaves, "dtype", type(leaves).__name__)
+        raise ValueError(f"leaves must be a tensor of integer symbols, got {kind}")
+    if leaves.ndim != 2 or (d is not None and leaves.shape[1] != d):
+        raise ValueError(
+            f"leaves must have shape (n, {'d' if d is None else d}), got {tuple(leaves.shape)}"
+        )
+    wrong = (leaves < 0) | (leaves >= v)
+    if wrong.any():
+        raise ValueError(f"leaves hold symbol {leaves[wrong][0].item()}, outside 0..{v - 1}")
