@@ -1,0 +1,89 @@
+"""Where a training stands, in one safetensors file, so that it can be killed at any moment."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def save_checkpoint(
+    directory: Path,
+    run: dict,
+    step: int,
+    seconds: float,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: EMAModel,
+) -> None:
+    """Write weights, optimiser state and averaged weights, atomically (all of it or nothing).
+
+    Args:
+        directory: where ``checkpoint.safetensors`` goes.
+        run: what makes this training the one it is (name, steps, seed); JSON types only.
+        step: optimiser steps done.
+        seconds: wall time spent so far.
+        model: the network in training.
+        optimizer: its optimiser.
+        ema: its averaged weights.
+    """
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema.{i}": value for i, value in enumerate(ema.shadow_params)}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+    temporary = directory / f".{CHECKPOINT}.{os.getpid()}.tmp"
+    position = {"run": json.dumps(run), "step": str(step), "seconds": str(seconds)}
+    try:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, position)
+        os.replace(temporary, directory / CHECKPOINT)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    directory: Path,
+    run: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: EMAModel,
+) -> tuple[int, float]:
+    """Put model, optimiser and averaged weights where the checkpoint has them, if there is one.
+
+    Returns:
+        Steps done and seconds spent: (0, 0.0) without a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint was written by another run.
+    """
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        return 0, 0.0
+    with safe_open(path, "pt") as stored:
+        position = stored.metadata()
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+    if json.loads(position["run"]) != run:
+        raise ValueError(
+            f"{path} belongs to the training {position['run']}, not to {json.dumps(run)}: "
+            "continue that one, delete the file, or give another output directory"
+        )
+    parts = {"model": {}, "ema": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        part, rest = name.split(".", 1)
+        parts[part][rest] = value
+    model.load_state_dict(parts["model"])
+    for i, average in enumerate(ema.shadow_params):
+        average.copy_(parts["ema"][str(i)])
+    ema.optimization_step = int(position["step"])
+    state = {}
+    for name, value in parts["optimizer"].items():
+        i, quantity = name.split(".")
+        state.setdefault(int(i), {})[quantity] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return int(position["step"]), float(position["seconds"])

@@ -1,0 +1,334 @@
+"""Training of the small models that come with the book: denoisers and classifiers.
+
+Every random number of step k comes from a generator derived from (seed, k), so a training that
+was killed continues from its last checkpoint to the very weights of an undisturbed one.
+"""
+
+import csv
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDPMPipeline, DDPMScheduler, ModelMixin, UNet2DModel
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from hierphase.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from hierphase.classifiers import ConvClassifier, class_probabilities
+from hierphase.datasets import ImageData, digits
+from hierphase.pipeline import ForwardBackwardPipeline
+from hierphase.quality import sample_quality
+from hierphase.results import book_directory
+from hierphase.seeds import derived_generator
+
+LOG = "training.csv"
+WARM_UP_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training consists of; the loop of :func:`train` is the same for all.
+
+    Attributes:
+        about: what is trained, one line for the model card.
+        data: gives the images.
+        model: gives the untrained network.
+        loss: (model, images, labels, generator) -> scalar; all randomness from the generator.
+        finish: (model, data, directory, seed) -> quality numbers; also saves the trained model.
+        steps: optimiser steps, unless the caller asks for another number.
+        batch_size: images per step.
+        learning_rate: highest rate of AdamW; linear warm-up, then half a cosine to zero.
+        ema_decay: decay per step of the averaged weights, which are the ones that are saved.
+        checkpoint_every: steps between checkpoints.
+        needs: trainings whose saved models ``finish`` uses.
+    """
+
+    about: str
+    data: Callable[[], ImageData]
+    model: Callable[[], ModelMixin]
+    loss: Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
+    finish: Callable[[ModelMixin, ImageData, Path, int], dict[str, float]]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    ema_decay: float = 0.999
+    checkpoint_every: int = 250
+    needs: tuple[str, ...] = ()
+
+
+def model_directory(name: str) -> Path:
+    """Directory of the trained model ``name`` of the book.
+
+    Raises:
+        FileNotFoundError: it has not been trained; the message names the command that does it.
+    """
+    directory = book_directory() / "models" / name
+    if not (directory / "README.md").is_file():
+        raise FileNotFoundError(
+            f"no trained model {directory}; train it with: hierphase train {name}"
+        )
+    return directory
+
+
+def ddpm_scheduler() -> DDPMScheduler:
+    """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        timestep_spacing="linspace",
+    )
+
+
+SCHEDULE = ddpm_scheduler()
+
+
+def train(
+    name: str, output: Path | str | None = None, steps: int | None = None, seed: int = 0
+) -> Path:
+    """Train one of :data:`TRAININGS` and save it, with a model card, in diffusers' layout.
+
+    A checkpoint and the log ``training.csv`` (step, loss, learning rate, seconds) grow in the
+    output directory; an interrupted training continues from them when called again.
+
+    Args:
+        name: key of :data:`TRAININGS`.
+        output: directory of the model; by default ``models/<name>`` of the book.
+        steps: optimiser steps; by default those of the training.
+        seed: non-negative; fixes initial weights, batches and noise.
+
+    Returns:
+        The output directory.
+
+    Raises:
+        ValueError: unknown name, non-positive steps, negative seed, or a checkpoint in the output
+            directory that was begun with another name, number of steps or seed.
+        FileNotFoundError: a model that the training needs is missing.
+    """
+    if name not in TRAININGS:
+        raise ValueError(f"unknown training {name!r}; there are {', '.join(sorted(TRAININGS))}")
+    training = TRAININGS[name]
+    steps = training.steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    for needed in training.needs:
+        model_directory(needed)
+    output = book_directory() / "models" / name if output is None else Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+
+    data = training.data()
+    model = training.model()
+    initialise(model, derived_generator(seed, 0))
+    run = {"name": name, "steps": steps, "seed": seed}
+    seconds = _optimise(training, run, model, data, output)
+    model = model.to("cpu").eval()
+    quality = training.finish(model, data, output, seed)
+    _write_card(output, training, run, model, seconds, quality)
+    (output / CHECKPOINT).unlink(missing_ok=True)
+    return output
+
+
+def _optimise(training, run, model, data, output) -> float:
+    """Train ``model`` in place, ending on its averaged weights; returns the seconds it took."""
+    accelerator = Accelerator()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
+    first, seconds = load_checkpoint(output, run, model, optimizer, ema)
+    images = data.train_images.to(accelerator.device)
+    labels = data.train_labels.to(accelerator.device)
+    steps = run["steps"]
+    begun = time.perf_counter() - seconds
+    with _log(output / LOG, first) as log:
+        progress = tqdm(
+            range(first, steps), initial=first, total=steps, desc=run["name"], disable=None
+        )
+        for step in progress:
+            generator = derived_generator(run["seed"], step + 1)
+            batch = torch.randperm(len(images), generator=generator)[: training.batch_size]
+            rate = training.learning_rate * _schedule(step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = training.loss(wrapped, images[batch], labels[batch], generator)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.step(model.parameters())
+            done, seconds = step + 1, time.perf_counter() - begun
+            if done % max(1, steps // 200) == 0:
+                csv.writer(log).writerow([done, f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.1f}"])
+                progress.set_postfix(loss=f"{loss:.4f}")
+            if done % training.checkpoint_every == 0:
+                log.flush()
+                save_checkpoint(output, run, done, seconds, model, optimizer, ema)
+    ema.copy_to(model.parameters())
+    return seconds
+
+
+def initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """PyTorch's default initial weights, drawn from ``generator`` instead of the global one.
+
+    Convolutions and linear layers: uniform within 1/sqrt(fan_in), weights and biases. Everything
+    else keeps its constant start (normalisations: one and zero).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            for parameter in module.parameters(recurse=False):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Factor of the learning rate: linear warm-up, then half a cosine from 1 to 0."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _log(path: Path, first: int):
+    """Open the log to go on after step ``first``, without the lines of steps to be redone."""
+    rows = list(csv.reader(path.open(newline=""))) if first and path.is_file() else []
+    file = path.open("w", newline="")
+    writer = csv.writer(file)
+    writer.writerow(["step", "loss", "learning_rate", "seconds"])
+    writer.writerows(row for row in rows[1:] if int(row[0]) <= first)
+    return file
+
+
+def denoising_loss(model, images, labels, generator) -> torch.Tensor:
+    """Mean squared error of the predicted noise at uniform t (Ho et al. 2020, L_simple).
+
+    Args:
+        model: predicts the noise, ``model(x_t, t).sample``.
+        images: (n, ...) clean images.
+        labels: not used; the model is unconditional.
+        generator: source of t and of the noise, on the CPU.
+    """
+    times = torch.randint(SCHEDULE.config.num_train_timesteps, (len(images),), generator=generator)
+    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    times = times.to(images.device)
+    noisy = SCHEDULE.add_noise(images, noise, times)
+    return functional.mse_loss(model(noisy, times).sample, noise)
+
+
+def classification_loss(model, images, labels, generator) -> torch.Tensor:
+    """Cross-entropy of images shifted by up to one pixel (the same shift for the whole batch).
+
+    Args:
+        model: gives logits.
+        images: (n, channels, height, width); the border that a shift opens is filled with -1.
+        labels: (n,).
+        generator: source of the shift, on the CPU.
+    """
+    down, right = torch.randint(3, (2,), generator=generator).tolist()
+    height, width = images.shape[-2:]
+    padded = functional.pad(images, (1, 1, 1, 1), value=-1.0)
+    shifted = padded[..., down : down + height, right : right + width]
+    return functional.cross_entropy(model(shifted), labels)
+
+
+def _finish_denoiser(classifier_name: str, n_samples: int = 256, num_inference_steps: int = 50):
+    """A ``finish`` that saves UNet and schedule and judges unconditional samples."""
+
+    def finish(model, data, directory, seed):
+        DDPMPipeline(model, ddpm_scheduler()).save_pretrained(directory)
+        pipeline = ForwardBackwardPipeline(model, ddpm_scheduler())
+        shape = data.train_images.shape[1:]
+        samples = pipeline(
+            torch.zeros(n_samples, *shape),
+            [pipeline.scheduler.config.num_train_timesteps],
+            num_inference_steps=num_inference_steps,
+            generator=[derived_generator(seed, 0, i) for i in range(n_samples)],
+        ).samples[0]
+        classifier = ConvClassifier.from_pretrained(model_directory(classifier_name))
+        with torch.no_grad():
+            losses = {
+                f"loss{suffix}": denoising_loss(
+                    model, images.repeat(2, 1, 1, 1), None, derived_generator(seed, 0)
+                ).item()
+                for suffix, images in (("", data.train_images), ("_held_out", data.test_images))
+            }
+        return losses | sample_quality(samples, data, classifier)
+
+    return finish
+
+
+def _finish_classifier(model, data, directory, seed):
+    """Save a classifier and measure its accuracy."""
+    model.save_pretrained(directory)
+    predicted = class_probabilities(model, data.test_images).argmax(dim=1)
+    return {"accuracy_held_out": (predicted == data.test_labels).float().mean().item()}
+
+
+def _write_card(directory, training, run, model, seconds, quality) -> None:
+    """The model card: what it is, how it was made, how good it is."""
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        f"# {run['name']}",
+        "",
+        f"{training.about}",
+        "",
+        f"- parameters: {parameters:,} (float32, safetensors)",
+        f"- training: {run['steps']} steps of {training.batch_size} images, AdamW, learning rate "
+        f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}), "
+        f"seed {run['seed']}",
+        f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
+        f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
+        "",
+        "| quality | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.4f} |" for name, value in quality.items()),
+        "",
+    ]
+    (directory / "README.md").write_text("\n".join(lines))
+
+
+def _digits_unet() -> UNet2DModel:
+    """Two resolutions (8x8, 4x4), self-attention at the lower one; 0.7 M parameters."""
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=16,
+        norm_num_groups=8,
+    )
+
+
+TRAININGS = {
+    "digits": Training(
+        about="Unconditional DDPM (noise prediction) of scikit-learn's 8x8 digits, trained on the "
+        "1347 training images of `hierphase.datasets.digits`.",
+        data=digits,
+        model=_digits_unet,
+        loss=denoising_loss,
+        finish=_finish_denoiser("digits-classifier"),
+        steps=8000,
+        batch_size=64,
+        learning_rate=1e-3,
+        needs=("digits-classifier",),
+    ),
+    "digits-classifier": Training(
+        about="Classifier of scikit-learn's 8x8 digits, trained on the 1347 training images of "
+        "`hierphase.datasets.digits`.",
+        data=digits,
+        model=ConvClassifier,
+        loss=classification_loss,
+        finish=_finish_classifier,
+        steps=1500,
+        batch_size=64,
+        learning_rate=2e-3,
+        ema_decay=0.99,
+    ),
+}
