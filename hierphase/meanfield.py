@@ -1,0 +1,233 @@
+"""Mean-field theory of belief propagation on the Random Hierarchy Model.
+
+Messages are averaged over the draw of the rules and their fluctuations neglected. What remains
+is one number a level: p, the upward belief in the true symbol, and q, the downward one. With
+
+    a = (m-1)/(v^s-1),    f = (m v-1)/(v^s-1)
+
+the upward recursion F has the fixed points 1 and 1/v. Where both attract, a repulsive p* between
+them separates noise that leaves the class known from noise that destroys it. (Sclocchi, Favero,
+Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv 2410.13770.)
+"""
+
+import numpy as np
+from scipy.optimize import brentq
+
+from hierphase.checks import positive_integer, tree_sizes
+
+
+def upward(p, v, m, s):
+    """F(p) = [p^s + a (1 - p^s)] / [p^s + f (1 - p^s)]: belief in the true symbol, a level up.
+
+    Args:
+        p: belief in the true symbol of each child, in [0, 1]; float or array.
+        v, m, s: symbols, rules a symbol, branching.
+
+    Returns:
+        The belief of the parent, of the shape of ``p``.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, or p outside [0, 1].
+    """
+    v, m, s = tree_sizes(v, m, s)
+    w = _fraction("p", p) ** s
+    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    return (w + a * (1 - w)) / (w + f * (1 - w))
+
+
+def downward(q, p, v, m, s):
+    """q_child = [q w + c (1-w)] / [q w + c (v-w)], w = p^(s-1), c = (m-q)/(v^s-1).
+
+    Args:
+        q: downward belief in the true symbol of the parent; float or array.
+        p: upward belief of each of the s-1 siblings.
+        v, m, s: symbols, rules a symbol, branching.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, or a belief outside [0, 1].
+    """
+    v, m, s = tree_sizes(v, m, s)
+    q, w = _fraction("q", q), _fraction("p", p) ** (s - 1)
+    c = (m - q) / (v**s - 1)
+    return (q * w + c * (1 - w)) / (q * w + c * (v - w))
+
+
+def slopes(v, m, s) -> tuple[float, float]:
+    """F'(1) and F'(1/v); a fixed point attracts where its slope is below 1.
+
+    F'(1) = s m (v-1)/(v^s-1), close to s f;  F'(1/v) = s (v-1) v^(s-1)/(m (v^s-1)).
+
+    Raises:
+        ValueError: sizes without unambiguous rules.
+    """
+    v, m, s = tree_sizes(v, m, s)
+    return s * m * (v - 1) / (v**s - 1), s * (v - 1) * v ** (s - 1) / (m * (v**s - 1))
+
+
+def fixed_point(v, m, s) -> float | None:
+    """Repulsive fixed point p* of F between 1/v and 1, or None where there is no transition.
+
+    There is none where F'(1) >= 1 (any noise loses the class) or F'(1/v) >= 1 (no noise does).
+    For s = 2, p* = (m-1)/(v-m).
+
+    Raises:
+        ValueError: sizes without unambiguous rules.
+    """
+    if max(slopes(v, m, s)) >= 1:
+        return None
+    # F(p) = p is a polynomial equation of degree s+1; the known roots 1 and 1/v are divided out.
+    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    polynomial = np.zeros(s + 2)
+    polynomial[[0, 1]] = f - 1, 1 - a
+    polynomial[[-2, -1]] += -f, a
+    remaining, _ = np.polydiv(polynomial, np.poly([1, 1 / v]))
+    return float(brentq(lambda p: np.polyval(remaining, p), 1 / v, 1, xtol=1e-15))
+
+
+def slope(p, v, m, s) -> float:
+    """F'(p), the factor by which a small difference in belief grows in one level.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, or p outside [0, 1].
+    """
+    v, m, s = tree_sizes(v, m, s)
+    p = _fraction("p", p)
+    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    return s * p ** (s - 1) * (f - a) / (p**s + f * (1 - p**s)) ** 2
+
+
+def critical_epsilon(v, m, s) -> float | None:
+    """Critical noise eps* = (1 - p*)/(1 - 1/v), or None where there is no transition.
+
+    Raises:
+        ValueError: sizes without unambiguous rules.
+    """
+    p = fixed_point(v, m, s)
+    return None if p is None else (1 - p) / (1 - 1 / v)
+
+
+def leaf_belief(epsilon, v):
+    """p_0 = 1 - eps + eps/v: belief in the true symbol of a leaf in the epsilon-process.
+
+    Raises:
+        ValueError: v is not an integer >= 2, or epsilon is outside [0, 1].
+    """
+    return 1 - _fraction("epsilon", epsilon) * (1 - 1 / positive_integer("v", v, minimum=2))
+
+
+def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
+    """Upward beliefs p and downward beliefs q of all levels, from the belief p_0 in the leaves.
+
+    Args:
+        p_0: upward belief in the true symbol of a leaf; float or array.
+        v, m, s: symbols, rules a symbol, branching.
+        L: depth.
+
+    Returns:
+        p and q, arrays (L+1, *shape of p_0), index l for level l; q_L = 1/v.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, L < 1, or p_0 outside [0, 1].
+    """
+    L = positive_integer("L", L)
+    p = [_fraction("p_0", p_0)]
+    for _ in range(L):
+        p.append(upward(p[-1], v, m, s))
+    q = [np.full_like(p[0], 1 / v)]
+    for level in range(L - 1, -1, -1):
+        q.insert(0, downward(q[0], p[level], v, m, s))
+    return np.stack(p), np.stack(q)
+
+
+def marginal(p, q, v):
+    """P = p q / [p q + (1-p)(1-q)/(v-1)]: probability of the true symbol, from both directions."""
+    joint = p * q
+    return joint / (joint + (1 - p) * (1 - q) / (v - 1))
+
+
+def profile(epsilon, v, m, s, L) -> np.ndarray:
+    """Probability of the true symbol of each level after the epsilon-process.
+
+    Args:
+        epsilon: noise in [0, 1]; float or array.
+        v, m, s: symbols, rules a symbol, branching.
+        L: depth.
+
+    Returns:
+        Array (L+1, *shape of epsilon); index l for level l, 0 the leaves, L the class.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, L < 1, or epsilon outside [0, 1].
+    """
+    v, m, s = tree_sizes(v, m, s)
+    p, q = beliefs(leaf_belief(epsilon, v), v, m, s, L)
+    return marginal(p, q, v)
+
+
+def correlation(epsilon, v, m, s, L) -> np.ndarray:
+    """Connected correlation of the changes of two leaves, against their tree distance.
+
+    sigma = +1 if a leaf changed between x_0 and a posterior sample, -1 if not. For a pair whose
+    common ancestor lies k levels up, with q its downward belief and u the upward belief of its
+    children, the weights that the two children are right (1) or wrong (0) are
+
+        W11 = q u^s + u^2 (1 - u^(s-2)) c,  W10 = W01 = u (1-u) c,  W00 = (1-u)^2 c,
+
+    c = (m-q)/(v^s-1). Each child's state then goes down to its leaf, from q = 1 or q = 0.
+
+    Args:
+        epsilon: noise in [0, 1), a float.
+        v, m, s: symbols, rules a symbol, branching.
+        L: depth.
+
+    Returns:
+        Array (L+1,); index k for tree distance k, index 0 the variance of sigma.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, L < 1, or epsilon outside [0, 1].
+    """
+    v, m, s = tree_sizes(v, m, s)
+    p, q = beliefs(float(leaf_belief(epsilon, v)), v, m, s, L)
+    right = marginal(p[0], q[0], v)
+    correlations = [4 * right * (1 - right)]
+    kept = np.array([1.0, 0.0])  # P(leaf is right | its ancestor at level k-1 is right, wrong)
+    for k in range(1, L + 1):
+        if k > 1:
+            state = np.array([1.0, 0.0])
+            for level in range(k - 2, -1, -1):
+                state = downward(state, p[level], v, m, s)
+            kept = marginal(p[0], state, v)
+        u, c = p[k - 1], (m - q[k]) / (v**s - 1)
+        both = q[k] * u**s + u**2 * (1 - u ** (s - 2)) * c
+        one, none = u * (1 - u) * c, (1 - u) ** 2 * c
+        weights = np.array([[both, one], [one, none]]) / (both + 2 * one + none)
+        mean = kept @ weights.sum(1)
+        correlations.append(4 * (kept @ weights @ kept - mean**2))
+    return np.array(correlations)
+
+
+def susceptibility(epsilon, v, m, s, L) -> float:
+    """chi = sum_ij C_ij / sum_i C_ii: how many leaves change together.
+
+    Args:
+        epsilon: noise in (0, 1), a float.
+        v, m, s: symbols, rules a symbol, branching.
+        L: depth.
+
+    Raises:
+        ValueError: as :func:`correlation`; or epsilon is 0, where nothing changes.
+    """
+    correlations = correlation(epsilon, v, m, s, L)
+    if not correlations[0] > 0:
+        raise ValueError(f"epsilon must be above 0, where leaves can change, got {epsilon}")
+    pairs = (s - 1) * float(s) ** np.arange(L)  # leaves at tree distance 1..L of a given leaf
+    return float(1 + pairs @ correlations[1:] / correlations[0])
+
+
+def _fraction(name, value):
+    """``value`` as a float64 array (or scalar), refused outside [0, 1]."""
+    array = np.asarray(value, dtype=np.float64)
+    if not np.all((array >= 0) & (array <= 1)):
+        wrong = array[~((array >= 0) & (array <= 1))].flat[0]
+        raise ValueError(f"{name} must be between 0 and 1, got {wrong}")
+    return array[()]
