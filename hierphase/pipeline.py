@@ -151,7 +151,7 @@ def _checked_times(timesteps, n_train: int) -> list[int]:
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"timesteps must be a non-empty list of integers, got {timesteps!r}")
     for value in values.tolist():
-        if value != int(value) or not 0 <= value <= n_train:
+        if not 0 <= value <= n_train or value != int(value):
             raise ValueError(
                 f"timesteps must be integers from 0 (no noise) to {n_train} (pure noise), "
                 f"got {value}"
