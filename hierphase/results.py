@@ -25,9 +25,12 @@ def book_directory() -> Path:
 
     Raises:
         FileNotFoundError: the directory does not exist.
+        ValueError: ``$HIERPHASE_BOOK`` is relative (a chapter runs in another directory).
     """
     directory = os.environ.get("HIERPHASE_BOOK") or Path(__file__).resolve().parent.parent / "book"
     directory = Path(directory)
+    if not directory.is_absolute():
+        raise ValueError(f"HIERPHASE_BOOK must be an absolute path, got {str(directory)!r}")
     if not directory.is_dir():
         raise FileNotFoundError(
             f"no book directory at {directory}: work in a checkout of the repository "

@@ -1,0 +1,69 @@
+"""A small book to try things on; one thread for each test process; the longest file first."""
+
+import os
+
+import pytest
+import references
+
+os.environ.update(references.ENVIRONMENT)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name != "test_html.py")
+
+
+CHAPTER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  name: python3
+  display_name: Python 3
+---
+# A chapter about trees
+
+Some prose.
+
+```{code-cell} ipython3
+:tags: [parameters]
+L = 10  # depth
+epsilon = 0.5  # noise
+name = "tree"  # of the model
+grid = [0.1, 0.2]  # where to
+    # measure
+n_classes = None
+output = None  # directory that receives the computed results
+```
+
+```{code-cell} ipython3
+from pathlib import Path
+summary = repr((L, epsilon, name, grid, n_classes))
+if output:
+    Path(output, "summary.txt").write_text(summary)
+```
+
+```{code-cell} ipython3
+# This cell
+# fails if it is told to
+if L == -1:
+    raise RuntimeError("told to fail")
+if L == -2:
+    import os; os._exit(3)
+if L == -3:
+    Path(output, "asleep").touch()
+    import time; time.sleep(60)
+```
+"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """A throw-away book with one chapter; the working directory is beside it."""
+    directory = tmp_path / "book"
+    directory.mkdir()
+    (directory / "tree.md").write_text(CHAPTER)
+    (directory / "prose.md").write_text("# Prose\n\nnothing to execute\n")
+    monkeypatch.setenv("HIERPHASE_BOOK", str(directory))
+    monkeypatch.chdir(tmp_path)
+    return directory

@@ -1,0 +1,80 @@
+"""Make the reference notebooks of tests/notebooks, which pytest executes and compares (nbval).
+
+A reference is a chapter's code with small parameters injected, and the outputs of its cells tagged
+``nbval-check-output``. ``python tests/references.py`` writes all of them anew.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbval.plugin import coalesce_streams
+
+from hierphase import chapters
+
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+CHECKED = "nbval-check-output"
+
+# One thread: sums come out the same to the last bit however many cores there are.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def small_parameters(path=NOTEBOOKS / "parameters.yml"):
+    """Chapter -> the parameters of its reference; every chapter must be there, and nothing else."""
+    wanted = yaml.safe_load(path.read_text()) or {}
+    known = chapters.load_all()
+    if wanted.keys() != known.keys():
+        raise ValueError(
+            f"{path} names the chapters {sorted(wanted)}, the book has {sorted(known)}"
+        )
+    return {name: chapters.check_values(known[name], wanted[name] or {}) for name in known}
+
+
+def code_cells(notebook):
+    """(tags, source) of every code cell."""
+    return [(c.metadata.get("tags", []), c.source) for c in notebook.cells if c.cell_type == "code"]
+
+
+def reference(name, parameters):
+    """The text of a chapter's reference: code cells, and the outputs that are compared."""
+    os.environ.update(ENVIRONMENT)
+    with tempfile.TemporaryDirectory() as cwd:
+        executed = chapters.execute(chapters.load(name), parameters, None, cwd)
+    cells = [c for c in executed.cells if c.cell_type == "code"]
+    kept = []
+    for index, (cell, (tags, source)) in enumerate(
+        zip(cells, code_cells(executed), strict=True)
+    ):
+        outputs = coalesce_streams(cell.outputs) if CHECKED in tags else []
+        for output in outputs:
+            if "execution_count" in output:
+                output.execution_count = index + 1
+        kept.append(
+            nbformat.v4.new_code_cell(
+                source,
+                id=f"cell-{index + 1}",
+                metadata={"tags": tags} if tags else {},
+                execution_count=index + 1,
+                outputs=outputs,
+            )
+        )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=kept, metadata={"kernelspec": kernel})
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook) + "\n"
+
+
+def main():
+    """Write every reference, and say which changed."""
+    for name, parameters in small_parameters().items():
+        path = NOTEBOOKS / f"{name}.ipynb"
+        before = path.read_text() if path.exists() else None
+        text = reference(name, parameters)
+        path.write_text(text)
+        print(f"{path}: {'unchanged' if text == before else 'written'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The command line: what it prints, and its exit status."""
+
+import pytest
+
+from hierphase import training
+from hierphase.__main__ import main
+
+
+def test_list(book, capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tree: A chapter about trees"
+    assert lines[1].split() == ["L", "=", "10", "#", "depth"]
+    assert len(lines) == 7
+
+
+def test_run(book, tmp_path, capsys):
+    assert main(["run", "tree", "-p", "L", "4", "-p", "name", "oak", "--output", "there"]) == 0
+    assert (tmp_path / "there" / "summary.txt").read_text().startswith("(4, 0.5, 'oak'")
+    assert str(tmp_path / "there" / "tree.ipynb") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["run", "tre"], 2, "did you mean 'tree'?"),
+        (["run", "tree", "-p", "LL", "3"], 2, "did you mean 'L'?); known: L=10, epsilon=0.5"),
+        (["run", "tree", "-p", "L", "ten"], 2, "'ten' is of type str"),
+        (["run", "tree", "-p", "L", "3", "-p", "L", "4"], 2, "given twice: 3 and '4'"),
+        (["run", "tree", "--output", "book/tree.md"], 2, "book/tree.md"),
+        (["run", "tree", "-p", "L", "-1"], 1, "cell [4] of chapter tree failed"),
+        (["train", "digit"], 2, "unknown training 'digit' (did you mean 'digits'?); known: "),
+    ],
+)
+def test_errors(book, capsys, arguments, status, message):
+    assert main(arguments) == status
+    error = capsys.readouterr().err
+    assert error.startswith("hierphase: error: ")
+    assert message in error
+
+
+def test_train_passes_its_options_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
+    assert main(["train", "digits", "--output", "out", "--steps", "3", "--seed", "5"]) == 0
+    assert calls == [(("digits",), {"output": "out", "steps": 3, "seed": 5})]
