@@ -56,7 +56,7 @@ def load_checkpoint(
     """Put model, optimiser and averaged weights where the checkpoint has them, if there is one.
 
     Returns:
-        Steps done and seconds spent: (0, 0.0) without a checkpoint.
+        Steps done and seconds spent, (0, 0.0) without a checkpoint.
 
     Raises:
         ValueError: the checkpoint was written by another run.

@@ -124,7 +124,7 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
         L: depth.
 
     Returns:
-        p and q, arrays (L+1, *shape of p_0), index l for level l; q_L = 1/v.
+        p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; q_L = 1/v.
 
     Raises:
         ValueError: sizes without unambiguous rules, L < 1, or p_0 outside [0, 1].
@@ -154,7 +154,7 @@ def profile(epsilon, v, m, s, L) -> np.ndarray:
         L: depth.
 
     Returns:
-        Array (L+1, *shape of epsilon); index l for level l, 0 the leaves, L the class.
+        Array ``(L+1, *shape of epsilon)``; index l for level l, 0 the leaves, L the class.
 
     Raises:
         ValueError: sizes without unambiguous rules, L < 1, or epsilon outside [0, 1].

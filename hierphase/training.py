@@ -306,6 +306,7 @@ def _digits_unet() -> UNet2DModel:
     )
 
 
+#: What ``hierphase train`` can train, by name.
 TRAININGS = {
     "digits": Training(
         about="Unconditional DDPM (noise prediction) of scikit-learn's 8x8 digits, trained on the "
