@@ -110,28 +110,31 @@ def _up_level(begin, end, children, rules, up, scale):
     largest = np.empty(LANES, children.dtype)
     for start in range(begin, end, LANES):
         width = min(LANES, end - start)
-        _gather(children, start, width, x)
+        for i in range(s):
+            _gather(children[start : start + width, i], width, x[i])
         largest[:] = 0
         for symbol in range(n_symbols):
-            total = y[symbol]
-            total[:] = 0
+            y[symbol] = 0
             for r in range(m):
-                left = x[0, rules[symbol, r, 0]]
-                for i in range(1, s - 1):
-                    factor = x[i, rules[symbol, r, i]]
+                first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
+                if s == 2:  # the usual case, spared the copy
                     for lane in range(LANES):
-                        product[lane] = left[lane] * factor[lane]
-                    left = product
-                right = x[s - 1, rules[symbol, r, s - 1]]
+                        y[symbol, lane] += x[0, first, lane] * x[1, last, lane]
+                    continue
+                _copy(x[0, first], product)
+                for i in range(1, s - 1):
+                    middle = rules[symbol, r, i]
+                    for lane in range(LANES):
+                        product[lane] *= x[i, middle, lane]
                 for lane in range(LANES):
-                    total[lane] += left[lane] * right[lane]
+                    y[symbol, lane] += product[lane] * x[s - 1, last, lane]
+            _raise_to(largest, y[symbol])
+        scale[start : start + width] = largest[:width]
+        _invert(largest)
+        for symbol in range(n_symbols):
             for lane in range(LANES):
-                largest[lane] = max(largest[lane], total[lane])
-        for lane in range(width):
-            scale[start + lane] = largest[lane]
-            inverse = 1 / largest[lane] if largest[lane] > 0 else largest[lane]
-            for symbol in range(n_symbols):
-                up[start + lane, symbol] = y[symbol, lane] * inverse
+                y[symbol, lane] *= largest[lane]
+        _scatter(y, width, up[start : start + width])
 
 
 @_jit
@@ -148,55 +151,48 @@ def _down_level(begin, end, down, children, rules, out, marginals, overlap):
     common = np.empty(LANES, children.dtype)
     for start in range(begin, end, LANES):
         width = min(LANES, end - start)
-        _gather(children, start, width, x)
-        for lane in range(width):
-            for symbol in range(n_symbols):
-                y[symbol, lane] = down[start + lane, symbol]
+        for i in range(s):
+            _gather(children[start : start + width, i], width, x[i])
+        _gather(down[start : start + width], width, y)
         z[:] = 0
         for symbol in range(n_symbols):
+            _copy(y[symbol], prefix[0])
             for r in range(m):
-                rule = rules[symbol, r]
-                # prefix[i] = down(y) prod_{j <= i} up(x_j), kept for the middle positions
-                left = y[symbol]
-                for i in range(s - 2):
-                    factor = x[i, rule[i]]
-                    here = prefix[i]
+                first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
+                # prefix[i] = down(y) prod_{j < i} up(x_j),  suffix = prod_{j > i} up(x_j)
+                for i in range(1, s):
+                    before = rules[symbol, r, i - 1]
                     for lane in range(LANES):
-                        here[lane] = left[lane] * factor[lane]
-                    left = here
-                target = z[s - 1, rule[s - 1]]
-                factor = x[s - 2, rule[s - 2]]
+                        prefix[i, lane] = prefix[i - 1, lane] * x[i - 1, before, lane]
                 for lane in range(LANES):
-                    target[lane] += left[lane] * factor[lane]
-                right = x[s - 1, rule[s - 1]]
+                    z[s - 1, last, lane] += prefix[s - 1, lane]
+                    suffix[lane] = x[s - 1, last, lane]
                 for i in range(s - 2, 0, -1):
-                    target = z[i, rule[i]]
-                    factor = x[i, rule[i]]
-                    here = prefix[i - 1]
+                    here = rules[symbol, r, i]
                     for lane in range(LANES):
-                        target[lane] += here[lane] * right[lane]
-                        suffix[lane] = right[lane] * factor[lane]
-                    right = suffix
-                target = z[0, rule[0]]
-                factor = y[symbol]
+                        z[i, here, lane] += prefix[i, lane] * suffix[lane]
+                        suffix[lane] *= x[i, here, lane]
                 for lane in range(LANES):
-                    target[lane] += factor[lane] * right[lane]
+                    z[0, first, lane] += prefix[0, lane] * suffix[lane]
         for i in range(s):
             largest[:] = 0
             common[:] = 0
             for a in range(v):
+                _raise_to(largest, z[i, a])
                 for lane in range(LANES):
-                    largest[lane] = max(largest[lane], z[i, a, lane])
-                    common[lane] += z[i, a, lane] * x[i, a, lane]
+                    x[i, a, lane] *= z[i, a, lane]
+                    common[lane] += x[i, a, lane]
+            _invert(largest)
             for lane in range(width):
-                inverse = 1 / largest[lane] if largest[lane] > 0 else largest[lane]
-                overlap[start + lane, i] = common[lane] * inverse
-                normaliser = 1 / common[lane] if common[lane] > 0 else common[lane]
-                for a in range(v):
-                    marginals[start + lane, i, a] = z[i, a, lane] * x[i, a, lane] * normaliser
-                if keep:
-                    for a in range(v):
-                        out[start + lane, i, a] = z[i, a, lane] * inverse
+                overlap[start + lane, i] = common[lane] * largest[lane]
+            _invert(common)
+            for a in range(v):
+                for lane in range(LANES):
+                    x[i, a, lane] *= common[lane]
+                    z[i, a, lane] *= largest[lane]
+            _scatter(x[i], width, marginals[start : start + width, i])
+            if keep:
+                _scatter(z[i], width, out[start : start + width, i])
 
 
 @_jit
@@ -226,9 +222,35 @@ def _choose_level(begin, end, symbols, children, rules, uniform, chosen, total):
 
 
 @_jit
-def _gather(children, start, width, x):
-    s, v = children.shape[1:]
-    for i in range(s):
-        for lane in range(width):
-            for a in range(v):
-                x[i, a, lane] = children[start + lane, i, a]
+def _gather(messages, width, lanes):
+    """Copy messages (width, symbols) to lanes (symbols, LANES)."""
+    for lane in range(width):
+        for a in range(len(lanes)):
+            lanes[a, lane] = messages[lane, a]
+
+
+@_jit
+def _scatter(lanes, width, messages):
+    """Copy lanes (symbols, LANES) to messages (width, symbols)."""
+    for lane in range(width):
+        for a in range(len(lanes)):
+            messages[lane, a] = lanes[a, lane]
+
+
+@_jit
+def _copy(source, target):
+    for lane in range(LANES):
+        target[lane] = source[lane]
+
+
+@_jit
+def _raise_to(largest, values):
+    for lane in range(LANES):
+        largest[lane] = values[lane] if values[lane] > largest[lane] else largest[lane]
+
+
+@_jit
+def _invert(values):
+    """1/x in place; zero, the sum of a message that allows nothing, stays zero."""
+    for lane in range(LANES):
+        values[lane] = 1 / values[lane] if values[lane] > 0 else 0

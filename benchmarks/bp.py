@@ -1,0 +1,141 @@
+"""Time and memory of belief propagation: fused numba kernels against plain PyTorch.
+
+Prints three tables, all ratios from this one run:
+1. batches 1 to 1024 at (v,m,s,L) = (32,8,2,7) and (32,8,2,10): all marginals by both backends,
+   the arithmetic limit, and the peak memory of each beyond its input;
+2. one sample, d = s^L leaves up to 2^17;
+3. posterior samples of one observation.
+
+"Limit" is the number of multiplications and additions divided by the rate at which this machine
+multiplies and adds numbers that are in its first-level cache. "Memory" is the growth of the
+process's peak, from a fresh process, over the size of the upward messages of all levels.
+
+Usage: python benchmarks/bp.py [--quick]
+"""
+
+import argparse
+import multiprocessing
+import resource
+import time
+
+import numba
+import numpy as np
+import torch
+
+from hierphase.bp import BeliefPropagation
+from hierphase.processes import EpsilonProcess
+from hierphase.rhm import RandomHierarchyModel
+
+
+def best_time(call, budget=1.0):
+    """Shortest of repeated calls, in seconds, after one to warm up."""
+    call()
+    times = []
+    while sum(times) < budget and len(times) < 50:
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@numba.njit(fastmath=True)
+def multiply_add(x, y, z, repetitions):
+    for _ in range(repetitions):
+        for i in range(len(x)):
+            z[i] += x[i] * y[i]
+
+
+def flop_rate():
+    """Multiplications and additions a second of one thread, operands in the L1 cache."""
+    x, y, z = np.ones((3, 2048), np.float32)
+    return 2 * 2048 * 10_000 / best_time(lambda: multiply_add(x, y, z, 10_000))
+
+
+def flop(rhm, n):
+    """Multiplications and additions of both sweeps: rules, normalisation and marginals."""
+    total = 0
+    for level, rules in enumerate(rhm.rules, 1):
+        symbols, m, s = rules.shape
+        up = symbols * (m * s + 1)
+        down = symbols * m * (s - 1 + 2 * (s - 2) + 2 * s) + 4 * s * rhm.v
+        total += n * s ** (rhm.L - level) * (up + down)
+    return total
+
+
+def message_bytes(rhm, n):
+    return 4 * n * sum(rhm.s ** (rhm.L - level) * rhm.n_symbols(level) for level in range(rhm.L + 1))
+
+
+def case(L, n):
+    rhm = RandomHierarchyModel(32, 8, 2, L)
+    return rhm, EpsilonProcess(32).beliefs(rhm.sample(n)[0], 0.7)
+
+
+def peak_growth(backend, L, n, pipe):
+    """Send the growth of peak memory (bytes) of one call, measured in this fresh process."""
+    torch.set_num_threads(1)
+    small_rhm, small = case(3, 1)  # compiles and loads everything first
+    _ = BeliefPropagation(small_rhm, backend)(small).marginals
+    rhm, beliefs = case(L, n)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ballast = torch.ones(1)  # peak may lie above current use: fill up to it first
+    current = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
+    if start > current:
+        ballast = torch.ones((start - current) * 256)
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    _ = BeliefPropagation(rhm, backend)(beliefs).marginals
+    pipe.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start))
+    del ballast
+
+
+def memory(backend, L, n):
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=peak_growth, args=(backend, L, n, send))
+    process.start()
+    grown = receive.recv()
+    process.join()
+    return grown
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    rate = flop_rate()
+    print(f"one thread, {rate / 1e9:.1f} Gflop/s on operands in L1; times are the best of a second")
+    batches = (1, 128) if quick else (1, 8, 32, 128, 512, 1024)
+    cases = [("batch", 7, n) for n in batches]
+    cases += [] if quick else [("batch", 10, n) for n in batches]
+    cases += [("leaves", L, 1) for L in ((10, 12) if quick else (10, 12, 14, 16, 17))]
+    print(f"{'(v,m,s,L)':>12} {'n':>5} {'fused ms':>9} {'us/1000 leaf.':>13} {'plain ms':>9} "
+          f"{'ratio':>6} {'limit ms':>9} {'messages MB':>12} {'memory fused':>13} {'plain':>6}")
+    for _, L, n in cases:
+        rhm, beliefs = case(L, n)
+        seconds = {
+            backend: best_time(lambda b=backend: BeliefPropagation(rhm, b)(beliefs).marginals)
+            for backend in ("numba", "torch")
+        }
+        messages = message_bytes(rhm, n)
+        # A few MB are below what the peak of a process can resolve.
+        grown = [f"{memory(b, L, n) / messages:.1f}x" if messages > 1e7 else "-"
+                 for b in ("numba", "torch")]
+        print(f"{f'(32,8,2,{L})':>12} {n:>5} {1e3 * seconds['numba']:>9.2f} "
+              f"{1e9 * seconds['numba'] / (n * rhm.d):>13.0f} {1e3 * seconds['torch']:>9.2f} "
+              f"{seconds['torch'] / seconds['numba']:>5.1f}x {1e3 * flop(rhm, n) / rate:>9.2f} "
+              f"{messages / 1e6:>12.1f} {grown[0]:>13} {grown[1]:>6}")
+    print("\nposterior samples of one observation, (32,8,2,9)")
+    print(f"{'k':>6} {'fused ms':>9} {'plain ms':>9} {'ratio':>6}")
+    rhm, beliefs = case(9, 1)
+    for k in (100, 1000) if quick else (100, 1000, 4000):
+        posteriors = {b: BeliefPropagation(rhm, b)(beliefs) for b in ("numba", "torch")}
+        fused, plain = (
+            best_time(lambda p=posterior: p.sample(k, torch.Generator().manual_seed(0)))
+            for posterior in posteriors.values()
+        )
+        print(f"{k:>6} {1e3 * fused:>9.2f} {1e3 * plain:>9.2f} {plain / fused:>5.1f}x")
+
+
+if __name__ == "__main__":
+    main()
