@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from hierphase.checks import positive_integer
 from hierphase.seeds import derived_generator
 
 SCHEDULERS = (DDPMScheduler, DDIMScheduler)
@@ -93,7 +94,14 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         """
         n_train = self.scheduler.config.num_train_timesteps
         times = _checked_times(timesteps, n_train)
-        _check_inputs(x0, num_inference_steps, n_train, batch_size)
+        _check_samples(x0)
+        num_inference_steps = positive_integer("num_inference_steps", num_inference_steps)
+        if num_inference_steps > n_train:
+            raise ValueError(
+                f"num_inference_steps must be at most the {n_train} steps of the scheduler, got "
+                f"{num_inference_steps}"
+            )
+        batch_size = positive_integer("batch_size", batch_size)
         generators = _row_generators(generator, len(x0), times)
 
         self.scheduler.set_timesteps(num_inference_steps)
@@ -159,21 +167,14 @@ def _checked_times(timesteps, n_train: int) -> list[int]:
     return [int(value) for value in values.tolist()]
 
 
-def _check_inputs(x0, num_inference_steps: int, n_train: int, batch_size: int) -> None:
-    """Raise a ValueError unless the arguments of the call can be used."""
+def _check_samples(x0) -> None:
+    """Raise a ValueError unless x_0 can be noised."""
     if not isinstance(x0, torch.Tensor) or x0.dtype != torch.float32:
         raise ValueError(f"x0 must be a float32 tensor, got {getattr(x0, 'dtype', type(x0))}")
     if x0.ndim < 2 or x0.numel() == 0:
         raise ValueError(f"x0 must be of shape (n, ...) with n >= 1, got {tuple(x0.shape)}")
     if not x0.isfinite().all():
         raise ValueError(f"x0 must be finite, got {x0[~x0.isfinite()][0].item()}")
-    if not 1 <= num_inference_steps <= n_train:
-        raise ValueError(
-            f"num_inference_steps must be from 1 to the {n_train} steps of the scheduler, got "
-            f"{num_inference_steps}"
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def _row_generators(generator, n: int, times: list[int]) -> list[torch.Generator]:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from hierphase.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from hierphase.checks import positive_integer
 from hierphase.classifiers import ConvClassifier, class_probabilities
 from hierphase.datasets import ImageData, digits
 from hierphase.pipeline import ForwardBackwardPipeline
@@ -115,11 +116,8 @@ def train(
     if name not in TRAININGS:
         raise ValueError(f"unknown training {name!r}; there are {', '.join(sorted(TRAININGS))}")
     training = TRAININGS[name]
-    steps = training.steps if steps is None else steps
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+    steps = positive_integer("steps", training.steps if steps is None else steps)
+    seed = positive_integer("seed", seed, minimum=0)
     for needed in training.needs:
         model_directory(needed)
     output = book_directory() / "models" / name if output is None else Path(output)
@@ -315,7 +313,7 @@ TRAININGS = {
         model=_digits_unet,
         loss=denoising_loss,
         finish=_finish_denoiser("digits-classifier"),
-        steps=8000,
+        steps=6000,
         batch_size=64,
         learning_rate=1e-3,
         needs=("digits-classifier",),

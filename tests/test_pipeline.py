@@ -52,7 +52,8 @@ def generators(n=5):
 def stream(image, t, occurrence):
     """The documented stream of one (image, time), derived here without the package."""
     key = int(torch.randint(2**63 - 1, (), generator=generators()[image]))
-    state = np.random.SeedSequence((key, t, occurrence)).generate_state(1, np.uint64)
+    words = [3, key % 2**32, key // 2**32, t, 0, occurrence, 0]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
@@ -177,8 +178,9 @@ def test_saved_and_loaded_pipeline_gives_the_same_samples(unet, images, tmp_path
         ({"timesteps": [-1]}, "got -1"),
         ({"timesteps": [10.5]}, "got 10.5"),
         ({"timesteps": [float("nan")]}, "got nan"),
-        ({"num_inference_steps": 0}, "from 1 to the 1000 steps of the scheduler, got 0"),
-        ({"num_inference_steps": 1001}, "got 1001"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"num_inference_steps": 1001}, "at most the 1000 steps of the scheduler, got 1001"),
+        ({"num_inference_steps": 10.0}, "num_inference_steps must be an integer, got 10.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"generator": [torch.Generator()] * 4}, "got 4 generators for 5 images"),
         ({"x0": torch.zeros(5, 1, 8, 8, dtype=torch.float64)}, "float32 tensor, got torch.float64"),
