@@ -1,0 +1,77 @@
+"""The files around the package agree with one another."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import hierphase
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins(lines):
+    """Canonical package name -> version, of the lines ``name==version``."""
+    pinned = [line.strip().split("==") for line in lines if "==" in line and line[0] != "#"]
+    assert all(len(pin) == 2 for pin in pinned), pinned
+    return {canonicalize_name(name): version for name, version in pinned}
+
+
+CONSTRAINTS = pins((ROOT / "constraints.txt").read_text().splitlines())
+
+
+def requirements():
+    """Every direct dependency, extras included."""
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(r) for r in [*PROJECT["dependencies"], *(r for e in extras for r in e)]]
+
+
+def test_every_dependency_is_pinned_to_a_version_it_allows():
+    for requirement in requirements():
+        version = CONSTRAINTS[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}"
+
+
+def test_conda_environment_is_in_step():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, last = environment["dependencies"]
+    assert f"python{PROJECT['requires-python'].replace('>=', '=')}" in conda
+    assert "pip" in conda
+    options = [line for line in last["pip"] if line.startswith("-")]
+    assert options == ["-c constraints.txt", "-e ."]
+    direct = {canonicalize_name(r.name) for r in requirements()}
+    listed = pins([line for line in last["pip"] if line not in options])
+    assert listed == {name: CONSTRAINTS[name] for name in direct}
+
+
+def test_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation.keys() >= {"message", "title", "authors", "repository-code"}
+    assert citation["authors"] == [{"name": "The hierphase developers"}]
+    assert citation["version"] == PROJECT["version"] == hierphase.__version__
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    paper = citation["preferred-citation"]
+    assert paper.keys() >= {"type", "title", "authors", "journal", "year"}
+    assert paper["doi"] == "10.1073/pnas.2408799121"
+    assert [a["family-names"] for a in paper["authors"]] == ["Sclocchi", "Favero", "Wyart"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=str)
+def test_workflows_call_targets_that_exist(path):
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    (job,) = yaml.safe_load(path.read_text())["jobs"].values()
+    called = {m for step in job["steps"] for m in re.findall(r"make (\w+)", step.get("run", ""))}
+    assert called
+    assert called <= targets
+
+
+def test_api_shows_every_module():
+    modules = {f"hierphase.{path.stem}" for path in (ROOT / "hierphase").glob("[!_]*.py")}
+    shown = re.findall(r"automodule:: (\S+)", (ROOT / "book/api.md").read_text())
+    assert sorted(shown) == sorted(modules)
