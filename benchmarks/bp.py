@@ -15,7 +15,6 @@ Usage: python benchmarks/bp.py [--quick]
 
 import argparse
 import multiprocessing
-import resource
 import time
 
 import numba
@@ -63,7 +62,9 @@ def flop(rhm, n):
 
 
 def message_bytes(rhm, n):
-    return 4 * n * sum(rhm.s ** (rhm.L - level) * rhm.n_symbols(level) for level in range(rhm.L + 1))
+    return (
+        4 * n * sum(rhm.s ** (rhm.L - level) * rhm.n_symbols(level) for level in range(rhm.L + 1))
+    )
 
 
 def case(L, n):
@@ -77,15 +78,17 @@ def peak_growth(backend, L, n, pipe):
     small_rhm, small = case(3, 1)  # compiles and loads everything first
     _ = BeliefPropagation(small_rhm, backend)(small).marginals
     rhm, beliefs = case(L, n)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ballast = torch.ones(1)  # peak may lie above current use: fill up to it first
-    current = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() // 1024
-    if start > current:
-        ballast = torch.ones((start - current) * 256)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the kernel forgets the peak so far
+    before = status("VmRSS")
     _ = BeliefPropagation(rhm, backend)(beliefs).marginals
-    pipe.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start))
-    del ballast
+    pipe.send(status("VmHWM") - before)
+
+
+def status(name):
+    """A memory size of this process, in bytes."""
+    with open("/proc/self/status") as file:
+        return 1024 * int(file.read().split(f"{name}:")[1].split()[0])
 
 
 def memory(backend, L, n):
@@ -109,8 +112,10 @@ def main():
     cases = [("batch", 7, n) for n in batches]
     cases += [] if quick else [("batch", 10, n) for n in batches]
     cases += [("leaves", L, 1) for L in ((10, 12) if quick else (10, 12, 14, 16, 17))]
-    print(f"{'(v,m,s,L)':>12} {'n':>5} {'fused ms':>9} {'us/1000 leaf.':>13} {'plain ms':>9} "
-          f"{'ratio':>6} {'limit ms':>9} {'messages MB':>12} {'memory fused':>13} {'plain':>6}")
+    print(
+        f"{'(v,m,s,L)':>12} {'n':>5} {'fused ms':>9} {'us/1000 leaf.':>13} {'plain ms':>9} "
+        f"{'ratio':>6} {'limit ms':>9} {'messages MB':>12} {'memory fused':>13} {'plain':>6}"
+    )
     for _, L, n in cases:
         rhm, beliefs = case(L, n)
         seconds = {
@@ -119,12 +124,16 @@ def main():
         }
         messages = message_bytes(rhm, n)
         # A few MB are below what the peak of a process can resolve.
-        grown = [f"{memory(b, L, n) / messages:.1f}x" if messages > 1e7 else "-"
-                 for b in ("numba", "torch")]
-        print(f"{f'(32,8,2,{L})':>12} {n:>5} {1e3 * seconds['numba']:>9.2f} "
-              f"{1e9 * seconds['numba'] / (n * rhm.d):>13.0f} {1e3 * seconds['torch']:>9.2f} "
-              f"{seconds['torch'] / seconds['numba']:>5.1f}x {1e3 * flop(rhm, n) / rate:>9.2f} "
-              f"{messages / 1e6:>12.1f} {grown[0]:>13} {grown[1]:>6}")
+        grown = [
+            f"{memory(b, L, n) / messages:.1f}x" if messages > 1e7 else "-"
+            for b in ("numba", "torch")
+        ]
+        print(
+            f"{f'(32,8,2,{L})':>12} {n:>5} {1e3 * seconds['numba']:>9.2f} "
+            f"{1e9 * seconds['numba'] / (n * rhm.d):>13.0f} {1e3 * seconds['torch']:>9.2f} "
+            f"{seconds['torch'] / seconds['numba']:>5.1f}x {1e3 * flop(rhm, n) / rate:>9.2f} "
+            f"{messages / 1e6:>12.1f} {grown[0]:>13} {grown[1]:>6}"
+        )
     print("\nposterior samples of one observation, (32,8,2,9)")
     print(f"{'k':>6} {'fused ms':>9} {'plain ms':>9} {'ratio':>6}")
     rhm, beliefs = case(9, 1)

@@ -176,7 +176,7 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
     c = (m-q)/(v^s-1). Each child's state then goes down to its leaf, from q = 1 or q = 0.
 
     Args:
-        epsilon: noise in [0, 1), a float.
+        epsilon: noise in (0, 1], a float.
         v, m, s: symbols, rules a symbol, branching.
         L: depth.
 
@@ -184,9 +184,11 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
         Array (L+1,); index k for tree distance k, index 0 the variance of sigma.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, or epsilon outside [0, 1].
+        ValueError: sizes without unambiguous rules, L < 1, or epsilon outside (0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
+    if epsilon == 0:
+        raise ValueError(f"epsilon must be above 0, where leaves can change, got {epsilon}")
     p, q = beliefs(float(leaf_belief(epsilon, v)), v, m, s, L)
     right = marginal(p[0], q[0], v)
     correlations = [4 * right * (1 - right)]
@@ -210,16 +212,14 @@ def susceptibility(epsilon, v, m, s, L) -> float:
     """chi = sum_ij C_ij / sum_i C_ii: how many leaves change together.
 
     Args:
-        epsilon: noise in (0, 1), a float.
+        epsilon: noise in (0, 1], a float.
         v, m, s: symbols, rules a symbol, branching.
         L: depth.
 
     Raises:
-        ValueError: as :func:`correlation`; or epsilon is 0, where nothing changes.
+        ValueError: as :func:`correlation`.
     """
     correlations = correlation(epsilon, v, m, s, L)
-    if not correlations[0] > 0:
-        raise ValueError(f"epsilon must be above 0, where leaves can change, got {epsilon}")
     pairs = (s - 1) * float(s) ** np.arange(L)  # leaves at tree distance 1..L of a given leaf
     return float(1 + pairs @ correlations[1:] / correlations[0])
 

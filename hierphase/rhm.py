@@ -48,10 +48,9 @@ class RandomHierarchyModel:
 
     def __post_init__(self):
         depth = positive_integer("L", self.L)
-        n_classes = self.v if self.n_classes is None else self.n_classes
-        n_classes = positive_integer("n_classes", n_classes)
-        largest = max(n_classes, self.v) if depth > 1 else n_classes
-        v, m, s = tree_sizes(self.v, self.m, self.s, largest)
+        v = positive_integer("v", self.v, minimum=2)
+        n_classes = v if self.n_classes is None else positive_integer("n_classes", self.n_classes)
+        v, m, s = tree_sizes(v, self.m, self.s, n_classes if depth == 1 else max(n_classes, v))
         if v**s >= 2**62:
             raise ValueError(
                 f"v**s = {v}**{s} = {v**s} possible tuples are too many; at most 2**62 can be drawn"

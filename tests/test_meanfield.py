@@ -1,0 +1,174 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hierphase import meanfield
+from hierphase.bp import BeliefPropagation
+from hierphase.processes import EpsilonProcess
+from hierphase.rhm import RandomHierarchyModel
+
+# P(true symbol | x) for (32,8,2,10): BP over many rule draws / theory, of ../shared/science.md
+TABLE = {
+    0.60: ((0.994, 0.998, 0.961), (0.994, 0.998, 0.961)),
+    0.70: ((0.918, 0.971, 0.895), (0.918, 0.970, 0.893)),
+    0.72: ((0.691, 0.891, 0.850), (0.688, 0.893, 0.849)),
+    0.74: ((0.094, 0.513, 0.729), (0.078, 0.497, 0.725)),
+    0.80: ((0.031, 0.067, 0.440), (0.031, 0.066, 0.442)),
+}
+
+
+@pytest.fixture(scope="module")
+def true_symbol_probability():
+    """P(true symbol) at class, level 5 and leaves: {epsilon: (draws, 3)} for 12 draws of rules."""
+    result = {epsilon: [] for epsilon in TABLE}
+    for seed in range(12):
+        rhm = RandomHierarchyModel(32, 8, 2, 10, seed=seed)
+        levels = rhm.sample(16, seed=seed)
+        for epsilon in TABLE:
+            posterior = BeliefPropagation(rhm)(EpsilonProcess(32).beliefs(levels[0], epsilon))
+            result[epsilon].append(
+                [
+                    posterior.marginals[level].gather(-1, levels[level][..., None]).mean().item()
+                    for level in (10, 5, 0)
+                ]
+            )
+    return {epsilon: np.array(values) for epsilon, values in result.items()}
+
+
+@pytest.mark.parametrize("epsilon", TABLE)
+def test_the_table_of_reference_values(epsilon, true_symbol_probability):
+    bp, theory = TABLE[epsilon]
+    profile = meanfield.profile(epsilon, 32, 8, 2, 10)
+    np.testing.assert_allclose(profile[[10, 5, 0]], theory, atol=6e-4)
+    ours = true_symbol_probability[epsilon]
+    error = ours.std(0, ddof=1) / math.sqrt(len(ours))
+    # The reference is itself a mean over 8 draws.
+    assert (abs(ours.mean(0) - bp) < 4 * error * math.sqrt(1 + 12 / 8) + 1e-3).all()
+    assert (abs(ours.mean(0) - profile[[10, 5, 0]]) < 4 * error + 0.03).all()
+
+
+def test_profile_takes_arrays():
+    profile = meanfield.profile(np.array([0.1, 0.5]), 8, 3, 3, 4)
+    assert profile.shape == (5, 2)
+    np.testing.assert_array_equal(profile[:, 1], meanfield.profile(0.5, 8, 3, 3, 4))
+
+
+def test_limits_of_no_and_full_noise():
+    np.testing.assert_allclose(meanfield.profile(0.0, 8, 3, 2, 5), 1)
+    blind = meanfield.profile(1.0, 8, 3, 2, 5)
+    assert blind[-1] == pytest.approx(1 / 8)
+    # Below the class, frequent symbols are the better guess, and the truth is often one of them.
+    prior = []
+    for seed in range(40):
+        rhm = RandomHierarchyModel(8, 3, 2, 5, seed=seed)
+        marginals = BeliefPropagation(rhm)(torch.ones(1, 32, 8)).marginals
+        prior.append([(marginals[level][0] ** 2).sum(-1).mean().item() for level in range(6)])
+    np.testing.assert_allclose(blind, np.mean(prior, 0), atol=0.01)
+
+
+def averaged_message(p, v, m, s, rules, seed):
+    """Mean upward belief in the true parent over random rules, children believed with p."""
+    rng = np.random.default_rng(seed)
+    total = []
+    for _ in range(rules):
+        rhm = RandomHierarchyModel(v, m, s, 1, seed=int(rng.integers(2**31)))
+        leaves = rhm.sample(64, seed=int(rng.integers(2**31)))
+        beliefs = torch.full((64, s, v), (1 - p) / (v - 1), dtype=torch.float64)
+        beliefs.scatter_(2, leaves[0][..., None], p)
+        marginal = BeliefPropagation(rhm)(beliefs).marginals[1]
+        total.append(marginal.gather(-1, leaves[1][..., None]).mean().item())
+    return np.mean(total), np.std(total) / math.sqrt(rules)
+
+
+@pytest.mark.parametrize(("v", "m", "s"), [(32, 8, 2), (12, 20, 3)])
+@pytest.mark.parametrize("p", [0.2, 0.6, 0.9])
+def test_upward_map_is_the_average_over_rules(v, m, s, p):
+    """F averages numerator and denominator apart, so it holds up to the fluctuations it drops."""
+    mean, error = averaged_message(p, v, m, s, rules=60, seed=1)
+    assert mean == pytest.approx(meanfield.upward(p, v, m, s), abs=4 * error + 0.02)
+
+
+@pytest.mark.parametrize(("v", "m", "s"), [(32, 8, 2), (8, 3, 3), (5, 11, 4), (16, 4, 2)])
+def test_fixed_points_and_slopes(v, m, s):
+    for p in (1.0, 1 / v):
+        assert meanfield.upward(p, v, m, s) == pytest.approx(p, abs=1e-14)
+    for p, slope in zip((1.0, 1 / v), meanfield.slopes(v, m, s), strict=True):
+        assert meanfield.slope(p, v, m, s) == pytest.approx(slope, rel=1e-12)
+    for p in (0.3, 0.8):
+        numeric = (meanfield.upward(p + 1e-6, v, m, s) - meanfield.upward(p - 1e-6, v, m, s)) / 2e-6
+        assert meanfield.slope(p, v, m, s) == pytest.approx(numeric, rel=1e-6)
+    star = meanfield.fixed_point(v, m, s)
+    if star is not None:
+        assert 1 / v < star < 1
+        assert meanfield.upward(star, v, m, s) == pytest.approx(star, abs=1e-12)
+        assert meanfield.slope(star, v, m, s) > 1
+        assert meanfield.upward(star + 1e-3, v, m, s) > star + 1e-3
+        assert meanfield.upward(star - 1e-3, v, m, s) < star - 1e-3
+
+
+def test_known_critical_values():
+    assert meanfield.fixed_point(32, 8, 2) == pytest.approx(7 / 24, abs=1e-14)
+    assert meanfield.critical_epsilon(32, 8, 2) == pytest.approx(0.7312, abs=5e-5)
+    assert meanfield.slope(7 / 24, 32, 8, 2) == pytest.approx(1.4422, abs=5e-5)
+    assert meanfield.fixed_point(16, 4, 2) == pytest.approx(3 / 12, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("v", "m", "s", "reason"),
+    [(32, 17, 2, "any noise loses the class"), (32, 1, 2, "no noise loses the class")],
+)
+def test_no_transition_without_two_attracting_phases(v, m, s, reason):
+    assert max(meanfield.slopes(v, m, s)) > 1, reason
+    assert meanfield.fixed_point(v, m, s) is None
+    assert meanfield.critical_epsilon(v, m, s) is None
+
+
+def test_susceptibility_reference_values():
+    chi = [meanfield.susceptibility(epsilon, 32, 8, 2, 8) for epsilon in (0.60, 0.70, 0.73, 0.76)]
+    np.testing.assert_allclose(chi, [2.11, 4.25, 6.91, 4.21], atol=6e-3)
+
+
+def test_susceptibility_agrees_with_posterior_samples():
+    """Against BP samples, whose reference values are 2.13 and 4.30 at epsilon 0.60 and 0.76."""
+    for epsilon, reference in ((0.60, 2.13), (0.76, 4.30)):
+        covariance = 0
+        for seed in range(16):
+            rhm = RandomHierarchyModel(32, 8, 2, 8, seed=seed)
+            leaves = rhm.sample(4, seed=seed)[0]
+            posterior = BeliefPropagation(rhm)(EpsilonProcess(32).beliefs(leaves, epsilon))
+            drawn = posterior.sample(400, torch.Generator().manual_seed(seed))[0]
+            sigma = 2.0 * (drawn != leaves) - 1
+            sigma = sigma - sigma.mean(0)
+            covariance = covariance + torch.einsum("kni,knj->ij", sigma, sigma)
+        chi = (covariance.sum() / covariance.trace()).item()
+        assert chi == pytest.approx(reference, rel=0.1)
+        assert chi == pytest.approx(meanfield.susceptibility(epsilon, 32, 8, 2, 8), rel=0.1)
+
+
+def test_correlation_at_distance_zero_is_the_variance():
+    leaf = meanfield.profile(0.7, 32, 8, 2, 6)[0]
+    correlation = meanfield.correlation(0.7, 32, 8, 2, 6)
+    assert correlation[0] == pytest.approx(4 * leaf * (1 - leaf))
+    assert (np.diff(correlation) < 0).all() and correlation[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: meanfield.upward(1.2, 8, 2, 2), "p must be between 0 and 1, got 1.2"),
+        (lambda: meanfield.upward(float("nan"), 8, 2, 2), "p must be between 0 and 1, got nan"),
+        (lambda: meanfield.upward(0.5, 8, 9, 2), r"need 72 different tuples"),
+        (lambda: meanfield.downward(-1, 0.5, 8, 2, 2), "q must be between 0 and 1, got -1.0"),
+        (lambda: meanfield.fixed_point(8, 0, 2), "m must be at least 1, got 0"),
+        (lambda: meanfield.critical_epsilon(8, 2.5, 2), "m must be an integer, got 2.5"),
+        (lambda: meanfield.slope(2, 8, 2, 2), "p must be between 0 and 1, got 2.0"),
+        (lambda: meanfield.profile(1.5, 8, 2, 2, 3), "epsilon must be between 0 and 1, got 1.5"),
+        (lambda: meanfield.profile(0.5, 8, 2, 2, 0), "L must be at least 1, got 0"),
+        (lambda: meanfield.susceptibility(0.0, 8, 2, 2, 3), "epsilon must be above 0.*got 0.0"),
+    ],
+)
+def test_bad_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
