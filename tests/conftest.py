@@ -37,8 +37,10 @@ output = None  # directory that receives the computed results
 ```
 
 ```{code-cell} ipython3
+:tags: [nbval-check-output]
 from pathlib import Path
 summary = repr((L, epsilon, name, grid, n_classes))
+print(summary)
 if output:
     Path(output, "summary.txt").write_text(summary)
 ```
