@@ -16,6 +16,7 @@ Usage: python benchmarks/bp.py [--quick]
 import argparse
 import multiprocessing
 import time
+from functools import partial
 
 import numba
 import numpy as np
@@ -72,16 +73,24 @@ def case(L, n):
     return rhm, EpsilonProcess(32).beliefs(rhm.sample(n)[0], 0.7)
 
 
+def all_marginals(backend, rhm, beliefs):
+    return BeliefPropagation(rhm, backend)(beliefs).marginals
+
+
+def draw(posterior, k):
+    return posterior.sample(k, torch.Generator().manual_seed(0))
+
+
 def peak_growth(backend, L, n, pipe):
     """Send the growth of peak memory (bytes) of one call, measured in this fresh process."""
     torch.set_num_threads(1)
     small_rhm, small = case(3, 1)  # compiles and loads everything first
-    _ = BeliefPropagation(small_rhm, backend)(small).marginals
+    all_marginals(backend, small_rhm, small)
     rhm, beliefs = case(L, n)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the kernel forgets the peak so far
     before = status("VmRSS")
-    _ = BeliefPropagation(rhm, backend)(beliefs).marginals
+    all_marginals(backend, rhm, beliefs)
     pipe.send(status("VmHWM") - before)
 
 
@@ -119,7 +128,7 @@ def main():
     for _, L, n in cases:
         rhm, beliefs = case(L, n)
         seconds = {
-            backend: best_time(lambda b=backend: BeliefPropagation(rhm, b)(beliefs).marginals)
+            backend: best_time(partial(all_marginals, backend, rhm, beliefs))
             for backend in ("numba", "torch")
         }
         messages = message_bytes(rhm, n)
@@ -138,10 +147,9 @@ def main():
     print(f"{'k':>6} {'fused ms':>9} {'plain ms':>9} {'ratio':>6}")
     rhm, beliefs = case(9, 1)
     for k in (100, 1000) if quick else (100, 1000, 4000):
-        posteriors = {b: BeliefPropagation(rhm, b)(beliefs) for b in ("numba", "torch")}
         fused, plain = (
-            best_time(lambda p=posterior: p.sample(k, torch.Generator().manual_seed(0)))
-            for posterior in posteriors.values()
+            best_time(partial(draw, BeliefPropagation(rhm, backend)(beliefs), k))
+            for backend in ("numba", "torch")
         )
         print(f"{k:>6} {1e3 * fused:>9.2f} {1e3 * plain:>9.2f} {plain / fused:>5.1f}x")
 

@@ -69,7 +69,7 @@ def test_beliefs_beyond_single_precision(backend, kind):
     beliefs = (10 ** (-36 * exponent)).float()
     if kind == "zeros":
         beliefs[exponent < 0.1] = 0
-    _, weight, marginals, evidence = enumerate_posterior(rhm, beliefs.double())
+    _, _, marginals, evidence = enumerate_posterior(rhm, beliefs.double())
     posterior = BeliefPropagation(rhm, backend)(beliefs)
     assert_equal_posteriors(posterior, marginals, evidence, 2e-6)
     assert posterior._unsafe.any(), "the case must be one that plain products cannot do"

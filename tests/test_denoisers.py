@@ -27,7 +27,7 @@ def test_prediction_equals_enumeration_and_the_score(rhm):
     x_t = noisy(rhm, scheduler, t, 3).double().requires_grad_()
     abar = scheduler.alphas_cumprod[t].double()
     beliefs = (x_t * abar.sqrt() / (1 - abar)).mT
-    trees, weight, marginals, log_evidence = enumerate_posterior(rhm, beliefs.detach().exp())
+    trees, _, marginals, _ = enumerate_posterior(rhm, beliefs.detach().exp())
     predicted = BayesDenoiser(BeliefPropagation(rhm), scheduler)(x_t.detach(), t).sample
     x_0 = marginals[0].mT
     torch.testing.assert_close(predicted, (x_t - abar.sqrt() * x_0).detach() / (1 - abar).sqrt())
