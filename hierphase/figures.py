@@ -1,4 +1,7 @@
-"""The figures of the book, one function a figure; colours are seaborn's colour-blind palette."""
+"""The figures of the book, one function a figure; colours are seaborn's colour-blind palette.
+
+Each function returns a closed figure: as the last line of a cell it is shown once.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -42,6 +45,7 @@ def image_grid(
         axis.xaxis.set_label_position("top")
     figure.supxlabel("reversal time $t/T$", y=1.0, va="top", fontsize="medium")
     figure.subplots_adjust(0, 0, 1, 1 - 0.45 / height, wspace=0.08, hspace=0.08)
+    plt.close(figure)
     return figure
 
 
@@ -66,11 +70,15 @@ def kept_class(
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     axis.legend(frameon=False)
     sns.despine(figure)
+    plt.close(figure)
     return figure
 
 
 def layer_similarities(
-    times: Sequence[float], layers: Mapping[str, Estimate], t_star: Estimate | None = None
+    times: Sequence[float],
+    layers: Mapping[str, Estimate],
+    t_star: Estimate | None = None,
+    ylabel: str = "cosine similarity of $x_0$ and $\\hat{x}_0(t)$",
 ) -> Figure:
     """Similarity of x_0 and x̂0(t) in each layer of a network against the reversal time.
 
@@ -78,6 +86,7 @@ def layer_similarities(
         times: (n_times,) reversal times as fractions of T.
         layers: layer -> mean curve with its band, from the lowest layer to the highest.
         t_star: the class transition, in the units of ``times``; drawn if given.
+        ylabel: what the curves are, where it is not the plain similarity.
     """
     figure, axis = plt.subplots(figsize=(6, 3.8))
     if t_star is not None:
@@ -86,10 +95,11 @@ def layer_similarities(
     colors = sns.color_palette("viridis", len(layers))
     for (name, curve), color, marker in zip(layers.items(), colors, "osD^vP*X", strict=False):
         _curve(axis, times, curve, color, name, marker)
-    axis.set(xlabel="reversal time $t/T$", ylabel="cosine similarity of $x_0$ and $\\hat{x}_0(t)$")
+    axis.set(xlabel="reversal time $t/T$", ylabel=ylabel)
     axis.set(xlim=(0, 1), ylim=(None, 1.02))
     axis.legend(frameon=False)
     sns.despine(figure)
+    plt.close(figure)
     return figure
 
 

@@ -17,7 +17,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, ModelMixin, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn import functional
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from hierphase.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from hierphase.checks import positive_integer
@@ -247,12 +247,12 @@ def _finish_denoiser(classifier_name: str, n_samples: int = 256, num_inference_s
             generator=[derived_generator(seed, 0, i) for i in range(n_samples)],
         ).samples[0]
         classifier = ConvClassifier.from_pretrained(model_directory(classifier_name))
+        parts = {"loss": data.train_images, "loss_held_out": data.test_images}
+        n = min(len(images) for images in parts.values())
         with torch.no_grad():
             losses = {
-                f"loss{suffix}": denoising_loss(
-                    model, images.repeat(2, 1, 1, 1), None, derived_generator(seed, 0)
-                ).item()
-                for suffix, images in (("", data.train_images), ("_held_out", data.test_images))
+                name: denoising_loss(model, images[:n], None, derived_generator(seed, 0)).item()
+                for name, images in parts.items()
             }
         return losses | sample_quality(samples, data, classifier)
 
