@@ -158,6 +158,29 @@ class Posterior:
                 ours[unsafe] = exact.to(ours.dtype)
         return marginals
 
+    def probability_of(self, levels: list[torch.Tensor]) -> torch.Tensor:
+        """Marginal probability of given symbols, averaged over the nodes of each level.
+
+        Args:
+            levels: as :meth:`RandomHierarchyModel.sample` returns, L+1 tensors (n, s**(L-l)).
+
+        Returns:
+            (n, L+1); ``[:, l]`` for level l. With the true symbols of the data, this is how well
+            each level is known.
+
+        Raises:
+            ValueError: not one tensor of matching shape for each level.
+        """
+        shapes = [tuple(symbols.shape) for symbols in levels]
+        expected = [tuple(marginal.shape[:2]) for marginal in self.marginals]
+        if shapes != expected:
+            raise ValueError(f"levels must have shapes {expected}, got {shapes}")
+        chosen = [
+            marginal.gather(-1, symbols.to(marginal.device)[..., None]).mean((1, 2))
+            for marginal, symbols in zip(self.marginals, levels, strict=True)
+        ]
+        return torch.stack(chosen, 1)
+
     def sample(
         self, k: int, generator: torch.Generator | list[torch.Generator] | None = None
     ) -> list[torch.Tensor]:

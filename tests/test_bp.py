@@ -164,6 +164,21 @@ def test_a_list_of_generators_makes_draws_independent_of_the_batch():
     assert not torch.equal(fresh[0], bp(beliefs).sample(6)[0])
 
 
+def test_probability_of_given_symbols():
+    rhm = RandomHierarchyModel(**SMALL[1], seed=1)
+    beliefs = random_beliefs(rhm, 3)
+    levels = rhm.sample(3, seed=9)
+    _, _, marginals, _ = enumerate_posterior(rhm, beliefs)
+    posterior = BeliefPropagation(rhm)(beliefs)
+    probability = posterior.probability_of(levels)
+    for level, (marginal, symbols) in enumerate(zip(marginals, levels, strict=True)):
+        for i in range(3):
+            known = [marginal[i, j, symbol] for j, symbol in enumerate(symbols[i])]
+            assert probability[i, level].item() == pytest.approx(sum(known).item() / len(known))
+    with pytest.raises(ValueError, match=r"must have shapes \[\(3, 4\), .*got \[\(2, 4\)"):
+        posterior.probability_of([symbols[:2] for symbols in levels])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_depth_twenty_neither_under_nor_overflows(dtype):
     """2**20 leaves: known leaves give a known class and evidence, unknown ones say nothing."""

@@ -28,12 +28,7 @@ def true_symbol_probability():
         levels = rhm.sample(16, seed=seed)
         for epsilon in TABLE:
             posterior = BeliefPropagation(rhm)(EpsilonProcess(32).beliefs(levels[0], epsilon))
-            result[epsilon].append(
-                [
-                    posterior.marginals[level].gather(-1, levels[level][..., None]).mean().item()
-                    for level in (10, 5, 0)
-                ]
-            )
+            result[epsilon].append(posterior.probability_of(levels).mean(0)[[10, 5, 0]].tolist())
     return {epsilon: np.array(values) for epsilon, values in result.items()}
 
 
