@@ -18,7 +18,9 @@ NOTEBOOKS = Path(__file__).parent / "notebooks"
 CHECKED = "nbval-check-output"
 
 # One thread: sums come out the same to the last bit however many cores there are.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+ENVIRONMENT = dict.fromkeys(
+    ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"], "1"
+)
 
 
 def small_parameters(path=NOTEBOOKS / "parameters.yml"):
