@@ -3,7 +3,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
+from hierphase.bp import BeliefPropagation
+from hierphase.denoisers import BayesDenoiser
 from hierphase.pipeline import ForwardBackwardPipeline
+from hierphase.rhm import RandomHierarchyModel
 
 TIMES = [0, 100, 333, 640, 1000, 333]  # 100 and 333 lie between the steps of 25
 
@@ -149,6 +152,24 @@ def test_exact_denoiser_of_any_shape_leads_to_its_data(shape):
     assert torch.equal(samples.samples[0], x0)
     expected = point.expand(2, *shape)
     torch.testing.assert_close(samples.samples[1:], expected, rtol=0, atol=1e-3)
+
+
+def test_bayes_denoiser_returns_trees_of_its_model():
+    rhm = RandomHierarchyModel(v=4, m=2, s=2, L=2, seed=0)
+    scheduler = DDPMScheduler(clip_sample=False)
+    denoiser = BayesDenoiser(BeliefPropagation(rhm), scheduler)
+    leaves = rhm.sample(60, seed=1)[0]
+    x0 = torch.nn.functional.one_hot(leaves, 4).mT.to(torch.float32)
+    times = [30, 300, 1000]
+    pipeline = ForwardBackwardPipeline(denoiser, scheduler)
+    samples = pipeline(x0, times, num_inference_steps=100, generator=generators(60)).samples
+    assert samples.shape == (3, 60, 4, 4)  # times, samples, symbols, leaves
+    returned = samples.argmax(dim=2)
+    assert all((rhm.parse(leaves)[-1] >= 0).float().mean() > 0.95 for leaves in returned)
+    same = (returned == leaves).all(dim=-1).float().mean(dim=1)
+    assert same[0] == 1
+    assert same[0] > same[1] > same[2]
+    assert same[2] < 0.2  # 60 draws among 4 * 2**3 = 32 equally likely strings
 
 
 def test_x0_is_left_alone_and_fresh_noise_differs(unet, images):
