@@ -308,9 +308,9 @@ def _digits_unet() -> UNet2DModel:
 TRAININGS = {
     "digits": Training(
         about="Unconditional DDPM (noise prediction) of scikit-learn's 8x8 digits, trained on the "
-        "1347 training images of `hierphase.datasets.digits`. Below, `loss` and `loss_held_out` are "
-        "the noise-prediction errors on training and held-out images; the other numbers judge "
-        "256 samples and are explained in `hierphase.quality.sample_quality`.",
+        "1347 training images of `hierphase.datasets.digits`. Below, `loss` and `loss_held_out` "
+        "are the noise-prediction errors on training and held-out images; the other numbers judge "
+        "samples drawn in 50 steps and are explained in `hierphase.quality.sample_quality`.",
         data=digits,
         model=_digits_unet,
         loss=denoising_loss,
