@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
+import xarray as xr
 from matplotlib.figure import Figure
 
+from hierphase import meanfield
+from hierphase.rhm import RandomHierarchyModel
 from hierphase.transition import Estimate
 
 COLORS = sns.color_palette("colorblind")
+MARKERS = "osD^vP*X"
 
 
 def image_grid(
@@ -93,7 +98,7 @@ def layer_similarities(
         axis.axvspan(t_star.low, t_star.high, color="0.5", alpha=0.25, linewidth=0)
         axis.axvline(t_star.value, color="0.5", linewidth=1, label="$t^*$ of the class")
     colors = sns.color_palette("viridis", len(layers))
-    for (name, curve), color, marker in zip(layers.items(), colors, "osD^vP*X", strict=False):
+    for (name, curve), color, marker in zip(layers.items(), colors, MARKERS, strict=False):
         _curve(axis, times, curve, color, name, marker)
     axis.set(xlabel="reversal time $t/T$", ylabel=ylabel)
     axis.set(xlim=(0, 1), ylim=(None, 1.02))
@@ -107,3 +112,259 @@ def _curve(axis, times, estimate: Estimate, color, label: str, marker: str) -> N
     """A curve with its band."""
     axis.fill_between(times, estimate.low, estimate.high, color=color, alpha=0.25, linewidth=0)
     axis.plot(times, estimate.value, color=color, label=label, marker=marker, markersize=4)
+
+
+def tree(rhm: RandomHierarchyModel, levels: Sequence[torch.Tensor]) -> Figure:
+    """One datum of a small model, as a tree, beside all rules with those it used in bold.
+
+    Args:
+        rhm: the model; up to 26 symbols.
+        levels: one sample, as :meth:`RandomHierarchyModel.sample` returns.
+    """
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    figure, (axis, table) = plt.subplots(
+        1, 2, figsize=(9, 1.1 * rhm.L + 1), width_ratios=(3, 2), sharey=True
+    )
+    palette = sns.color_palette("crest", rhm.L + 1)
+    for level in range(rhm.L + 1):
+        symbols = levels[level][0].tolist()
+        x = (np.arange(len(symbols)) + 0.5) * rhm.s**level
+        if level < rhm.L:
+            for i, at in enumerate(x):
+                axis.plot(
+                    [at, (i // rhm.s + 0.5) * rhm.s ** (level + 1)],
+                    [level, level + 1],
+                    color="0.7",
+                    zorder=1,
+                )
+        axis.scatter(x, np.full(len(x), level), s=380, color=palette[level], zorder=2)
+        for symbol, at in zip(symbols, x, strict=True):
+            axis.text(
+                at, level, letters[symbol], color="white", ha="center", va="center", weight="bold"
+            )
+    axis.set(xlim=(0, rhm.d), ylim=(-0.5, rhm.L + 0.5), xticks=[])
+    names = ["leaves", *map(str, range(1, rhm.L)), "class"]
+    axis.set_yticks(
+        range(rhm.L + 1),
+        [
+            f"level {i}, {name}" if not name.isdigit() else f"level {i}"
+            for i, name in enumerate(names)
+        ],
+    )
+    for level, rules in enumerate(rhm.rules, 1):
+        children = levels[level - 1][0].unflatten(0, (-1, rhm.s)).tolist()
+        used = set(zip(levels[level][0].tolist(), map(tuple, children), strict=True))
+        for symbol, tuples in enumerate(rules.tolist()):
+            y = level - 0.18 + 0.2 * (len(rules) / 2 - symbol)
+            table.text(0.08, y, f"{letters[symbol]} →", color=palette[level], family="monospace")
+            for i, rule in enumerate(tuples):
+                bold = (symbol, tuple(rule)) in used
+                table.text(
+                    0.25 + 0.2 * i,
+                    y,
+                    "".join(letters[x] for x in rule),
+                    family="monospace",
+                    weight="bold" if bold else "normal",
+                    color="black" if bold else "0.5",
+                )
+    table.axis("off")
+    sns.despine(figure, left=True, bottom=True)
+    axis.tick_params(left=False)
+    return figure
+
+
+def leaf_correlations(dataset: xr.Dataset, noise: float) -> Figure:
+    """Correlation of leaf pairs against tree distance: exact, sampled, expected.
+
+    Args:
+        dataset: ``exact`` and ``sampled`` (draw, distance), ``expected`` (distance).
+        noise: size of the sampling noise, drawn as a line.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.8))
+    x = dataset.distance
+    axis.plot(x, dataset.expected, color=COLORS[1], label="expected")
+    for name, marker, color in (("exact", "o", COLORS[0]), ("sampled", "x", COLORS[2])):
+        axis.errorbar(
+            x,
+            dataset[name].mean("draw"),
+            dataset[name].std("draw"),
+            color=color,
+            linestyle="",
+            marker=marker,
+            capsize=3,
+            label=name,
+        )
+    axis.axhline(noise, color="0.4", linestyle=":", label="sampling noise")
+    axis.set(yscale="log", xlabel="tree distance $k$ (levels)", ylabel="typical correlation $C_k$")
+    axis.set_xticks(x)
+    axis.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def level_profiles(dataset: xr.Dataset, xlabel: str, critical: float | None = None) -> Figure:
+    """Probability of the true symbol of each level against the noise.
+
+    Args:
+        dataset: ``measured`` (draw, x, level), shown as mean and standard deviation over draws, and
+            optionally ``theory`` (x, level), shown as lines; coordinates ``x`` and ``level``.
+        xlabel: what ``x`` is.
+        critical: where theory expects the transition; None draws nothing.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    names = {int(dataset.level[0]): "leaves", int(dataset.level[-1]): "class"}
+    labels = [
+        f"level {level}{', ' + names[level] if level in names else ''}"
+        for level in dataset.level.values
+    ]
+    _measured_and_theory(axis, dataset.rename(level="curve"), labels)
+    _critical_line(axis, critical)
+    axis.set(xlabel=xlabel, ylabel="probability of the true symbol", ylim=(0, 1.02))
+    axis.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def depth_profiles(dataset: xr.Dataset, critical: float | None = None) -> Figure:
+    """Probability of the true class against the noise, for trees of several depths.
+
+    Args:
+        dataset: ``measured`` (draw, depth, x) and ``theory`` (depth, x).
+        critical: critical noise, or None.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    labels = [f"$L$ = {depth}" for depth in dataset.depth.values]
+    _measured_and_theory(axis, dataset.rename(depth="curve"), labels)
+    _critical_line(axis, critical)
+    axis.set(xlabel="noise $\\epsilon$", ylabel="probability of the true class", ylim=(0, 1.02))
+    axis.legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def cobweb(models: Sequence[tuple[int, int, int]], n_steps: int) -> Figure:
+    """The mean-field map F and its iteration from both sides of p*, a panel per model.
+
+    Args:
+        models: (v, m, s) of each panel.
+        n_steps: iterations drawn.
+    """
+    figure, axes = plt.subplots(1, len(models), figsize=(4.2 * len(models), 4), sharey=True)
+    p = np.linspace(0, 1, 400)
+    for axis, (v, m, s) in zip(axes, models, strict=True):
+        axis.plot(p, p, color="0.6", linewidth=1)
+        axis.plot(p, meanfield.upward(p, v, m, s), color=COLORS[0], linewidth=2, label="$F(p)$")
+        star = meanfield.fixed_point(v, m, s)
+        starts = (0.97,) if star is None else (star + 0.03, star - 0.03)
+        for start, color in zip(starts, (COLORS[2], COLORS[1]), strict=False):
+            path = [start]
+            for _ in range(n_steps):
+                path.append(meanfield.upward(path[-1], v, m, s))
+            axis.plot(np.repeat(path, 2)[:-1], np.repeat(path, 2)[1:], color=color, linewidth=1)
+            axis.plot(start, start, "o", color=color, label=f"start, $p$ = {start:.2f}")
+        if star is not None:
+            axis.plot(
+                star,
+                star,
+                "o",
+                markersize=9,
+                markerfacecolor="white",
+                markeredgecolor="black",
+                label=f"$p^*$ = {star:.3f}",
+            )
+        axis.text(
+            0.97,
+            0.03,
+            f"$m$ = {m},  $F'(1)$ = {meanfield.slopes(v, m, s)[0]:.2f}",
+            transform=axis.transAxes,
+            ha="right",
+        )
+        axis.set(xlabel="belief of the children $p$", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+        axis.legend(frameon=False, loc="upper left")
+    axes[0].set_ylabel("belief of the parent $F(p)$")
+    sns.despine(figure)
+    return figure
+
+
+def phase_diagram(dataset: xr.Dataset, boundary: tuple[Sequence[float], Sequence[float]]) -> Figure:
+    """Class probability over (F'(1), noise), measured beside theory.
+
+    Args:
+        dataset: ``measured`` and ``theory`` (m, x), coordinates ``slope`` (m) and ``x``.
+        boundary: F'(1) and critical noise of the line to draw.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="constrained")
+    for axis, name, title in zip(
+        axes, ("measured", "theory"), ("belief propagation", "theory"), strict=True
+    ):
+        mesh = axis.pcolormesh(
+            dataset.slope,
+            dataset.x,
+            dataset[name].T,
+            cmap="cividis",
+            vmin=0,
+            vmax=1,
+            shading="nearest",
+        )
+        axis.plot(*boundary, color="white", linewidth=2, label="$\\epsilon^*$")
+        axis.axvline(1, color="white", linestyle=":")
+        axis.set(xlabel=f"$F'(1) \\approx s f$    ({title})")
+        axis.legend(frameon=False, labelcolor="white")
+    axes[0].set_ylabel("noise $\\epsilon$")
+    figure.colorbar(mesh, ax=axes, label="probability of the true class")
+    return figure
+
+
+def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarray) -> Figure:
+    """Error of the mean field and spread over rules, against the distance to the critical noise.
+
+    Args:
+        offsets: (n,) noise minus critical noise.
+        alphabets: numbers of symbols v.
+        gap: (alphabets, n_rules, n) measured minus theory, for each draw of the rules.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    colors = sns.color_palette("viridis", len(alphabets))
+    for draws, size, color, marker in zip(gap, alphabets, colors, MARKERS, strict=False):
+        mean, deviation = draws.mean(0), draws.std(0, ddof=1)
+        error = deviation / np.sqrt(len(draws))
+        axes[0].fill_between(offsets, mean - error, mean + error, color=color, alpha=0.2, lw=0)
+        for axis, values in zip(axes, (mean, deviation), strict=True):
+            axis.plot(
+                offsets, values, color=color, marker=marker, markersize=4, label=f"$v$ = {size}"
+            )
+    for axis in axes:
+        axis.axvline(0, color="0.5", linewidth=1)
+        axis.set_xlabel("$\\epsilon - \\epsilon^*$")
+    axes[0].set_ylabel("class probability, BP $-$ theory")
+    axes[1].set_ylabel("standard deviation over rules")
+    axes[1].legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _measured_and_theory(axis, dataset: xr.Dataset, labels: Sequence[str]) -> None:
+    """Points with a band of one standard deviation over draws, and lines, one a ``curve``."""
+    colors = sns.color_palette("viridis", len(labels))
+    for i, (label, color, marker) in enumerate(zip(labels, colors, MARKERS, strict=False)):
+        curve = dataset.isel(curve=i)
+        mean, deviation = curve.measured.mean("draw"), curve.measured.std("draw", ddof=1)
+        axis.fill_between(
+            curve.x, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0
+        )
+        axis.plot(
+            curve.x,
+            mean,
+            color=color,
+            linestyle="" if "theory" in dataset else "-",
+            marker=marker,
+            markersize=4,
+            label=label,
+        )
+        if "theory" in dataset:
+            axis.plot(curve.x, curve.theory, color=color, linewidth=1.2)
+
+
+def _critical_line(axis, critical: float | None) -> None:
+    if critical is not None:
+        axis.axvline(critical, color="0.5", linestyle="--", linewidth=1)
