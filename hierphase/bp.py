@@ -162,7 +162,8 @@ class Posterior:
         """Marginal probability of given symbols, averaged over the nodes of each level.
 
         Args:
-            levels: as :meth:`RandomHierarchyModel.sample` returns, L+1 tensors (n, s**(L-l)).
+            levels: as :meth:`~hierphase.rhm.RandomHierarchyModel.sample` returns, L+1 tensors
+                (n, s**(L-l)).
 
         Returns:
             (n, L+1); ``[:, l]`` for level l. With the true symbols of the data, this is how well
