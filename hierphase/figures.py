@@ -119,7 +119,7 @@ def tree(rhm: RandomHierarchyModel, levels: Sequence[torch.Tensor]) -> Figure:
 
     Args:
         rhm: the model; up to 26 symbols.
-        levels: one sample, as :meth:`RandomHierarchyModel.sample` returns.
+        levels: one sample, as :meth:`~hierphase.rhm.RandomHierarchyModel.sample` returns.
     """
     letters = "abcdefghijklmnopqrstuvwxyz"
     figure, (axis, table) = plt.subplots(
@@ -368,3 +368,63 @@ def _measured_and_theory(axis, dataset: xr.Dataset, labels: Sequence[str]) -> No
 def _critical_line(axis, critical: float | None) -> None:
     if critical is not None:
         axis.axvline(critical, color="0.5", linestyle="--", linewidth=1)
+
+
+def process_curves(processes: Mapping[str, xr.Dataset], critical: float | None) -> Figure:
+    """Class and leaves after several corruptions, against the noise of equal mean leaf belief.
+
+    Args:
+        processes: name -> ``measured`` (draw, x, level), ``theory`` (x, level) and ``noise`` (x).
+        critical: critical noise of even beliefs, or None.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    for (name, data), color in zip(processes.items(), COLORS, strict=False):
+        for level, style, what in ((-1, "-", "class"), (0, "--", "leaves")):
+            draws = data.measured.isel(level=level)
+            mean, deviation = draws.mean("draw"), draws.std("draw", ddof=1)
+            axis.fill_between(
+                data.noise, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0
+            )
+            axis.plot(data.noise, mean, style, color=color, label=f"{name}, {what}")
+        axis.plot(data.noise, data.theory.isel(level=-1), ":", color=color)
+    _critical_line(axis, critical)
+    axis.set(
+        xlabel="noise of equal mean leaf belief $\\epsilon_{\\rm eff}$",
+        xlim=(0, 1),
+        ylabel="probability of the true symbol",
+        ylim=(0, 1.02),
+    )
+    axis.legend(frameon=False, fontsize="small", loc="lower left")
+    sns.despine(figure)
+    return figure
+
+
+def stepwise_agreement(dataset: xr.Dataset) -> Figure:
+    """Share of symbols kept, step by step and by one posterior draw, against the time.
+
+    Args:
+        dataset: ``stepwise`` and ``one_shot`` (t, datum, level), the share of symbols kept.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    colors = sns.color_palette("viridis", dataset.sizes["level"])
+    error = dataset.std("datum", ddof=1) / np.sqrt(dataset.sizes["datum"])
+    mean = dataset.mean("datum")
+    for level, color, marker in zip(dataset.level.values, colors, MARKERS, strict=False):
+        one, sem = mean.one_shot.sel(level=level), 2 * error.one_shot.sel(level=level)
+        axis.fill_between(dataset.t, one - sem, one + sem, color=color, alpha=0.3, linewidth=0)
+        axis.errorbar(
+            dataset.t,
+            mean.stepwise.sel(level=level),
+            error.stepwise.sel(level=level),
+            color=color,
+            marker=marker,
+            linestyle="",
+            capsize=3,
+            label=f"level {level}",
+        )
+    axis.set(
+        xlabel="reversal time $t/T$", ylabel="probability that the symbol is kept", ylim=(0, 1.02)
+    )
+    axis.legend(frameon=False)
+    sns.despine(figure)
+    return figure

@@ -30,9 +30,7 @@ def upward(p, v, m, s):
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
-    w = _fraction("p", p) ** s
-    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
-    return (w + a * (1 - w)) / (w + f * (1 - w))
+    return _parent(_fraction("p", p) ** s, v, m, s)
 
 
 def downward(q, p, v, m, s):
@@ -47,9 +45,7 @@ def downward(q, p, v, m, s):
         ValueError: sizes without unambiguous rules, or a belief outside [0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
-    q, w = _fraction("q", q), _fraction("p", p) ** (s - 1)
-    c = (m - q) / (v**s - 1)
-    return (q * w + c * (1 - w)) / (q * w + c * (v - w))
+    return _child(_fraction("q", q), _fraction("p", p) ** (s - 1), v, m, s)
 
 
 def slopes(v, m, s) -> tuple[float, float]:
@@ -164,6 +160,44 @@ def profile(epsilon, v, m, s, L) -> np.ndarray:
     return marginal(p, q, v)
 
 
+def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
+    """Probability of the true symbol of each level where leaf beliefs differ from leaf to leaf.
+
+    Gaussian noise or masking leaves each leaf with a belief of its own. Here a whole population of
+    beliefs goes up and down the tree (population dynamics, or density evolution): a parent takes
+    s members at random, w is the product of their beliefs instead of p^s. Where all members are
+    equal this is :func:`profile`.
+
+    Args:
+        p_0: (size,) sample of the leaves' beliefs in their true symbol.
+        v, m, s: symbols, rules a symbol, branching.
+        L: depth.
+        seed: of the random combinations.
+
+    Returns:
+        Array (L+1,), index l for level l. Its sampling error falls as 1/sqrt(size).
+
+    Raises:
+        ValueError: sizes without unambiguous rules, L < 1, or a belief outside [0, 1].
+    """
+    v, m, s = tree_sizes(v, m, s)
+    L = positive_integer("L", L)
+    rng = np.random.default_rng(seed)
+
+    def product(p, count):
+        return np.prod([rng.permutation(p) for _ in range(count)], axis=0)
+
+    p = [np.atleast_1d(_fraction("p_0", p_0))]
+    for _ in range(L):
+        p.append(_parent(product(p[-1], s), v, m, s))
+    q = np.full_like(p[0], 1 / v)
+    result = [marginal(p[L], q, v).mean()]
+    for level in range(L - 1, -1, -1):
+        q = _child(q, product(p[level], s - 1), v, m, s)
+        result.insert(0, marginal(p[level], q, v).mean())
+    return np.array(result)
+
+
 def correlation(epsilon, v, m, s, L) -> np.ndarray:
     """Connected correlation of the changes of two leaves, against their tree distance.
 
@@ -222,6 +256,18 @@ def susceptibility(epsilon, v, m, s, L) -> float:
     correlations = correlation(epsilon, v, m, s, L)
     pairs = (s - 1) * float(s) ** np.arange(L)  # leaves at tree distance 1..L of a given leaf
     return float(1 + pairs @ correlations[1:] / correlations[0])
+
+
+def _parent(w, v, m, s):
+    """Upward belief of a parent, w the product of its children's."""
+    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    return (w + a * (1 - w)) / (w + f * (1 - w))
+
+
+def _child(q, w, v, m, s):
+    """Downward belief of a child, w the product of its siblings' upward ones."""
+    c = (m - q) / (v**s - 1)
+    return (q * w + c * (1 - w)) / (q * w + c * (v - w))
 
 
 def _fraction(name, value):

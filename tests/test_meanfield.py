@@ -3,10 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from hierphase import meanfield
 from hierphase.bp import BeliefPropagation
-from hierphase.processes import EpsilonProcess
+from hierphase.processes import EpsilonProcess, GaussianProcess
 from hierphase.rhm import RandomHierarchyModel
 
 # P(true symbol | x) for (32,8,2,10): BP over many rule draws / theory, of ../shared/science.md
@@ -103,6 +104,34 @@ def test_fixed_points_and_slopes(v, m, s):
         assert meanfield.upward(star - 1e-3, v, m, s) < star - 1e-3
 
 
+def test_population_of_equal_beliefs_is_the_profile():
+    p_0 = np.full(7, meanfield.leaf_belief(0.7, 16))
+    np.testing.assert_allclose(
+        meanfield.population_profile(p_0, 16, 4, 3, 6), meanfield.profile(0.7, 16, 4, 3, 6)
+    )
+
+
+def test_population_follows_bp_where_the_mean_belief_does_not():
+    """Gaussian noise: leaf beliefs fluctuate, and the class goes at a far higher mean belief."""
+    process = GaussianProcess(
+        DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02), 32
+    )
+    known, p_0 = [], []
+    for seed in range(8):
+        rhm = RandomHierarchyModel(32, 8, 2, 8, seed=seed)
+        levels = rhm.sample(32, seed=seed)
+        x_t = process.corrupt(levels[0], 112, torch.Generator().manual_seed(seed))
+        beliefs = process.beliefs(x_t, 112)
+        p_0.append(beliefs.gather(-1, levels[0][..., None]).flatten())
+        known.append(BeliefPropagation(rhm)(beliefs).probability_of(levels).mean(0).tolist())
+    p_0 = torch.cat(p_0).numpy()
+    even = meanfield.marginal(*meanfield.beliefs(p_0.mean(dtype=float), 32, 8, 2, 8), 32)
+    fluctuating = meanfield.population_profile(p_0, 32, 8, 2, 8)
+    known = np.mean(known, 0)
+    assert 0.2 < known[-1] < 0.8
+    assert (abs(fluctuating - known) < 0.5 * abs(even - known)).all()
+
+
 def test_known_critical_values():
     assert meanfield.fixed_point(32, 8, 2) == pytest.approx(7 / 24, abs=1e-14)
     assert meanfield.critical_epsilon(32, 8, 2) == pytest.approx(0.7312, abs=5e-5)
@@ -161,6 +190,10 @@ def test_correlation_at_distance_zero_is_the_variance():
         (lambda: meanfield.slope(2, 8, 2, 2), "p must be between 0 and 1, got 2.0"),
         (lambda: meanfield.profile(1.5, 8, 2, 2, 3), "epsilon must be between 0 and 1, got 1.5"),
         (lambda: meanfield.profile(0.5, 8, 2, 2, 0), "L must be at least 1, got 0"),
+        (
+            lambda: meanfield.population_profile([0.5, 1.5], 8, 2, 2, 3),
+            "p_0 must be between 0 and 1, got 1.5",
+        ),
         (lambda: meanfield.susceptibility(0.0, 8, 2, 2, 3), "epsilon must be above 0.*got 0.0"),
     ],
 )
