@@ -18,6 +18,7 @@ from hierphase.transition import Estimate
 
 COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
+SIMILARITY = "cosine similarity of $x_0$ and $\\hat{x}_0(t)$"
 
 
 def image_grid(
@@ -74,16 +75,14 @@ def kept_class(
     axis.set(xlabel="reversal time $t/T$", ylabel="probability of keeping the class")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     axis.legend(frameon=False)
-    sns.despine(figure)
-    plt.close(figure)
-    return figure
+    return _finished(figure)
 
 
 def layer_similarities(
     times: Sequence[float],
     layers: Mapping[str, Estimate],
     t_star: Estimate | None = None,
-    ylabel: str = "cosine similarity of $x_0$ and $\\hat{x}_0(t)$",
+    ylabel: str = SIMILARITY,
 ) -> Figure:
     """Similarity of x_0 and x̂0(t) in each layer of a network against the reversal time.
 
@@ -94,6 +93,11 @@ def layer_similarities(
         ylabel: what the curves are, where it is not the plain similarity.
     """
     figure, axis = plt.subplots(figsize=(6, 3.8))
+    _layer_similarities(axis, times, layers, t_star, ylabel)
+    return _finished(figure)
+
+
+def _layer_similarities(axis, times, layers, t_star, ylabel) -> None:
     if t_star is not None:
         axis.axvspan(t_star.low, t_star.high, color="0.5", alpha=0.25, linewidth=0)
         axis.axvline(t_star.value, color="0.5", linewidth=1, label="$t^*$ of the class")
@@ -103,9 +107,6 @@ def layer_similarities(
     axis.set(xlabel="reversal time $t/T$", ylabel=ylabel)
     axis.set(xlim=(0, 1), ylim=(None, 1.02))
     axis.legend(frameon=False)
-    sns.despine(figure)
-    plt.close(figure)
-    return figure
 
 
 def _curve(axis, times, estimate: Estimate, color, label: str, marker: str) -> None:
@@ -168,9 +169,9 @@ def tree(rhm: RandomHierarchyModel, levels: Sequence[torch.Tensor]) -> Figure:
                     color="black" if bold else "0.5",
                 )
     table.axis("off")
-    sns.despine(figure, left=True, bottom=True)
+    axis.spines[:].set_visible(False)
     axis.tick_params(left=False)
-    return figure
+    return _finished(figure)
 
 
 def leaf_correlations(dataset: xr.Dataset, noise: float) -> Figure:
@@ -198,8 +199,21 @@ def leaf_correlations(dataset: xr.Dataset, noise: float) -> Figure:
     axis.set(yscale="log", xlabel="tree distance $k$ (levels)", ylabel="typical correlation $C_k$")
     axis.set_xticks(x)
     axis.legend(frameon=False)
-    sns.despine(figure)
-    return figure
+    return _finished(figure)
+
+
+def overview(
+    levels: xr.Dataset,
+    critical: float | None,
+    times: Sequence[float],
+    layers: Mapping[str, Estimate],
+    t_star: Estimate,
+) -> Figure:
+    """The experiment in two worlds: :func:`level_profiles` beside :func:`layer_similarities`."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    _level_profiles(axes[0], levels, "noise $\\epsilon$", critical)
+    _layer_similarities(axes[1], times, layers, t_star, SIMILARITY)
+    return _finished(figure)
 
 
 def level_profiles(dataset: xr.Dataset, xlabel: str, critical: float | None = None) -> Figure:
@@ -212,6 +226,11 @@ def level_profiles(dataset: xr.Dataset, xlabel: str, critical: float | None = No
         critical: where theory expects the transition; None draws nothing.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4))
+    _level_profiles(axis, dataset, xlabel, critical)
+    return _finished(figure)
+
+
+def _level_profiles(axis, dataset, xlabel, critical) -> None:
     names = {int(dataset.level[0]): "leaves", int(dataset.level[-1]): "class"}
     labels = [
         f"level {level}{', ' + names[level] if level in names else ''}"
@@ -221,8 +240,6 @@ def level_profiles(dataset: xr.Dataset, xlabel: str, critical: float | None = No
     _critical_line(axis, critical)
     axis.set(xlabel=xlabel, ylabel="probability of the true symbol", ylim=(0, 1.02))
     axis.legend(frameon=False)
-    sns.despine(figure)
-    return figure
 
 
 def depth_profiles(dataset: xr.Dataset, critical: float | None = None) -> Figure:
@@ -238,8 +255,7 @@ def depth_profiles(dataset: xr.Dataset, critical: float | None = None) -> Figure
     _critical_line(axis, critical)
     axis.set(xlabel="noise $\\epsilon$", ylabel="probability of the true class", ylim=(0, 1.02))
     axis.legend(frameon=False)
-    sns.despine(figure)
-    return figure
+    return _finished(figure)
 
 
 def cobweb(models: Sequence[tuple[int, int, int]], n_steps: int) -> Figure:
@@ -282,8 +298,7 @@ def cobweb(models: Sequence[tuple[int, int, int]], n_steps: int) -> Figure:
         axis.set(xlabel="belief of the children $p$", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
         axis.legend(frameon=False, loc="upper left")
     axes[0].set_ylabel("belief of the parent $F(p)$")
-    sns.despine(figure)
-    return figure
+    return _finished(figure)
 
 
 def phase_diagram(dataset: xr.Dataset, boundary: tuple[Sequence[float], Sequence[float]]) -> Figure:
@@ -312,7 +327,7 @@ def phase_diagram(dataset: xr.Dataset, boundary: tuple[Sequence[float], Sequence
         axis.legend(frameon=False, labelcolor="white")
     axes[0].set_ylabel("noise $\\epsilon$")
     figure.colorbar(mesh, ax=axes, label="probability of the true class")
-    return figure
+    return _finished(figure)
 
 
 def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarray) -> Figure:
@@ -339,8 +354,7 @@ def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarra
     axes[0].set_ylabel("class probability, BP $-$ theory")
     axes[1].set_ylabel("standard deviation over rules")
     axes[1].legend(frameon=False)
-    sns.despine(figure)
-    return figure
+    return _finished(figure)
 
 
 def _measured_and_theory(axis, dataset: xr.Dataset, labels: Sequence[str]) -> None:
@@ -395,8 +409,7 @@ def process_curves(processes: Mapping[str, xr.Dataset], critical: float | None) 
         ylim=(0, 1.02),
     )
     axis.legend(frameon=False, fontsize="small", loc="lower left")
-    sns.despine(figure)
-    return figure
+    return _finished(figure)
 
 
 def stepwise_agreement(dataset: xr.Dataset) -> Figure:
@@ -426,5 +439,11 @@ def stepwise_agreement(dataset: xr.Dataset) -> Figure:
         xlabel="reversal time $t/T$", ylabel="probability that the symbol is kept", ylim=(0, 1.02)
     )
     axis.legend(frameon=False)
+    return _finished(figure)
+
+
+def _finished(figure: Figure) -> Figure:
+    """Close the figure, so that a notebook shows it once: as the value of the cell."""
     sns.despine(figure)
+    plt.close(figure)
     return figure
