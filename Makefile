@@ -5,7 +5,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: book test reference lint clean
+.PHONY: book test reference overview lint clean
 
 book: $(INSTALLED)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -16,6 +16,11 @@ test: $(INSTALLED)
 
 reference: $(INSTALLED)
 	$(BIN)/python tests/references.py
+
+# The figure of the README: that of the first page.
+overview: $(INSTALLED)
+	$(BIN)/hierphase run index
+	cp runs/index/overview.png book/overview.png
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
