@@ -51,19 +51,23 @@ class ConvClassifier(ModelMixin, ConfigMixin):
         )
         self.logits = nn.Linear(channels[-1], n_classes)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class logits.
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the logits are computed from: the last map, averaged over space.
 
         Args:
             images: (n, in_channels, height, width), values in [-1, 1].
 
         Returns:
-            (n, n_classes).
+            (n, channels[-1]).
         """
         maps = images
         for stage in self.stages:
             maps = stage(maps)
-        return self.logits(maps.mean(dim=(2, 3)))
+        return maps.mean(dim=(2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits, (n, n_classes), of images as for :meth:`features`."""
+        return self.logits(self.features(images))
 
 
 @torch.no_grad()

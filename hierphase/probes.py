@@ -1,6 +1,6 @@
 """What a network sees: activations of named modules, standardised, compared layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,56 +64,123 @@ class Standardiser:
 
     Attributes:
         mean: (channels,).
-        std: (channels,), with the standard deviation's usual centring. (The script behind the
-            paper divides by the root mean square instead.)
+        std: (channels,), the standard deviation.
+        uncentred: divide by the root mean square, sqrt(mean^2 + std^2), instead of the standard
+            deviation, as the script behind the paper does. It damps channels of large mean.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
-
-    @classmethod
-    def fit(cls, reference: torch.Tensor) -> "Standardiser":
-        """Statistics of activations (n, channels, ...) of a reference set of n >= 2 images.
-
-        Raises:
-            ValueError: fewer than two images or no channel dimension.
-        """
-        if reference.ndim < 2 or len(reference) < 2:
-            raise ValueError(
-                "need activations (n, channels, ...) of at least 2 reference images, got shape "
-                f"{tuple(reference.shape)}"
-            )
-        channels = reference.movedim(1, 0).flatten(1)
-        return cls(channels.mean(dim=1), channels.std(dim=1, correction=0))
+    uncentred: bool = False
 
     def __call__(self, layer: torch.Tensor) -> torch.Tensor:
         """Standardised and flattened: (n, channels, ...) -> (n, features)."""
         shape = (-1, *[1] * (layer.ndim - 2))
-        scale = torch.where(self.std > 0, self.std, 1.0)
+        scale = torch.hypot(self.mean, self.std) if self.uncentred else self.std
+        scale = torch.where(self.std > 0, scale, 1.0)
         return ((layer - self.mean.view(shape)) / scale.view(shape)).flatten(1)
+
+
+class Moments:
+    """Mean and variance per channel of activations that come batch by batch.
+
+    Welford's update (Chan et al.'s, for batches) in float64: no activations are kept, and large
+    means do not cancel small variances.
+    """
+
+    def __init__(self):
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def update(self, layer: torch.Tensor) -> None:
+        """Add activations (n, channels, ...).
+
+        Raises:
+            ValueError: no channel dimension.
+        """
+        if layer.ndim < 2:
+            raise ValueError(
+                f"need activations (n, channels, ...), got shape {tuple(layer.shape)}"
+            )
+        channels = layer.movedim(1, 0).flatten(1).double()
+        count, mean = channels.shape[1], channels.mean(dim=1)
+        squares = (channels - mean[:, None]).square().sum(dim=1)
+        shift, total = mean - self.mean, self.count + count
+        self.squares = self.squares + squares + shift.square() * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    def standardiser(self) -> Standardiser:
+        """The statistics so far, in float32.
+
+        Raises:
+            ValueError: fewer than two numbers per channel.
+        """
+        if self.count < 2:
+            raise ValueError(f"need at least 2 activations per channel, got {self.count}")
+        std = (self.squares / self.count).sqrt()
+        return Standardiser(self.mean.float(), std.float())
+
+
+def fit_standardisers(
+    model: nn.Module, batches: Iterable[torch.Tensor], names: Sequence[str]
+) -> dict[str, Standardiser]:
+    """Statistics of several layers over a reference set, in one pass, batch by batch.
+
+    Args:
+        model: the network.
+        batches: batches (n, channels, height, width) of the reference images.
+        names: modules, as for :func:`activations`.
+
+    Returns:
+        name -> :class:`Standardiser`.
+
+    Raises:
+        ValueError: as :func:`activations`, or fewer than two numbers per channel in all.
+    """
+    moments = {name: Moments() for name in names}
+    for batch in batches:
+        for name, layer in activations(model, batch, names).items():
+            moments[name].update(layer)
+    return {name: moment.standardiser() for name, moment in moments.items()}
+
+
+@dataclass(frozen=True)
+class LayerSimilarity:
+    """How similar x_0 and x̂0(t) are in each layer.
+
+    Attributes:
+        cosine: (n_layers, n_times, n) cosine similarity, in [-1, 1].
+        distance: (n_layers, n_times, n) root mean square difference of the standardised
+            activations (L2 distance over the square root of the number of features): 0 for equal,
+            about sqrt(2) for unrelated images.
+    """
+
+    cosine: torch.Tensor
+    distance: torch.Tensor
 
 
 def layer_similarity(
     model: nn.Module,
     x0: torch.Tensor,
     samples: torch.Tensor,
-    names: Sequence[str],
-    reference: torch.Tensor,
-) -> torch.Tensor:
-    """Cosine similarity of the activations of x_0 and x̂0(t), layer by layer.
+    scales: Mapping[str, Standardiser],
+    batch_size: int = 64,
+) -> LayerSimilarity:
+    """Similarity of the activations of x_0 and x̂0(t), layer by layer.
 
-    The activations of each layer are standardised with their statistics over the reference images,
-    flattened, and compared by the cosine of their angle (Sclocchi et al. 2025, image experiment).
+    The activations of each layer are standardised with their statistics over reference images,
+    flattened, and compared by the cosine of their angle (Sclocchi et al. 2025, image experiment)
+    and by their distance. Only one batch of activations is in memory at a time.
 
     Args:
         model: the network whose layers are compared.
         x0: (n, channels, height, width) starting images.
         samples: (n_times, n, channels, height, width) x̂0(t), in the order of ``x0``.
-        names: modules to compare.
-        reference: (k, channels, height, width) images that fix the statistics.
+        scales: layer -> statistics, from :func:`fit_standardisers`; these layers are compared.
+        batch_size: images per call of the model.
 
     Returns:
-        (n_layers, n_times, n) similarities in [-1, 1].
+        A :class:`LayerSimilarity`, its layers in the order of ``scales``.
 
     Raises:
         ValueError: ``samples`` are not made from ``x0`` by shape, or a name is unknown.
@@ -122,20 +189,17 @@ def layer_similarity(
         raise ValueError(
             f"samples must be of shape (n_times, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
         )
-    scales = {
-        name: Standardiser.fit(layer)
-        for name, layer in activations(model, reference, names).items()
-    }
-    before = activations(model, x0, names)
-    after = [activations(model, images, names) for images in samples]
-    return torch.stack(
-        [
-            torch.stack(
-                [
-                    torch.cosine_similarity(scale(before[name]), scale(layers[name]))
-                    for layers in after
-                ]
-            )
-            for name, scale in scales.items()
-        ]
-    )
+
+    def standardised(images):
+        layers = activations(model, images, list(scales), batch_size)
+        return [scale(layers[name]) for name, scale in scales.items()]
+
+    cosine = torch.empty(len(scales), *samples.shape[:2])
+    distance = torch.empty_like(cosine)
+    for rows in torch.arange(len(x0)).split(batch_size):
+        before = standardised(x0[rows])
+        for k, images in enumerate(samples[:, rows]):
+            for i, (a, b) in enumerate(zip(before, standardised(images), strict=True)):
+                cosine[i, k, rows] = torch.cosine_similarity(a, b).cpu()
+                distance[i, k, rows] = (a - b).square().mean(dim=1).sqrt().cpu()
+    return LayerSimilarity(cosine, distance)

@@ -5,6 +5,7 @@ was killed continues from its last checkpoint to the very weights of an undistur
 """
 
 import csv
+import json
 import math
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from hierphase.results import book_directory
 from hierphase.seeds import derived_generator
 
 LOG = "training.csv"
+QUALITY = "quality.json"
 WARM_UP_STEPS = 100
 
 
@@ -42,6 +44,7 @@ class Training:
         model: gives the untrained network.
         loss: (model, images, labels, generator) -> scalar; all randomness from the generator.
         finish: (model, data, directory, seed) -> quality numbers; also saves the trained model.
+            The numbers go into the model card and ``quality.json``.
         steps: optimiser steps, unless the caller asks for another number.
         batch_size: images per step.
         learning_rate: highest rate of AdamW; linear warm-up, then half a cosine to zero.
@@ -130,6 +133,7 @@ def train(
     seconds = _optimise(training, run, model, data, output)
     model = model.to("cpu").eval()
     quality = training.finish(model, data, output, seed)
+    (output / QUALITY).write_text(json.dumps(quality, indent=1) + "\n")
     _write_card(output, training, run, model, seconds, quality)
     (output / CHECKPOINT).unlink(missing_ok=True)
     return output
@@ -243,11 +247,13 @@ def mirrored_classification_loss(model, images, labels, generator) -> torch.Tens
     return classification_loss(model, images, labels, generator)
 
 
-def _finish_denoiser(classifier_name: str, n_samples: int = 256, num_inference_steps: int = 50):
+def _finish_denoiser(classifier_name: str, n_samples: int = 1000, num_inference_steps: int = 50):
     """A ``finish`` that saves UNet and schedule and judges unconditional samples."""
 
     def finish(model, data, directory, seed):
-        DDPMPipeline(model, ddpm_scheduler()).save_pretrained(directory)
+        # Half precision halves the files; what is judged is what was stored.
+        DDPMPipeline(model.half(), ddpm_scheduler()).save_pretrained(directory)
+        model = model.float()
         pipeline = ForwardBackwardPipeline(model, ddpm_scheduler())
         shape = data.train_images.shape[1:]
         samples = pipeline(
@@ -258,7 +264,7 @@ def _finish_denoiser(classifier_name: str, n_samples: int = 256, num_inference_s
         ).samples[0]
         classifier = ConvClassifier.from_pretrained(model_directory(classifier_name))
         parts = {"loss": data.train_images, "loss_held_out": data.test_images}
-        n = min(len(images) for images in parts.values())
+        n = min(2000, *(len(images) for images in parts.values()))
         with torch.no_grad():
             losses = {
                 name: denoising_loss(model, images[:n], None, derived_generator(seed, 0)).item()
@@ -284,7 +290,7 @@ def _write_card(directory, training, run, model, seconds, quality) -> None:
         "",
         f"{training.about}",
         "",
-        f"- parameters: {parameters:,} (float32, safetensors)",
+        f"- parameters: {parameters:,} (safetensors)",
         f"- training: {run['steps']} steps of {training.batch_size} images, AdamW, learning rate "
         f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}), "
         f"seed {run['seed']}",
@@ -369,7 +375,7 @@ TRAININGS = {
         model=_fashion_unet,
         loss=denoising_loss,
         finish=_finish_denoiser("fashion-mnist-classifier"),
-        steps=7000,
+        steps=6000,
         batch_size=64,
         learning_rate=1e-3,
         needs=("fashion-mnist-classifier",),

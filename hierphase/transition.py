@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import curve_fit
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,24 @@ class Estimate:
     high: np.ndarray | float
 
 
+@dataclass(frozen=True)
+class Transition:
+    """Where the class goes, and over how long.
+
+    Attributes:
+        t_star: time of the transition, in the units of the times given.
+        width: time that the fall takes; each function below says how it measures it.
+    """
+
+    t_star: Estimate
+    width: Estimate
+
+
+def resampling_weights(n: int, n_resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap weights (n_resamples, n): how often each of n images is drawn, over n."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
+
+
 def bootstrap_means(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     """Means over resampled images.
 
@@ -34,9 +54,7 @@ def bootstrap_means(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarr
     Returns:
         (n_resamples, n_times).
     """
-    n = values.shape[-1]
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
-    return weights @ values.T
+    return resampling_weights(values.shape[-1], n_resamples, seed) @ values.T
 
 
 def mean_curve(
@@ -60,9 +78,60 @@ def mean_curve(
         ValueError: a wrong shape, NaN, or confidence outside (0, 1).
     """
     values = _checked(values, confidence)
-    means = bootstrap_means(values, n_resamples, seed)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return Estimate(values.mean(axis=1), low, high)
+    return _estimate(values.mean(axis=1), bootstrap_means(values, n_resamples, seed), confidence)
+
+
+def median_curve(
+    values: np.ndarray, confidence: float = 0.95, n_resamples: int = 500, seed: int = 0
+) -> Estimate:
+    """Median over images at each time, with a percentile bootstrap band; see :func:`mean_curve`."""
+    values = _checked(values, confidence)
+    weights = resampling_weights(values.shape[1], n_resamples, seed)
+    resampled = []
+    for row in values:
+        order = row.argsort()
+        cumulated = weights[:, order].cumsum(axis=1)
+        resampled.append(row[order][(cumulated < 0.5 - 1e-9).sum(axis=1)])
+    return _estimate(np.median(values, axis=1), np.stack(resampled, axis=1), confidence)
+
+
+def mode_curve(
+    values: np.ndarray, confidence: float = 0.95, n_resamples: int = 500, seed: int = 0
+) -> Estimate:
+    """Most frequent similarity at each time, with a percentile bootstrap band.
+
+    The value that the paper plots. The mode is that of a Gaussian kernel density of the values
+    (Silverman's bandwidth, at least 0.01) on 401 points from -1 to 1.
+
+    Args:
+        values: (n_times, n) cosine similarities, in [-1, 1].
+        confidence: of the band, between 0 and 1.
+        n_resamples: bootstrap resamples over images.
+        seed: of the resampling.
+
+    Returns:
+        Curves of shape (n_times,).
+
+    Raises:
+        ValueError: as :func:`mean_curve`, or values outside [-1, 1].
+    """
+    values = _checked(values, confidence)
+    if not (np.abs(values) <= 1 + 1e-5).all():
+        raise ValueError(
+            f"need similarities in [-1, 1], got {values.min():g} to {values.max():g}"
+        )
+    grid = np.linspace(-1, 1, 401)
+    bins = np.rint((values.clip(-1, 1) + 1) * 200).astype(int)
+    weights = resampling_weights(values.shape[1], n_resamples, seed)
+    weights = np.concatenate([np.full((1, values.shape[1]), 1 / values.shape[1]), weights])
+    modes = []
+    for row, place in zip(values, bins, strict=True):
+        bandwidth = max(0.01, 0.9 * row.std() * len(row) ** -0.2)
+        counts = weights @ np.eye(401)[place]
+        density = gaussian_filter1d(counts, bandwidth * 200, axis=1, mode="reflect")
+        modes.append(grid[density.argmax(axis=1)])
+    modes = np.stack(modes, axis=1)
+    return _estimate(modes[0], modes[1:], confidence)
 
 
 def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
@@ -112,14 +181,7 @@ def transition_time(
         ValueError: shapes that do not fit, times that do not increase, chance outside [0, 1), or a
             curve that does not cross within the times, for all images or for a resample.
     """
-    kept = _checked(kept, confidence)
-    times = np.asarray(times, dtype=float)
-    if times.shape != kept.shape[:1]:
-        raise ValueError(f"got {times.shape} times for kept flags of shape {kept.shape}")
-    if not (np.diff(times) > 0).all():
-        raise ValueError(f"times must increase, got {times.tolist()}")
-    if not 0 <= chance < 1:
-        raise ValueError(f"chance must be in [0, 1), got {chance}")
+    times, kept = _checked_flags(times, kept, chance, confidence)
     level = (1 + chance) / 2
     value = crossing_time(times, kept.mean(axis=1), level)
     resampled = crossing_time(times, bootstrap_means(kept, n_resamples, seed), level)
@@ -129,8 +191,147 @@ def transition_time(
             f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
             "times further out, or more images"
         )
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(value), float(low), float(high))
+    return _estimate(float(value), resampled, confidence)
+
+
+def fitted_transition(
+    times: np.ndarray,
+    kept: np.ndarray,
+    chance: float,
+    confidence: float = 0.95,
+    n_resamples: int = 300,
+    seed: int = 0,
+) -> Transition:
+    """t* and width from a logistic fit, P(t) = chance + (1 - chance) / (1 + exp((t - t*) / w)).
+
+    Least squares over the times; the width is the time from 90% to 10% of the fall, 2 ln(9) w.
+
+    Args and errors: as :func:`transition_time`; a fit that does not converge is a ValueError too.
+    """
+    times, kept = _checked_flags(times, kept, chance, confidence)
+    start = float(transition_time(times, kept, chance, confidence, 2, seed).value)
+
+    def fall(t, t_star, w):
+        return chance + (1 - chance) / (1 + np.exp(np.clip((t - t_star) / w, -500, 500)))
+
+    def fit(curve):
+        try:
+            found, _ = curve_fit(fall, times, curve, p0=(start, np.ptp(times) / 20), maxfev=5000)
+        except RuntimeError as error:
+            raise ValueError(f"no logistic curve fits {curve.round(3).tolist()}: {error}") from None
+        return found[0], 2 * np.log(9) * abs(found[1])
+
+    resampled = np.array([fit(curve) for curve in bootstrap_means(kept, n_resamples, seed)])
+    value = fit(kept.mean(axis=1))
+    return Transition(*(_estimate(value[i], resampled[:, i], confidence) for i in range(2)))
+
+
+def steepest_transition(
+    times: np.ndarray,
+    kept: np.ndarray,
+    chance: float,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Transition:
+    """t* and width from the steepest drop, without a model of the curve.
+
+    The slopes between neighbouring times sit at the middles of their intervals; t* is the top of
+    the parabola through the steepest and its two neighbours, the width (1 - chance) over the
+    steepest slope: the time a fall at that slope would take.
+
+    Args and errors: as :func:`transition_time`.
+    """
+    times, kept = _checked_flags(times, kept, chance, confidence)
+    if len(times) < 4:
+        raise ValueError(f"need at least 4 times, got {times.tolist()}")
+    middles = (times[1:] + times[:-1]) / 2
+
+    def steepest(curves):
+        slopes = -np.diff(curves, axis=-1) / np.diff(times)
+        i = slopes.argmax(axis=-1)
+        a = i.clip(1, len(middles) - 2)[:, None] + np.array([-1, 0, 1])
+        x, y = middles[a], np.take_along_axis(slopes, a, axis=-1)
+        # vertex of the parabola by divided differences
+        first = np.diff(y, axis=1) / np.diff(x, axis=1)
+        second = (first[:, 1] - first[:, 0]) / (x[:, 2] - x[:, 0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            vertex = (x[:, 0] + x[:, 1]) / 2 - first[:, 0] / (2 * second)
+        inside = (second < 0) & (vertex >= x[:, 0]) & (vertex <= x[:, 2])
+        t_star = np.where(inside, vertex, middles[i])
+        return t_star, (1 - chance) / slopes.max(axis=-1)
+
+    values = steepest(kept.mean(axis=1)[None])
+    resampled = steepest(bootstrap_means(kept, n_resamples, seed))
+    return Transition(
+        *(
+            _estimate(float(value[0]), draws, confidence)
+            for value, draws in zip(values, resampled, strict=True)
+        )
+    )
+
+
+def layer_crossing(
+    times: np.ndarray,
+    early: np.ndarray,
+    late: np.ndarray,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate | None:
+    """Where the mean similarity of a late layer falls below that of an early one.
+
+    Args:
+        times: (n_times,) increasing.
+        early: (n_times, n) similarities of the early layer.
+        late: (n_times, n) those of the late layer, of the same images.
+        confidence: of the interval.
+        n_resamples: bootstrap resamples over images.
+        seed: of the resampling.
+
+    Returns:
+        The crossing with its interval. None where there is none: the late layer does not start out
+        above the early one and end below it, in all but a share (1 - confidence) of the resamples.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).
+    """
+    early, late = _checked(early, confidence), _checked(late, confidence)
+    times = np.asarray(times, dtype=float)
+    if early.shape != late.shape or times.shape != early.shape[:1]:
+        raise ValueError(
+            f"got {times.shape} times for similarities of shape {early.shape} and {late.shape}"
+        )
+    gap = late - early
+    noisy = times > 0  # at t = 0 every layer has similarity 1
+    resampled = crossing_time(
+        times[noisy], bootstrap_means(gap[noisy], n_resamples, seed), level=0
+    )
+    value = float(crossing_time(times[noisy], gap[noisy].mean(axis=1), level=0))
+    if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
+        return None
+    return _estimate(value, resampled[~np.isnan(resampled)], confidence)
+
+
+def _estimate(value, resampled: np.ndarray, confidence: float) -> Estimate:
+    """The value with the percentile interval of its resamples (along their first axis)."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    if np.ndim(value) == 0:
+        value, low, high = float(value), float(low), float(high)
+    return Estimate(value, low, high)
+
+
+def _checked_flags(times, kept, chance: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """(times, kept) as float arrays that fit each other, or a ValueError."""
+    kept = _checked(kept, confidence)
+    times = np.asarray(times, dtype=float)
+    if times.shape != kept.shape[:1]:
+        raise ValueError(f"got {times.shape} times for kept flags of shape {kept.shape}")
+    if not (np.diff(times) > 0).all():
+        raise ValueError(f"times must increase, got {times.tolist()}")
+    if not 0 <= chance < 1:
+        raise ValueError(f"chance must be in [0, 1), got {chance}")
+    return times, kept
 
 
 def _checked(values, confidence: float) -> np.ndarray:

@@ -1,0 +1,81 @@
+"""What two images share at each spatial scale: similarity per frequency band."""
+
+from itertools import pairwise
+
+import torch
+from torch.nn import functional
+
+from hierphase.checks import positive_integer
+
+
+def frequency_bands(images: torch.Tensor, n_bands: int) -> torch.Tensor:
+    """Split images into bands from fine to coarse that add up to them (differences of Gaussians).
+
+    Band b holds what is lost between blurring with sigma_b and sigma_(b+1), where sigma = 0, 1, 2,
+    4, ... pixels; the last band is what remains after the strongest blur. Edges are mirrored.
+
+    Args:
+        images: (..., channels, height, width).
+        n_bands: at least 1; the strongest blur, 2^(n_bands - 2) pixels, must be less than a quarter
+            of the smaller side.
+
+    Returns:
+        (n_bands, ..., channels, height, width).
+
+    Raises:
+        ValueError: too many bands for the size of the images.
+    """
+    n_bands = positive_integer("n_bands", n_bands)
+    sigmas = [2.0**b for b in range(n_bands - 1)]
+    side = min(images.shape[-2:])
+    if sigmas and sigmas[-1] * 4 > side:
+        raise ValueError(
+            f"n_bands={n_bands} needs a blur of {sigmas[-1]:g} pixels, too strong for images of "
+            f"side {side}; use at most {max_bands(side)}"
+        )
+    blurred = [images, *(_blurred(images, sigma) for sigma in sigmas)]
+    return torch.stack([*(a - b for a, b in pairwise(blurred)), blurred[-1]])
+
+
+def max_bands(side: int) -> int:
+    """The largest ``n_bands`` of :func:`frequency_bands` for images whose smaller side this is."""
+    return max(1, (side // 4).bit_length() + 1)
+
+
+def band_similarity(
+    x0: torch.Tensor, samples: torch.Tensor, mean_image: torch.Tensor, n_bands: int
+) -> torch.Tensor:
+    """Cosine similarity of x_0 and x̂0(t) in each frequency band, without a network.
+
+    Args:
+        x0: (n, channels, height, width).
+        samples: (n_times, n, channels, height, width), in the order of ``x0``.
+        mean_image: (channels, height, width), taken off first: what all images of the data set
+            share (a centred object, an empty border) is no similarity of two of them.
+        n_bands: bands from fine to coarse.
+
+    Returns:
+        (n_bands, n_times, n), in [-1, 1].
+
+    Raises:
+        ValueError: ``samples`` are not made from ``x0`` by shape, or as :func:`frequency_bands`.
+    """
+    if samples.ndim != x0.ndim + 1 or samples.shape[1:] != x0.shape:
+        raise ValueError(
+            f"samples must be of shape (n_times, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
+        )
+    before = frequency_bands(x0 - mean_image, n_bands).flatten(2)
+    after = [frequency_bands(images - mean_image, n_bands).flatten(2) for images in samples]
+    return torch.stack([torch.cosine_similarity(before, bands, dim=2) for bands in after], dim=1)
+
+
+def _blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian blur, mirrored at the edges; (..., height, width) in and out."""
+    radius = min(int(3 * sigma), min(images.shape[-2:]) - 1)
+    x = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    kernel = (-x.square() / (2 * sigma**2)).exp()
+    kernel = kernel / kernel.sum()
+    flat = images.reshape(-1, 1, *images.shape[-2:])
+    flat = functional.pad(flat, (radius,) * 4, mode="reflect")
+    flat = functional.conv2d(flat, kernel.view(1, 1, 1, -1))
+    return functional.conv2d(flat, kernel.view(1, 1, -1, 1)).reshape(images.shape)

@@ -1,0 +1,364 @@
+"""The image experiment: x_0 -> x̂0(t) for many images and times, and what is measured on each.
+
+A preset is a dictionary of parameters, so that a sweep can hash, store and compare them. ImageNet
+with the paper's models, Fashion-MNIST and the digits are presets of the one experiment below.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from diffusers import DDPMScheduler, UNet2DModel
+
+from hierphase import chapters, datasets
+from hierphase.bands import band_similarity, max_bands
+from hierphase.checks import positive_integer
+from hierphase.classifiers import (
+    ConvClassifier,
+    class_probabilities,
+)
+from hierphase.pipeline import ForwardBackwardPipeline
+from hierphase.probes import Moments, Standardiser, fit_standardisers, layer_similarity
+from hierphase.seeds import derived_generator
+from hierphase.training import model_directory
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+N_TOP = 5  # most likely classes that are stored for every image
+N_BANDS = 5  # spatial scales, fewer on small images
+STAGES = ["stages.0", "stages.1", "stages.2", "logits"]
+
+#: Data sets that come whole, by name; any other value of ``images`` is a folder.
+DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
+
+_BOOK = {
+    "classifier_weights": None,
+    "layers": STAGES,
+    "n_times": 20,
+    "seed": 0,
+    "batch_size": 64,
+    "precision": "float32",
+    "compile": False,
+}
+
+#: Preset -> the parameters of :class:`ImageExperiment`.
+PRESETS = {
+    "fashion-mnist": {
+        "images": "fashion-mnist",
+        "n_per_class": 100,
+        "model": "fashion-mnist",
+        "classifier": "fashion-mnist-classifier",
+        "num_inference_steps": 100,
+        "n_shown": 100,
+        **_BOOK,
+    },
+    "digits": {
+        "images": "digits",
+        "n_per_class": 30,
+        "model": "digits",
+        "classifier": "digits-classifier",
+        "num_inference_steps": 250,
+        "n_shown": 100,
+        **_BOOK,
+    },
+    "imagenet": {
+        "images": "imagenet/val",
+        "n_per_class": 10,
+        "model": "256x256_diffusion_uncond.pt",
+        "classifier": "convnext_base",
+        "num_inference_steps": 250,
+        "n_shown": 50,
+        **_BOOK,
+        "classifier_weights": "IMAGENET1K_V1",
+        "layers": ["features.0", "logits"],
+        "n_times": 10,
+        "batch_size": 16,
+        "precision": "float16",
+    },
+}
+
+
+def preset_parameters(preset: str, **changes) -> dict:
+    """The parameters of a preset, with changes; a change to None keeps the preset's value.
+
+    Raises:
+        ValueError: an unknown preset or parameter; names the closest and the list.
+    """
+    if preset not in PRESETS:
+        raise ValueError(chapters.unknown("preset", preset, list(PRESETS)))
+    parameters = copy.deepcopy(PRESETS[preset])
+    for name, value in changes.items():
+        if name not in parameters:
+            raise ValueError(chapters.unknown(f"parameter of preset {preset}", name,
+                                              list(parameters)))
+        if value is not None:
+            parameters[name] = value
+    return parameters
+
+
+class ImageExperiment:
+    """Forward-backward diffusion of labelled images, judged by a classifier and its layers.
+
+    Image i is the (i // n_classes)-th image of class i % n_classes, so that any range of images
+    is balanced. Its noise comes from (seed, class, rank within the class) alone: it stays the same
+    when more images are taken, and however a sweep is split.
+
+    Args:
+        parameters: those of a preset:
+            ``images`` a data set or a folder (:func:`~hierphase.image_folder.image_folder`);
+            ``n_per_class`` images of each class; ``model`` a trained model of the book, a directory
+            in diffusers' layout, or a guided-diffusion checkpoint (unconditional 256x256);
+            ``classifier`` a trained classifier of the book, a directory, or torchvision's name,
+            with ``classifier_weights``; ``layers`` the modules to compare, from early to late, the
+            last of which gives the logits; ``n_times`` reversal times, evenly from T/n_times to T;
+            ``num_inference_steps`` denoising steps for the whole way; ``seed``; ``batch_size`` rows
+            per model call; ``precision`` of the denoiser (float32, bfloat16, float16);
+            ``compile`` the denoiser with torch.compile; ``n_shown`` images whose pixels are kept.
+
+    Raises:
+        ValueError: a missing, unknown or bad parameter.
+        FileNotFoundError: a model that does not exist.
+    """
+
+    def __init__(self, parameters: dict):
+        expected = PRESETS["digits"].keys()
+        if parameters.keys() != expected:
+            missing, extra = expected - parameters.keys(), parameters.keys() - expected
+            raise ValueError(
+                f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
+                f"experiment takes {', '.join(expected)}"
+            )
+        for name in ("n_per_class", "n_times", "num_inference_steps", "batch_size"):
+            positive_integer(name, parameters[name])
+        for name in ("seed", "n_shown"):
+            positive_integer(name, parameters[name], minimum=0)
+        if parameters["precision"] not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {parameters['precision']!r}"
+            )
+        if len(parameters["layers"]) < 2:
+            raise ValueError(f"layers must name at least two, got {parameters['layers']}")
+        self.parameters = parameters
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def _data(self) -> tuple[tuple[str, ...], torch.Tensor, Callable, torch.Tensor | None]:
+        """Class names, labels (n,), load(rows) -> images, all held-out images if in memory."""
+        name, n_per_class = self.parameters["images"], self.parameters["n_per_class"]
+        if name in DATASETS:
+            data = DATASETS[name]()
+            order = _balanced_order(data.test_labels, n_per_class, data.class_names)
+            images, labels = data.test_images, data.test_labels
+            return data.class_names, labels[order], lambda rows: images[order[rows]], images
+        from hierphase.image_folder import image_folder
+        folder = image_folder(name, n_per_class, self._unet.config.sample_size)
+        order = _balanced_order(folder.labels, n_per_class, folder.class_names)
+        return folder.class_names, folder.labels[order], lambda rows: folder.load(order[rows]), None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class index."""
+        return self._data[0]
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(n,) class index of every starting image."""
+        return self._data[1]
+
+    def images(self, start: int, stop: int) -> torch.Tensor:
+        """Starting images x_0, (stop - start, channels, height, width) in [-1, 1]."""
+        return self._data[2](torch.arange(start, stop))
+
+    @cached_property
+    def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
+        path = Path(self.parameters["model"])
+        if path.is_file():
+            from hierphase.adm import load_adm
+            unet, scheduler = load_adm(path)
+        else:
+            directory = path if path.is_dir() else model_directory(str(path))
+            unet = UNet2DModel.from_pretrained(directory, subfolder="unet")
+            scheduler = DDPMScheduler.from_pretrained(directory, subfolder="scheduler")
+        return unet.to(self.device).eval(), scheduler
+
+    @property
+    def _unet(self) -> UNet2DModel:
+        return self._denoiser[0]
+
+    @cached_property
+    def classifier(self) -> torch.nn.Module:
+        """The judge: images (n, channels, height, width) -> logits."""
+        name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
+        if weights is not None:
+            from hierphase.classifiers import torchvision_classifier
+            classifier = torchvision_classifier(name, weights)
+        else:
+            directory = name if Path(name).is_dir() else model_directory(name)
+            classifier = ConvClassifier.from_pretrained(directory)
+        return classifier.to(self.device).eval()
+
+    def times(self) -> torch.Tensor:
+        """(n_times + 1,) reversal times, 0 to T."""
+        n, T = self.parameters["n_times"], self._denoiser[1].config.num_train_timesteps
+        return torch.linspace(0, T, n + 1, dtype=torch.float64).round().long()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files of denoiser and classifier: the numbers depend on them too."""
+        digest = hashlib.sha256()
+        for name in (self.parameters["model"], self.parameters["classifier"]):
+            path = Path(name)
+            if not path.exists():
+                try:
+                    path = model_directory(name)
+                except FileNotFoundError:
+                    continue  # torchvision's, fixed by the name of its weights
+            for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def prepare(self) -> xr.Dataset:
+        """Statistics over reference images that every shard needs; computed once.
+
+        The reference is the whole held-out set, or the starting images of a folder.
+
+        Returns:
+            ``mean`` and ``std`` of every channel of every layer along ``channel``, whose coordinate
+            ``layer`` says whose it is; ``mean_image`` (colour, row, column).
+        """
+        held_out = self._data[3]
+        batches = (
+            (self.images(i, min(i + 64, len(self))) for i in range(0, len(self), 64))
+            if held_out is None
+            else held_out.split(256)
+        )
+        moments = Moments()
+
+        def watched():
+            for batch in batches:
+                moments.update(batch.flatten(1))
+                yield batch.to(self.device)
+
+        scales = fit_standardisers(self.classifier, watched(), self.parameters["layers"])
+        shape = self.images(0, 1).shape[1:]
+        channels = [len(scale.mean) for scale in scales.values()]
+        return xr.Dataset(
+            {
+                "mean": ("channel", torch.cat([s.mean for s in scales.values()]).cpu().numpy()),
+                "std": ("channel", torch.cat([s.std for s in scales.values()]).cpu().numpy()),
+                "mean_image": (
+                    ("colour", "row", "column"),
+                    moments.standardiser().mean.reshape(shape).cpu().numpy(),
+                ),
+            },
+            coords={"layer": ("channel", np.repeat(list(scales), channels))},
+        )
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on images start..stop - 1.
+
+        Args:
+            start: first image.
+            stop: one past the last.
+            prepared: what :meth:`prepare` gave.
+
+        Returns:
+            Along ``time`` (fractions t/T, 0 included) and ``image``: ``top_class`` and
+            ``top_probability`` (also ``rank``), the most likely classes of x̂0(t);
+            ``class_probability`` of the first choice for x_0; ``similarity``,
+            ``similarity_uncentred`` and ``distance`` (also ``layer``); ``band_similarity`` (also
+            ``band``, from fine to coarse). Along ``image``: ``label``. Along ``shown``: ``pixels``
+            of x̂0(t), 0..255, of the images below n_shown.
+        """
+        scheduler = self._denoiser[1]
+        x0 = self.images(start, stop)
+        n_classes, seed = len(self.class_names), self.parameters["seed"]
+        generators = [
+            derived_generator(seed, int(label), i // n_classes)
+            for i, label in zip(range(start, stop), self.labels[start:stop], strict=True)
+        ]
+        times = self.times()
+        samples = ForwardBackwardPipeline(self._compiled, scheduler)(
+            x0,
+            times.tolist(),
+            self.parameters["num_inference_steps"],
+            generators,
+            self.parameters["batch_size"],
+        ).samples.to(self.device)
+        x0 = x0.to(self.device)
+
+        probability = torch.stack([class_probabilities(self.classifier, x) for x in samples]).cpu()
+        top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
+        first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
+        scales = self._scales(prepared)
+        layers = layer_similarity(self.classifier, x0, samples, scales)
+        uncentred = layer_similarity(
+            self.classifier,
+            x0,
+            samples,
+            {name: replace(scale, uncentred=True) for name, scale in scales.items()},
+        )
+        mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
+        n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
+        shown = max(0, min(stop, self.parameters["n_shown"]) - start)
+        pixels = ((samples[:, :shown].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
+        by_layer = ("layer", "time", "image")
+        return xr.Dataset(
+            {
+                "label": ("image", self.labels[start:stop].short().numpy()),
+                "top_class": (("time", "image", "rank"), top.indices.short().numpy()),
+                "top_probability": (("time", "image", "rank"), top.values.numpy()),
+                "class_probability": (
+                    ("time", "image"), probability.gather(2, first)[..., 0].numpy()
+                ),
+                "similarity": (by_layer, layers.cosine.numpy()),
+                "similarity_uncentred": (by_layer, uncentred.cosine.numpy()),
+                "distance": (by_layer, layers.distance.numpy()),
+                "band_similarity": (
+                    ("band", "time", "image"),
+                    band_similarity(x0, samples, mean_image, n_bands).cpu().numpy(),
+                ),
+                "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
+            },
+            coords={
+                "image": np.arange(start, stop),
+                "time": times.numpy() / scheduler.config.num_train_timesteps,
+                "layer": list(scales),
+                "class_name": ("class", list(self.class_names)),
+            },
+        )
+
+    @cached_property
+    def _compiled(self):
+        return torch.compile(self._unet) if self.parameters["compile"] else self._unet
+
+    def _scales(self, prepared: xr.Dataset) -> dict[str, Standardiser]:
+        scales = {}
+        for name in self.parameters["layers"]:
+            of_layer = prepared.isel(channel=prepared.layer.values == name)
+            mean, std = (torch.from_numpy(of_layer[k].values) for k in ("mean", "std"))
+            scales[name] = Standardiser(mean.to(self.device), std.to(self.device))
+        return scales
+
+
+def _balanced_order(
+    labels: torch.Tensor, n_per_class: int, class_names: Sequence[str]
+) -> torch.Tensor:
+    """Indices of the first n_per_class images of each class: the first of all, the second, ..."""
+    of_class = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
+    fewest = min(len(rows) for rows in of_class)
+    if n_per_class > fewest:
+        scarce = class_names[min(range(len(of_class)), key=lambda c: len(of_class[c]))]
+        raise ValueError(
+            f"n_per_class must be at most {fewest}, the images of class {scarce!r}, got "
+            f"{n_per_class}"
+        )
+    return torch.stack([rows[:n_per_class] for rows in of_class], dim=1).flatten()
