@@ -1,10 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from hierphase.classifiers import ConvClassifier
-from hierphase.probes import Standardiser, activations, layer_similarity
+from hierphase.probes import (
+    Moments,
+    Standardiser,
+    activations,
+    fit_standardisers,
+    layer_similarity,
+)
 
 LAYERS = ["stages.0", "stages.1", "logits"]
 
@@ -67,25 +75,53 @@ def test_bad_requests_are_named(model, images):
     with pytest.raises(ValueError, match="and 0"):
         activations(model, images[:0], LAYERS)
     with pytest.raises(ValueError, match=r"samples must be of shape \(n_times, \*\(7, 1, 8, 8\)\)"):
-        layer_similarity(model, images, images[None, :5], LAYERS, images)
-    with pytest.raises(ValueError, match=r"at least 2 reference images, got shape \(1, 4\)"):
-        Standardiser.fit(torch.zeros(1, 4))
+        layer_similarity(model, images, images[None, :5], {})
+    with pytest.raises(ValueError, match=r"got shape \(4,\)"):
+        Moments().update(torch.zeros(4))
+    with pytest.raises(ValueError, match="at least 2 activations per channel, got 1"):
+        fit_standardisers(model, [images[:1]], ["logits"])
 
 
 def test_standardised_layers_have_zero_mean_and_unit_variance_per_channel(images):
     maps = images.expand(7, 3, 8, 8) * torch.tensor([1.0, 5.0, 0.0]).view(3, 1, 1) + 4
-    flat = Standardiser.fit(maps)(maps).reshape(7, 3, 64).movedim(1, 0).reshape(3, -1)
+    moments = Moments()
+    for batch in maps.split(2):
+        moments.update(batch)
+    flat = moments.standardiser()(maps).reshape(7, 3, 64).movedim(1, 0).reshape(3, -1)
     torch.testing.assert_close(flat.mean(dim=1), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(flat.std(dim=1, correction=0), torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_streamed_moments_survive_a_large_mean():
+    generator = torch.Generator().manual_seed(4)
+    values = torch.randn(1000, 5, generator=generator, dtype=torch.float64) * 1e-3 + 1e6
+    moments = Moments()
+    for batch in values.split([1, 9, 490, 500]):
+        moments.update(batch)
+    expected = values.std(dim=0, correction=0)
+    torch.testing.assert_close(moments.standardiser().std.double(), expected, rtol=1e-5, atol=0)
+    naive = ((values.square().mean(dim=0) - values.mean(dim=0).square()).clamp(min=0)).sqrt()
+    assert ((naive - expected).abs() > 0.01 * expected).any()  # what streaming sums would give
+
+
+def test_the_papers_normalisation_divides_by_the_root_mean_square():
+    layer = torch.tensor([[1.0, 10.0], [3.0, 12.0]])
+    scale = Standardiser(mean=torch.tensor([2.0, 11.0]), std=torch.tensor([1.0, 1.0]))
+    torch.testing.assert_close(scale(layer), torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+    rms = torch.tensor([5.0, 122.0]).sqrt()  # of the two columns
+    uncentred = dataclasses.replace(scale, uncentred=True)
+    torch.testing.assert_close(uncentred(layer), scale(layer) / rms)
 
 
 def test_similarity_against_numpy(model, images):
     generator = torch.Generator().manual_seed(1)
     samples = torch.stack([images, -images, torch.randn(images.shape, generator=generator)])
     reference = torch.randn(50, 1, 8, 8, generator=generator)
-    similarity = layer_similarity(model, images, samples, LAYERS, reference)
-    assert similarity.shape == (3, 3, 7)
-    torch.testing.assert_close(similarity[:, 0], torch.ones(3, 7))
+    scales = fit_standardisers(model, reference.split(20), LAYERS)
+    similarity = layer_similarity(model, images, samples, scales, batch_size=3)
+    assert similarity.cosine.shape == similarity.distance.shape == (3, 3, 7)
+    torch.testing.assert_close(similarity.cosine[:, 0], torch.ones(3, 7))
+    torch.testing.assert_close(similarity.distance[:, 0], torch.zeros(3, 7), rtol=0, atol=1e-5)
     with torch.no_grad():
         maps = [model.stages[0](x).numpy() for x in (images, samples[2], reference)]
         logits = [model(x).numpy() for x in (images, samples[2], reference)]
@@ -94,4 +130,6 @@ def test_similarity_against_numpy(model, images):
         a = ((first - mean) / std).reshape(7, -1)
         b = ((second - mean) / std).reshape(7, -1)
         expected = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-        np.testing.assert_allclose(similarity[layer, 2].numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(similarity.cosine[layer, 2].numpy(), expected, atol=1e-5)
+        expected = np.linalg.norm(a - b, axis=1) / np.sqrt(a.shape[1])
+        np.testing.assert_allclose(similarity.distance[layer, 2].numpy(), expected, rtol=1e-4)

@@ -1,8 +1,11 @@
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
@@ -10,7 +13,7 @@ from safetensors.torch import load_file
 from hierphase import training
 from hierphase.datasets import ImageData
 from hierphase.pipeline import ForwardBackwardPipeline
-from hierphase.quality import nearest_distance, sample_quality
+from hierphase.quality import frechet_distance, nearest_distance, sample_quality
 from hierphase.seeds import derived_generator
 
 STEPS = 7
@@ -76,7 +79,7 @@ def test_trained_denoiser_is_in_the_layout_of_diffusers(tmp_path):
     card = (directory / "README.md").read_text()
     assert "1 steps of 64 images" in card and "seed 3" in card and "confident_held_out" in card
     assert {path.name for path in directory.iterdir()} == {
-        "README.md", "training.csv", "model_index.json", "unet", "scheduler"
+        "README.md", "training.csv", "quality.json", "model_index.json", "unet", "scheduler"
     }  # fmt: skip
 
 
@@ -105,34 +108,72 @@ def test_denoising_loss_is_zero_for_perfect_and_one_for_no_prediction():
     assert training.denoising_loss(silent, images, None, generator) == pytest.approx(1, abs=0.05)
 
 
-def test_the_books_digits_look_like_digits():
-    quality = {}
-    for line in (training.model_directory("digits") / "README.md").read_text().splitlines():
-        match [cell.strip() for cell in line.strip("|").split("|")]:
-            case [name, value] if name not in ("quality", "---"):
-                quality[name] = float(value)
-    assert quality["confident"] > 0.85
+@pytest.mark.parametrize(("name", "confident"), [("digits", 0.85), ("fashion-mnist", 0.7)])
+def test_the_books_samples_look_like_the_data(name, confident):
+    directory = training.model_directory(name)
+    quality = json.loads((directory / training.QUALITY).read_text())
+    assert quality["confident"] > confident
     assert 0.03 < quality["rarest_class"] and quality["commonest_class"] < 0.2
     assert quality["distance"] > 0.8 * quality["distance_held_out"]  # no copies of training images
+    assert quality["frechet_train"] < quality["frechet"]
+    card = (directory / "README.md").read_text()
+    for number, value in quality.items():
+        assert f"| {number} | {value:.4f} |" in card
+    stored = next(iter(weights(directory).values()))
+    assert stored.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("name", "accuracy"), [("digits-classifier", 0.97), ("fashion-mnist-classifier", 0.925)]
+)
+def test_the_books_classifiers_are_good_judges(name, accuracy):
+    quality = json.loads((training.model_directory(name) / training.QUALITY).read_text())
+    assert quality["accuracy_held_out"] >= accuracy
+
+
+class BrightnessClassifier:
+    """Two classes by the first pixel, whose features are the pixels."""
+
+    def __call__(self, images):
+        return torch.stack([images[:, 0, 0, 0] * 50, torch.zeros(len(images))], dim=1)
+
+    def features(self, images):
+        return images.flatten(1)
 
 
 def test_sample_quality_of_known_samples():
-    def classifier(images):
-        return torch.stack([images[:, 0, 0, 0] * 50, torch.zeros(len(images))], dim=1)
-
     train_images, test_images = torch.ones(4, 1, 2, 2), torch.zeros(2, 1, 2, 2)
     labels = torch.zeros(4, dtype=torch.int64)
     data = ImageData(train_images, labels, test_images, labels[:2], ("a", "b"))
     samples = torch.tensor([1.0, 1.0, -1.0, 0.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
-    assert sample_quality(samples, data, classifier) == {
+    quality = sample_quality(samples, data, BrightnessClassifier())
+    assert quality == pytest.approx({
         "confident": 0.75,
         "confident_held_out": 0.0,
         "rarest_class": 0.25,
         "commonest_class": 0.75,
         "distance": 0.0,
         "distance_held_out": 2.0,
-    }
+        # mean 1/4 and one direction of variance: 4 (1/4)^2 + 4 (11/12)
+        "frechet": 4 / 16 + 4 * 11 / 12,
+        "frechet_train": 4.0,
+    })
     assert nearest_distance(samples, train_images).tolist() == [0.0, 0.0, 4.0, 2.0]
+
+
+def test_frechet_distance_against_scipy_and_for_shifted_data():
+    generator = np.random.default_rng(0)
+    first = generator.normal(size=(400, 5)) @ generator.normal(size=(5, 5))
+    second = generator.normal(size=(300, 5)) @ generator.normal(size=(5, 5)) + 1
+    a, b = np.cov(first.T), np.cov(second.T)
+    expected = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(
+        a + b - 2 * scipy.linalg.sqrtm(a @ b).real
+    )
+    first, second = torch.from_numpy(first), torch.from_numpy(second)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(first, first + 2) == pytest.approx(5 * 4, rel=1e-6)
+    with pytest.raises(ValueError, match=r"got \(\(400, 5\), \(300, 4\)\)"):
+        frechet_distance(first, second[:, :4])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 
-from hierphase.transition import bootstrap_means, crossing_time, mean_curve, transition_time
+from hierphase.transition import (
+    bootstrap_means,
+    crossing_time,
+    fitted_transition,
+    layer_crossing,
+    mean_curve,
+    median_curve,
+    mode_curve,
+    steepest_transition,
+    transition_time,
+)
 
 TIMES = np.linspace(0, 1, 21)
 
@@ -54,6 +64,55 @@ def test_transition_is_half_way_to_chance():
         assert found == pytest.approx(0.6 * scale, abs=0.01 * scale)
 
 
+def test_fit_and_steepest_drop_find_place_and_width():
+    kept = kept_flags(4000, seed=2, center=0.43)
+    fit = fitted_transition(TIMES, kept, chance=0.1, n_resamples=50)
+    assert fit.t_star.value == pytest.approx(0.43, abs=0.005)
+    assert fit.t_star.low < 0.43 < fit.t_star.high
+    assert fit.width.value == pytest.approx(2 * np.log(9) * 0.04, rel=0.1)  # from 90% to 10%
+    steepest = steepest_transition(TIMES, kept, chance=0.1)
+    assert steepest.t_star.value == pytest.approx(0.43, abs=0.02)
+    assert steepest.t_star.low < steepest.t_star.high
+    assert steepest.width.value == pytest.approx(4 * 0.04, rel=0.25)  # of the tangent
+
+
+def test_a_step_is_narrow_and_a_slow_fall_wide():
+    step = np.repeat((TIMES < 0.52)[:, None], 50, axis=1)
+    assert fitted_transition(TIMES, step, 0, n_resamples=20).width.value < 0.06
+    assert steepest_transition(TIMES, step, 0).width.value == pytest.approx(0.05)
+    assert steepest_transition(TIMES, step, 0).t_star.value == pytest.approx(0.525)
+    slow = np.random.default_rng(0).random((21, 2000)) < 1 - TIMES[:, None]
+    assert steepest_transition(TIMES, slow, 0, n_resamples=20).width.value > 0.5
+
+
+def test_median_and_mode_of_a_skewed_distribution():
+    rng = np.random.default_rng(0)
+    values = 1 - rng.gamma(2.0, 0.15, size=(2, 4000)).clip(max=2)  # mode 0.85, mean 0.7
+    median, mode, mean = (curve(values) for curve in (median_curve, mode_curve, mean_curve))
+    np.testing.assert_allclose(median.value, np.median(values, axis=1))
+    np.testing.assert_allclose(median.value, 1 - 0.15 * 1.678, atol=0.02)
+    np.testing.assert_allclose(mode.value, 0.85, atol=0.04)
+    np.testing.assert_allclose(mean.value, 0.7, atol=0.02)
+    for curve in (median, mode):
+        assert (curve.low <= curve.value + 0.01).all() and (curve.value <= curve.high + 0.01).all()
+        assert (curve.high - curve.low < 0.1).all() and (curve.high > curve.low).all()
+    with pytest.raises(ValueError, match=r"similarities in \[-1, 1\], got .* to 2"):
+        mode_curve(np.array([[0.0, 2.0]]))
+
+
+def test_layers_cross_only_where_they_do():
+    rng = np.random.default_rng(1)
+    noise = rng.normal(scale=0.1, size=(2, 21, 300))
+    early = 1 - 0.6 * TIMES[:, None] + noise[0]
+    late = np.where(TIMES < 0.5, 1 - 0.2 * TIMES, 1.75 - 1.7 * TIMES)[:, None] + noise[1]
+    early[0] = late[0] = 1
+    found = layer_crossing(TIMES, early, late)
+    assert found.value == pytest.approx(0.75 / 1.1, abs=0.02)
+    assert found.low < 0.75 / 1.1 < found.high
+    assert layer_crossing(TIMES, late, early) is None
+    assert layer_crossing(TIMES, early, early + 0.1) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -68,5 +127,8 @@ def test_transition_is_half_way_to_chance():
 )
 def test_bad_arguments_are_named(arguments, message):
     call = {"times": TIMES, "kept": kept_flags(50, seed=0), "chance": 0.1} | arguments
-    with pytest.raises(ValueError, match=message):
-        transition_time(**call)
+    for locate in (transition_time, fitted_transition, steepest_transition):
+        if locate is steepest_transition and "does not cross" in message:
+            continue  # it needs no crossing
+        with pytest.raises(ValueError, match=message):
+            locate(**call)
