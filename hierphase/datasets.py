@@ -23,6 +23,11 @@ FASHION_MNIST_CLASSES = (
     "T-shirt", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
+#: The classes that have close relatives -> their group; the others stand alone.
+FASHION_MNIST_SUPERCLASSES = {
+    **dict.fromkeys(("T-shirt", "pullover", "coat", "shirt"), "tops"),
+    **dict.fromkeys(("sandal", "sneaker", "ankle boot"), "footwear"),
+}
 # SHA-256 of what the files hold (unpacked: packages compress them differently).
 FASHION_MNIST_FILES = {
     "train-images-idx3-ubyte.gz": (

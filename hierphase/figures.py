@@ -27,23 +27,19 @@ def image_grid(
     """x_0 and its reconstructions x̂0(t), a row per image; a frame where the class changed.
 
     Args:
-        x0: (n, height, width) or (n, 1, height, width) in [-1, 1].
+        x0: (n, channels, height, width), 0 to 255; one channel (grey) or three (RGB).
         samples: (n_times, n, ...) like ``x0``.
         times: (n_times,) reversal times as fractions of T, shown above the columns.
         changed: (n_times, n) whether the class is another than that of x_0.
     """
     images = np.concatenate([np.asarray(x0)[None], np.asarray(samples)])
-    images = images.reshape(*images.shape[:2], *images.shape[-2:])
     n_columns, n_rows = images.shape[:2]
     height = 0.62 * n_rows + 0.45
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=(0.62 * n_columns, height), squeeze=False
     )
     for (row, column), axis in np.ndenumerate(axes):
-        axis.imshow(images[column, row], cmap="gray_r", vmin=-1, vmax=1)
-        axis.set(xticks=[], yticks=[])
-        framed = column > 0 and changed[column - 1][row]
-        axis.spines[:].set(color=COLORS[3] if framed else "0.85", linewidth=2.5 if framed else 0.5)
+        _show(axis, images[column, row], column > 0 and changed[column - 1][row])
     axes[0, 0].set_xlabel("$x_0$")
     for axis, time in zip(axes[0, 1:], times, strict=True):
         axis.set_xlabel(f"{time:.2g}")
@@ -55,26 +51,91 @@ def image_grid(
     return figure
 
 
-def kept_class(
-    times: Sequence[float], kept: Estimate, chance: float, t_star: Estimate | None = None
+def image_pairs(
+    x0: np.ndarray, samples: np.ndarray, before: Sequence[str], after: Sequence[str]
 ) -> Figure:
-    """Probability of keeping the class against the reversal time, with its band, chance and t*.
+    """Starting images above, what came back below, each with its class.
+
+    Args:
+        x0: (n, channels, height, width), 0 to 255.
+        samples: like ``x0``.
+        before: (n,) class of each starting image.
+        after: (n,) class of what came back.
+    """
+    n = len(x0)
+    figure, axes = plt.subplots(2, n, figsize=(0.95 * n, 2.5), squeeze=False, layout="constrained")
+    for row, (images, names) in enumerate(((x0, before), (samples, after))):
+        for axis, image, name in zip(axes[row], images, names, strict=True):
+            _show(axis, image, framed=row == 1)
+            axis.set_xlabel(name, fontsize="small")
+    axes[0, 0].set_ylabel("$x_0$")
+    axes[1, 0].set_ylabel("$\\hat{x}_0(t)$")
+    plt.close(figure)
+    return figure
+
+
+def _show(axis, image: np.ndarray, framed: bool) -> None:
+    """One image (channels, height, width), 0 to 255, with a thick frame if asked."""
+    image = np.asarray(image)
+    if len(image) == 1:
+        axis.imshow(image[0], cmap="gray_r", vmin=0, vmax=255)
+    else:
+        axis.imshow(np.moveaxis(image, 0, -1))
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set(color=COLORS[3] if framed else "0.85", linewidth=2.5 if framed else 0.5)
+
+
+def kept_class(
+    times: Sequence[float],
+    kept: Mapping[str, Estimate],
+    chance: Mapping[str, float],
+    t_star: Mapping[str, Estimate],
+) -> Figure:
+    """Probability of keeping the class against the reversal time: curves, bands, chance and t*.
 
     Args:
         times: (n_times,) reversal times as fractions of T.
-        kept: the curve, arrays of shape (n_times,).
-        chance: the plateau, drawn as a line.
-        t_star: the transition, in the units of ``times``; drawn with its interval if given.
+        kept: what is kept -> its curve, arrays of shape (n_times,).
+        chance: the plateau of each curve, drawn as a dotted line.
+        t_star: the transition of each curve, drawn as a vertical line with its interval.
     """
-    figure, axis = plt.subplots(figsize=(6, 3.6))
-    if t_star is not None:
-        axis.axvspan(t_star.low, t_star.high, color=COLORS[1], alpha=0.25, linewidth=0)
-        axis.axvline(t_star.value, color=COLORS[1], label=f"$t^*/T$ = {t_star.value:.3f}")
-    axis.axhline(chance, color="0.5", linestyle=":", label=f"chance, {chance:.2g}")
-    _curve(axis, times, kept, COLORS[0], "class of $x_0$ kept", "o")
+    figure, axis = plt.subplots(figsize=(6, 3.8))
+    for (name, curve), color, marker in zip(kept.items(), COLORS, MARKERS, strict=False):
+        star = t_star[name]
+        axis.axvspan(star.low, star.high, color=color, alpha=0.25, linewidth=0)
+        axis.axvline(star.value, color=color, linewidth=1)
+        axis.axhline(chance[name], color=color, linestyle=":")
+        _curve(axis, times, curve, color, f"{name}: $t^*/T$ = {star.value:.3f}", marker)
     axis.set(xlabel="reversal time $t/T$", ylabel="probability of keeping the class")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     axis.legend(frameon=False)
+    return _finished(figure)
+
+
+def calibration(
+    reliability: xr.Dataset, times: Sequence[float], confident: Mapping[str, Estimate]
+) -> Figure:
+    """Whether the classifier's confidence can be believed, and how it fares along the times.
+
+    Args:
+        reliability: ``accuracy``, ``error`` (its standard error) and ``confidence`` (bin).
+        times: (n_times,) reversal times as fractions of T.
+        confident: threshold -> share of x̂0(t) whose class has more than that probability.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    axes[0].plot([0, 1], [0, 1], color="0.6", linewidth=1, label="calibrated")
+    axes[0].errorbar(
+        reliability.confidence, reliability.accuracy, 2 * reliability.error,
+        color=COLORS[0], marker="o", capsize=3, label="starting images",
+    )  # fmt: skip
+    axes[0].set(xlabel="confidence of the classifier", ylabel="share of right answers")
+    axes[0].set(xlim=(0.3, 1.02), ylim=(0, 1.02))
+    for (name, curve), color, marker in zip(confident.items(), COLORS, MARKERS, strict=False):
+        _curve(axes[1], times, curve, color, name, marker)
+    axes[1].set(xlabel="reversal time $t/T$", ylabel="share of confident verdicts")
+    axes[1].set(xlim=(0, 1), ylim=(0, 1.02))
+    for axis in axes:
+        axis.legend(frameon=False)
     return _finished(figure)
 
 
@@ -102,14 +163,16 @@ def _layer_similarities(axis, times, layers, t_star, ylabel) -> None:
         axis.axvspan(t_star.low, t_star.high, color="0.5", alpha=0.25, linewidth=0)
         axis.axvline(t_star.value, color="0.5", linewidth=1, label="$t^*$ of the class")
     colors = sns.color_palette("viridis", len(layers))
-    for (name, curve), color, marker in zip(layers.items(), colors, MARKERS, strict=False):
-        _curve(axis, times, curve, color, name, marker)
+    for i, (name, curve) in enumerate(layers.items()):
+        # with many layers only the ends of the scale need names
+        named = len(layers) <= len(MARKERS) or i in (0, len(layers) - 1)
+        _curve(axis, times, curve, colors[i], name if named else None, MARKERS[i % len(MARKERS)])
     axis.set(xlabel="reversal time $t/T$", ylabel=ylabel)
     axis.set(xlim=(0, 1), ylim=(None, 1.02))
     axis.legend(frameon=False)
 
 
-def _curve(axis, times, estimate: Estimate, color, label: str, marker: str) -> None:
+def _curve(axis, times, estimate: Estimate, color, label: str | None, marker: str) -> None:
     """A curve with its band."""
     axis.fill_between(times, estimate.low, estimate.high, color=color, alpha=0.25, linewidth=0)
     axis.plot(times, estimate.value, color=color, label=label, marker=marker, markersize=4)

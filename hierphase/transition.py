@@ -40,7 +40,9 @@ def resampling_weights(n: int, n_resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
 
 
-def bootstrap_means(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+def bootstrap_means(
+    values: np.ndarray, n_resamples: int, seed: int, where: np.ndarray | None = None
+) -> np.ndarray:
     """Means over resampled images.
 
     One multinomial draw of weights per resample; an image keeps its whole curve, so that the
@@ -50,15 +52,24 @@ def bootstrap_means(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarr
         values: (n_times, n) one number per time and image.
         n_resamples: how many resamples.
         seed: of the resampling.
+        where: (n_times, n) flags of what counts; by default everything.
 
     Returns:
-        (n_resamples, n_times).
+        (n_resamples, n_times); NaN where a resample holds nothing that counts.
     """
-    return resampling_weights(values.shape[-1], n_resamples, seed) @ values.T
+    weights = resampling_weights(values.shape[-1], n_resamples, seed)
+    if where is None:
+        return weights @ values.T
+    with np.errstate(invalid="ignore"):
+        return (weights @ (values * where).T) / (weights @ where.astype(float).T)
 
 
 def mean_curve(
-    values: np.ndarray, confidence: float = 0.95, n_resamples: int = 2000, seed: int = 0
+    values: np.ndarray,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    where: np.ndarray | None = None,
 ) -> Estimate:
     """Mean over images at each time, with a percentile bootstrap band.
 
@@ -70,15 +81,18 @@ def mean_curve(
         confidence: of the band, between 0 and 1.
         n_resamples: bootstrap resamples over images.
         seed: of the resampling.
+        where: (n_times, n) flags of what counts, e.g. where the classifier is sure; by default
+            everything.
 
     Returns:
         Curves of shape (n_times,).
 
     Raises:
-        ValueError: a wrong shape, NaN, or confidence outside (0, 1).
+        ValueError: a wrong shape, NaN, confidence outside (0, 1), or a time at which too few count.
     """
     values = _checked(values, confidence)
-    return _estimate(values.mean(axis=1), bootstrap_means(values, n_resamples, seed), confidence)
+    value, resampled = _means(values, where, n_resamples, seed)
+    return _estimate(value, resampled, confidence)
 
 
 def median_curve(
@@ -163,6 +177,7 @@ def transition_time(
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
+    where: np.ndarray | None = None,
 ) -> Estimate:
     """t*: where the probability of keeping the class is half-way between 1 and chance.
 
@@ -173,6 +188,7 @@ def transition_time(
         confidence: of the interval.
         n_resamples: bootstrap resamples over images.
         seed: of the resampling.
+        where: (n_times, n) flags of what counts; by default everything.
 
     Returns:
         t* with its percentile bootstrap interval, in the units of ``times``.
@@ -183,11 +199,11 @@ def transition_time(
     """
     times, kept = _checked_flags(times, kept, chance, confidence)
     level = (1 + chance) / 2
-    value = crossing_time(times, kept.mean(axis=1), level)
-    resampled = crossing_time(times, bootstrap_means(kept, n_resamples, seed), level)
+    curve, curves = _means(kept, where, n_resamples, seed)
+    value, resampled = crossing_time(times, curve, level), crossing_time(times, curves, level)
     if np.isnan(value) or np.isnan(resampled).any():
         raise ValueError(
-            f"the probability of keeping the class, {kept.mean(axis=1).round(3).tolist()}, does "
+            f"the probability of keeping the class, {curve.round(3).tolist()}, does "
             f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
             "times further out, or more images"
         )
@@ -271,6 +287,21 @@ def steepest_transition(
     )
 
 
+def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
+    """Probability that two unrelated images agree in class: the plateau of keeping a class.
+
+    Args:
+        before: (n,) class of each image of one kind.
+        after: (k,) class of each image of the other kind.
+
+    Returns:
+        Sum over classes of the product of their shares; 1/C for C classes when one is balanced.
+    """
+    classes = np.union1d(before, after)
+    shares = [(np.asarray(kind)[:, None] == classes).mean(axis=0) for kind in (before, after)]
+    return float(shares[0] @ shares[1])
+
+
 def layer_crossing(
     times: np.ndarray,
     early: np.ndarray,
@@ -311,6 +342,21 @@ def layer_crossing(
     if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
         return None
     return _estimate(value, resampled[~np.isnan(resampled)], confidence)
+
+
+def _means(values, where, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean curve (n_times,) and its resamples (n_resamples, n_times) of what counts."""
+    if where is None:
+        return values.mean(axis=1), bootstrap_means(values, n_resamples, seed)
+    where = np.asarray(where, dtype=bool)
+    if where.shape != values.shape:
+        raise ValueError(f"where must be of shape {values.shape}, got {where.shape}")
+    resampled = bootstrap_means(values, n_resamples, seed, where)
+    if np.isnan(resampled).any():
+        raise ValueError(
+            f"too few images count at some time: {where.sum(axis=1).tolist()} of {where.shape[1]}"
+        )
+    return (values * where).sum(axis=1) / where.sum(axis=1), resampled
 
 
 def _estimate(value, resampled: np.ndarray, confidence: float) -> Estimate:

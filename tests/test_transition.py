@@ -11,6 +11,7 @@ from hierphase.transition import (
     mode_curve,
     steepest_transition,
     transition_time,
+    unrelated_agreement,
 )
 
 TIMES = np.linspace(0, 1, 21)
@@ -40,6 +41,31 @@ def test_bootstrap_resamples_images_with_their_whole_curve():
     np.testing.assert_allclose(means * 30, np.round(means * 30), atol=1e-9)
     assert means[:, 0].std() > 0.05
     assert (means == bootstrap_means(np.stack([flags, ~flags]), 100, seed=1)).all()
+
+
+def test_only_what_counts_enters_the_mean():
+    kept = kept_flags(500, seed=3)
+    where = np.random.default_rng(4).random(kept.shape) < 0.5
+    curve = mean_curve(kept, where=where)
+    expected = [row[flags].mean() for row, flags in zip(kept, where, strict=True)]
+    np.testing.assert_allclose(curve.value, expected)
+    everything = mean_curve(kept)
+    np.testing.assert_allclose(
+        mean_curve(kept, where=np.ones_like(where)).high, everything.high
+    )
+    width = (curve.high - curve.low)[8] / (everything.high - everything.low)[8]
+    assert width == pytest.approx(np.sqrt(2), rel=0.2)  # half as many images
+    t_star = transition_time(TIMES, kept, 0.1, where=where)
+    assert t_star.low < 0.4 < t_star.high
+    with pytest.raises(ValueError, match="too few images count at some time: .* of 500"):
+        mean_curve(kept, where=where & (TIMES[:, None] < 0.9))
+    with pytest.raises(ValueError, match=r"where must be of shape \(21, 500\), got \(500,\)"):
+        mean_curve(kept, where=where[0])
+
+
+def test_unrelated_images_agree_by_their_shares():
+    assert unrelated_agreement(np.repeat(np.arange(10), 5), np.array([3, 3, 7])) == pytest.approx(0.1)
+    assert unrelated_agreement(np.array([0, 0, 1]), np.array([0, 2])) == pytest.approx(1 / 3)
 
 
 def test_crossing_is_exact_for_straight_lines_and_nan_without_crossing():
