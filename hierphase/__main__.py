@@ -1,7 +1,9 @@
-"""The command line: ``hierphase list``, ``hierphase run`` and ``hierphase train``."""
+"""The command line: ``hierphase list``, ``run``, ``train`` and ``convert-adm``."""
 
 import argparse
+import dataclasses
 import sys
+from pathlib import Path
 
 from hierphase import chapters
 
@@ -56,6 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, metavar="N", help="train for N steps")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     train.set_defaults(command=_train)
+
+    convert = commands.add_parser(
+        "convert-adm", help="turn a checkpoint of guided-diffusion into a diffusers model"
+    )
+    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt or .safetensors file")
+    convert.add_argument("output", metavar="OUTPUT_DIR", help="receives unet/ and scheduler/")
+    convert.add_argument(
+        "-p", nargs=2, action="append", default=[], dest="values", metavar=("FLAG", "VALUE"),
+        help="a flag of guided-diffusion that differs from the unconditional 256x256 model, e.g. "
+        "-p class_cond True. Repeat it for more flags",
+    )
+    convert.set_defaults(command=_convert_adm)
     return parser
 
 
@@ -70,13 +84,17 @@ def _list(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     parameters = chapters.load(options.chapter).parameters
+    values = _values(options, {name: p.default for name, p in parameters.items()})
+    print(f"executed notebook: {chapters.run(options.chapter, values, options.output)}")
+
+
+def _values(options: argparse.Namespace, defaults: dict) -> dict:
     values = {}
     for name, text in options.values:
         if name in values:
             raise ValueError(f"parameter {name} is given twice: {values[name]!r} and {text!r}")
-        default = parameters[name].default if name in parameters else None
-        values[name] = chapters.parse_value(text, default)
-    print(f"executed notebook: {chapters.run(options.chapter, values, options.output)}")
+        values[name] = chapters.parse_value(text, defaults.get(name))
+    return values
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -87,6 +105,20 @@ def _train(options: argparse.Namespace) -> None:
     training.train(
         options.name, output=options.output, steps=options.steps, seed=options.seed
     )
+
+
+def _convert_adm(options: argparse.Namespace) -> None:
+    from diffusers import DDPMPipeline
+
+    from hierphase.adm import load_adm
+    from hierphase.adm_flags import ADMFlags
+
+    if Path(options.output).is_file():
+        raise ValueError(f"{options.output} is a file: give a directory for the model")
+    defaults = {field.name: field.default for field in dataclasses.fields(ADMFlags)}
+    unet, scheduler = load_adm(options.checkpoint, **_values(options, defaults))
+    DDPMPipeline(unet, scheduler).save_pretrained(options.output)
+    print(f"diffusers model: {options.output}")
 
 
 if __name__ == "__main__":
