@@ -1,7 +1,24 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import (
+    DDIMInverseScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DModel,
+    UniPCMultistepScheduler,
+)
 
 from hierphase.bp import BeliefPropagation
 from hierphase.denoisers import BayesDenoiser
@@ -23,12 +40,23 @@ class PointMassDenoiser:
         return type("Output", (), {"sample": noise})
 
 
-@pytest.fixture(scope="module")
-def unet():
+class GaussianDenoiser:
+    """Exact noise prediction for data drawn from N(0, std^2)."""
+
+    def __init__(self, std, scheduler):
+        self.std, self.scheduler = std, scheduler
+
+    def __call__(self, x_t, t):
+        alpha = self.scheduler.alphas_cumprod[t]
+        noise = (1 - alpha).sqrt() * x_t / (alpha * self.std**2 + 1 - alpha)
+        return type("Output", (), {"sample": noise})
+
+
+def small_unet(out_channels):
     model = UNet2DModel(
         sample_size=8,
         in_channels=1,
-        out_channels=1,
+        out_channels=out_channels,
         layers_per_block=1,
         block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
@@ -39,8 +67,19 @@ def unet():
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return small_unet(1)
+
+
+@pytest.fixture(scope="module")
+def variance_unet():
+    """Predicts the noise and, in a second channel, its variance."""
+    return small_unet(2)
 
 
 @pytest.fixture(scope="module")
@@ -60,51 +99,97 @@ def stream(image, t, occurrence):
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def plain_loop(model, scheduler, x0, t, steps, generator):
+def plain_loop(model, scheduler, x0, t, steps, generator, start_below=False):
     """One image, one time, one step after the other, as the convention says."""
+    scheduler = type(scheduler).from_config(scheduler.config)
     noise = torch.randn(x0.shape, generator=generator)
     scheduler.set_timesteps(steps)
     grid = [int(g) for g in scheduler.timesteps]
+    path = [g for g in grid if g < t]
     if t == 1000:
-        x, path = noise, grid
+        x = noise
     else:
         alpha = scheduler.alphas_cumprod[t]
         x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
-        path = [t, *(g for g in grid if g < t)]
-    if isinstance(scheduler, DDPMScheduler):
-        scheduler.set_timesteps(timesteps=path)
+        path = path if start_below else [t, *path]
+        if isinstance(scheduler, ANYWHERE):
+            scheduler.set_timesteps(timesteps=path)
+    learned = isinstance(scheduler, DDPMScheduler) and scheduler.variance_type == "learned_range"
+    random = not isinstance(scheduler, UniPCMultistepScheduler | DEISMultistepScheduler)
     for step in path:
         predicted = model(x, torch.tensor(step)).sample
-        x = scheduler.step(predicted, step, x, generator=generator).prev_sample
+        predicted = predicted if learned else predicted[:, :1]
+        given = {"generator": generator} if random else {}
+        x = scheduler.step(predicted, step, x, **given).prev_sample
     return x
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "times"),
-    [
-        (DDPMScheduler(timestep_spacing="linspace"), TIMES),
-        (DDPMScheduler(timestep_spacing="leading"), TIMES),
-        (DDIMScheduler(), [0, 120, 320, 640, 1000, 320]),
-        (DDIMScheduler(prediction_type="v_prediction"), [960, 40]),
-    ],
-)
-def test_follows_a_plain_loop_with_the_same_noise(unet, images, scheduler, times):
-    pipeline = ForwardBackwardPipeline(unet, scheduler)
-    images = images[:2]
-    samples = pipeline(
-        images, times, num_inference_steps=25, generator=generators(2), batch_size=1
-    ).samples  # rows alone, as in the plain loop: batched convolutions round differently
-    assert samples.shape == (len(times), 2, 1, 8, 8)
+ANYWHERE = (DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler)
+BETWEEN = [0, 100, 333, 1000, 333]  # between the 20 steps of these, and on the grid of the others
+DDIM = [0, 100, 350, 1000, 350]
+OTHERS = [0, 94, 329, 1000, 329]
+CASES = {
+    "ddpm": (DDPMScheduler(timestep_spacing="linspace"), BETWEEN),
+    "ddpm-leading": (DDPMScheduler(timestep_spacing="leading"), BETWEEN),
+    "ddpm-sample": (DDPMScheduler(prediction_type="sample"), BETWEEN),
+    "ddpm-v": (DDPMScheduler(prediction_type="v_prediction"), BETWEEN),
+    "ddim": (DDIMScheduler(), DDIM),
+    "ddim-sample": (DDIMScheduler(prediction_type="sample"), DDIM),
+    "ddim-v": (DDIMScheduler(prediction_type="v_prediction"), DDIM),
+    "dpm": (DPMSolverMultistepScheduler(), BETWEEN),
+    "dpm-third": (DPMSolverMultistepScheduler(solver_order=3, prediction_type="sample"), BETWEEN),
+    "dpm-v": (DPMSolverMultistepScheduler(prediction_type="v_prediction"), BETWEEN),
+    "dpm-sde": (DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"), BETWEEN),
+    "unipc": (UniPCMultistepScheduler(timestep_spacing="leading"), OTHERS),
+    "deis": (DEISMultistepScheduler(timestep_spacing="leading"), OTHERS),
+    "singlestep": (DPMSolverSinglestepScheduler(), BETWEEN),
+}
+LEARNED_CASES = {
+    "range": (DDPMScheduler(variance_type="learned_range"), BETWEEN),
+    "range-v": (
+        DDPMScheduler(variance_type="learned_range", prediction_type="v_prediction"),
+        BETWEEN,
+    ),
+    "fixed": (DDPMScheduler(), BETWEEN),
+    "ddim": (DDIMScheduler(), DDIM),
+    "dpm": (DPMSolverMultistepScheduler(variance_type="learned_range"), BETWEEN),
+}
+
+
+def compare_with_plain_loop(model, image, scheduler, times, start_below=False):
+    samples = ForwardBackwardPipeline(model, scheduler)(
+        image,
+        times,
+        num_inference_steps=20,
+        generator=generators(1),
+        batch_size=1,  # rows alone, as in the plain loop: batched convolutions round differently
+        start_below=start_below,
+    ).samples
+    assert samples.shape == (len(times), 1, 1, 8, 8)
     assert samples.dtype == torch.float32
-    for k, t in enumerate(times):
-        if t == 0:
-            assert torch.equal(samples[k], images)
-            continue
-        for i in range(2):
-            generator = stream(i, t, times[:k].count(t))
-            with torch.no_grad():
-                expected = plain_loop(unet, scheduler, images[i : i + 1], t, 25, generator)
-            torch.testing.assert_close(samples[k, i], expected[0], rtol=0, atol=1e-5)
+    assert torch.equal(samples[0], image)  # t = 0
+    for k, t in enumerate(times[1:], 1):
+        with torch.no_grad():
+            expected = plain_loop(
+                model, scheduler, image, t, 20, stream(0, t, times[:k].count(t)), start_below
+            )
+        torch.testing.assert_close(samples[k], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_follows_a_plain_loop_with_the_same_noise(unet, images, case):
+    compare_with_plain_loop(unet, images[:1], *CASES[case])
+
+
+@pytest.mark.parametrize("case", LEARNED_CASES)
+def test_learned_variance_follows_a_plain_loop(variance_unet, images, case):
+    compare_with_plain_loop(variance_unet, images[:1], *LEARNED_CASES[case])
+
+
+@pytest.mark.parametrize("case", ["ddpm", "ddim", "dpm-sde", "unipc"])
+def test_start_below_follows_a_plain_loop_from_the_next_step(unet, images, case):
+    scheduler, _ = CASES[case]  # at any time, since the first step is a respaced one
+    compare_with_plain_loop(unet, images[:1], scheduler, [0, 94, 100, 333, 1000], True)
 
 
 def test_full_resolution_takes_every_step(unet, images):
@@ -114,6 +199,90 @@ def test_full_resolution_takes_every_step(unet, images):
     ForwardBackwardPipeline(unet, scheduler)(images, [7, 12], num_inference_steps=30)
     hook.remove()
     assert seen == list(range(12, -1, -1))
+
+
+def test_start_below_reads_as_the_published_code(unet, images):
+    """Step k of a respaced process: noise at its index k, denoising from its index k - 1."""
+    scheduler = DDPMScheduler(timestep_spacing="linspace")
+    scheduler.set_timesteps(20)
+    respaced = scheduler.timesteps.tolist()[::-1]
+    seen = []
+    hook = unet.register_forward_pre_hook(
+        lambda module, inputs: seen.append((int(inputs[1]), inputs[0].clone()))
+    )
+    ForwardBackwardPipeline(unet, scheduler)(
+        images[:1], [respaced[7]], 20, generators(1), start_below=True
+    )
+    hook.remove()
+    assert [t for t, _ in seen] == respaced[6::-1]
+    noise = torch.randn(images[:1].shape, generator=stream(0, respaced[7], 0))
+    alpha = scheduler.alphas_cumprod[respaced[7]]
+    noised = alpha.sqrt() * images[0] + (1 - alpha).sqrt() * noise[0]
+    torch.testing.assert_close(seen[0][1][0], noised)
+
+
+def test_learned_variance_is_between_the_two_fixed_ones(variance_unet, images):
+    """Ancestral steps written out: log variance from log beta~ (output -1) to log beta (output 1)."""
+    scheduler = DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    scheduler.set_timesteps(10)
+    path = [333, *(g for g in scheduler.timesteps.tolist() if g < 333)]
+    samples = ForwardBackwardPipeline(variance_unet, scheduler)(
+        images[:1], [333], 10, generators(1), batch_size=1
+    ).samples
+    abar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    abar = [abar[t] for t in path] + [torch.ones((), dtype=torch.float64)]
+    generator = stream(0, 333, 0)
+    noise = torch.randn(1, 1, 8, 8, generator=generator)
+    x = abar[0].sqrt() * images[:1] + (1 - abar[0]).sqrt() * noise
+    for k, t in enumerate(path):
+        with torch.no_grad():
+            epsilon, share = variance_unet(x.float(), torch.tensor(t)).sample.double().chunk(2, 1)
+        alpha = abar[k] / abar[k + 1]
+        x = (x - (1 - alpha) / (1 - abar[k]).sqrt() * epsilon) / alpha.sqrt()
+        if t > 0:
+            small = (1 - alpha) * (1 - abar[k + 1]) / (1 - abar[k])
+            share = (share + 1) / 2
+            log_variance = share * (1 - alpha).log() + (1 - share) * small.log()
+            x = x + (log_variance / 2).exp() * torch.randn(1, 1, 8, 8, generator=generator)
+    torch.testing.assert_close(samples[0], x.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_multistep_solver_is_of_higher_order_from_midway():
+    """The exact probability flow of N(0, std^2) scales x_t: an answer that no solver knows."""
+    std, t, x0 = 0.5, 600, torch.randn(4, 6, generator=torch.Generator().manual_seed(5))
+    errors = {}
+    for kind in (DDIMScheduler, DPMSolverMultistepScheduler):
+        options = {"clip_sample": False} if kind is DDIMScheduler else {}
+        scheduler = kind(**options)
+        pipeline = ForwardBackwardPipeline(GaussianDenoiser(std, scheduler), scheduler)
+        samples = pipeline(x0, [t], 25, generators(4)).samples[0]
+        keys = [torch.randn(1, 6, generator=stream(i, t, 0)) for i in range(4)]
+        alpha = scheduler.alphas_cumprod[t]
+        x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * torch.cat(keys)
+        exact = x_t * std / (alpha * std**2 + 1 - alpha).sqrt()
+        errors[kind] = (samples - exact).norm() / exact.norm()
+    assert errors[DDIMScheduler] < 0.2
+    assert errors[DPMSolverMultistepScheduler] < errors[DDIMScheduler] / 5
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DPMSolverMultistepScheduler(solver_order=3, algorithm_type="sde-dpmsolver++"),
+        UniPCMultistepScheduler(),
+        DDPMScheduler(variance_type="learned_range"),
+    ],
+)
+def test_state_of_a_scheduler_does_not_mix_rows(variance_unet, images, scheduler):
+    scheduler.set_timesteps(12)
+    low, high = scheduler.timesteps[[8, 3]].tolist()
+    call = {"num_inference_steps": 12, "batch_size": 3}
+    pipeline = ForwardBackwardPipeline(variance_unet, scheduler)
+    together = pipeline(images, [low, 1000, high, low], generator=generators(), **call).samples
+    for i in range(5):
+        one = {"x0": images[i : i + 1], "generator": [generators()[i]], **call}
+        assert torch.equal(pipeline(timesteps=[high], **one).samples[0, 0], together[2, i])
+        assert torch.equal(pipeline(timesteps=[1000, low], **one).samples[1, 0], together[0, i])
 
 
 def test_same_bits_however_images_and_times_are_split(unet, images):
@@ -181,13 +350,57 @@ def test_x0_is_left_alone_and_fresh_noise_differs(unet, images):
     assert not torch.equal(first, second)
 
 
-def test_saved_and_loaded_pipeline_gives_the_same_samples(unet, images, tmp_path):
-    pipeline = ForwardBackwardPipeline(unet, DDPMScheduler(beta_end=0.03))
+def test_autocast_is_for_the_model_only(unet, images):
+    seen = []
+
+    class Step(DDPMScheduler):
+        def step(self, predicted, t, sample, **options):
+            seen.append((predicted.dtype, sample.dtype))
+            return super().step(predicted, t, sample, **options)
+
+    pipeline = ForwardBackwardPipeline(unet, Step())
+    call = {"timesteps": [400], "num_inference_steps": 10}
+    exact = pipeline(images, generator=generators(), **call).samples
+    hook = unet.conv_in.register_forward_hook(lambda module, x, y: seen.append((y.dtype,) * 2))
+    halved = pipeline(
+        images, generator=generators(), autocast_dtype=torch.bfloat16, **call
+    ).samples
+    hook.remove()
+    assert set(seen) == {(torch.float32,) * 2, (torch.bfloat16,) * 2}
+    assert halved.dtype == torch.float32
+    assert not torch.equal(halved, exact)
+    torch.testing.assert_close(halved, exact, rtol=0, atol=0.1)
+
+
+def test_no_progress_bar_in_a_file(unet, images, capfd):
+    ForwardBackwardPipeline(unet, DDPMScheduler())(images, [500], num_inference_steps=3)
+    assert capfd.readouterr() == ("", "")
+
+
+FRESH = """
+import sys, torch
+from hierphase.pipeline import ForwardBackwardPipeline
+pipeline = ForwardBackwardPipeline.from_pretrained(sys.argv[1])
+call = torch.load(sys.argv[1] + "/call.pt", weights_only=True)
+generators = [torch.Generator().manual_seed(100 + i) for i in range(5)]
+torch.save(pipeline(generator=generators, **call).samples, sys.argv[1] + "/samples.pt")
+"""
+
+
+@pytest.mark.parametrize(
+    "scheduler", [DDPMScheduler(beta_end=0.03), DPMSolverMultistepScheduler(solver_order=3)]
+)
+def test_saved_pipeline_gives_the_same_samples_in_a_fresh_process(
+    unet, images, tmp_path, scheduler
+):
+    pipeline = ForwardBackwardPipeline(unet, scheduler)
     pipeline.save_pretrained(tmp_path)
-    loaded = ForwardBackwardPipeline.from_pretrained(tmp_path)
-    call = {"num_inference_steps": 8, "timesteps": [300, 700]}
-    expected = pipeline(images, generator=generators(), **call).samples
-    assert torch.equal(loaded(images, generator=generators(), **call).samples, expected)
+    assert list(tmp_path.rglob("*.safetensors"))
+    call = {"x0": images, "num_inference_steps": 8, "timesteps": [300, 700]}
+    torch.save(call, tmp_path / "call.pt")
+    subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], check=True)
+    expected = pipeline(generator=generators(), **call).samples
+    assert torch.equal(torch.load(tmp_path / "samples.pt", weights_only=True), expected)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +416,7 @@ def test_saved_and_loaded_pipeline_gives_the_same_samples(unet, images, tmp_path
         ({"num_inference_steps": 1001}, "at most the 1000 steps of the scheduler, got 1001"),
         ({"num_inference_steps": 10.0}, "num_inference_steps must be an integer, got 10.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"autocast_dtype": torch.float32}, "torch.float16 or None, got torch.float32"),
         ({"generator": [torch.Generator()] * 4}, "got 4 generators for 5 images"),
         ({"x0": torch.zeros(5, 1, 8, 8, dtype=torch.float64)}, "float32 tensor, got torch.float64"),
         ({"x0": np.zeros((5, 1, 8, 8))}, "float32 tensor, got float64"),
@@ -217,9 +431,43 @@ def test_bad_arguments_are_named(unet, images, arguments, message):
         pipeline(**call)
 
 
-def test_schedulers_that_cannot_start_there_are_refused(unet, images):
-    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler cannot start midway"):
-        ForwardBackwardPipeline(unet, DPMSolverMultistepScheduler())
-    pipeline = ForwardBackwardPipeline(unet, DDIMScheduler())
-    with pytest.raises(ValueError, match=r"\[333\] are not among the 25 steps of DDIMScheduler"):
-        pipeline(images, [320, 333], num_inference_steps=25)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (EulerDiscreteScheduler, "EulerDiscreteScheduler rescales x_t .* instead of 1.; use DDPM"),
+        (HeunDiscreteScheduler, "HeunDiscreteScheduler rescales x_t"),
+        (LMSDiscreteScheduler, "LMSDiscreteScheduler rescales x_t"),
+        (FlowMatchEulerDiscreteScheduler, "is not for the variance-preserving process .*; use DDPM"),
+        (dict, "scheduler dict is not for the variance-preserving process"),
+    ],
+)
+def test_schedulers_of_other_processes_are_refused(unet, kind, message):
+    with pytest.raises(ValueError, match=message):
+        ForwardBackwardPipeline(unet, kind())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "message"),
+    [
+        (DDIMScheduler(), {}, "time 333 is not among the 25 steps of DDIMScheduler"),
+        (UniPCMultistepScheduler(), {}, "time 333 is not among the 25 steps of UniPC"),
+        (PNDMScheduler(), {}, "PNDMScheduler takes step .* but steps must fall"),
+        (DDIMInverseScheduler(), {}, "DDIMInverse.* must fall|not for the variance-preserving"),
+        (
+            DPMSolverMultistepScheduler(use_karras_sigmas=True),
+            {},
+            "noise levels of DPMSolverMultistepScheduler are not those of its alphas_cumprod",
+        ),
+        (
+            DDPMScheduler(timestep_spacing="trailing"),
+            {"timesteps": [39], "start_below": True},
+            "no respaced step is below t = 39; the smallest is 39",
+        ),
+        (DDPMScheduler(variance_type="learned"), {}, r"returned shape \(5, 1, 8, 8\) .* \(5, 2,"),
+    ],
+)
+def test_steps_that_cannot_be_taken_are_refused(unet, images, scheduler, options, message):
+    with pytest.raises(ValueError, match=message):
+        ForwardBackwardPipeline(unet, scheduler)(
+            images, **{"timesteps": [320, 333], "num_inference_steps": 25} | options
+        )
