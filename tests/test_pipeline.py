@@ -222,7 +222,7 @@ def test_start_below_reads_as_the_published_code(unet, images):
 
 
 def test_learned_variance_is_between_the_two_fixed_ones(variance_unet, images):
-    """Ancestral steps written out: log variance from log beta~ (output -1) to log beta (output 1)."""
+    """Ancestral steps written out; log variance from log beta~ (at -1) to log beta (at 1)."""
     scheduler = DDPMScheduler(variance_type="learned_range", clip_sample=False)
     scheduler.set_timesteps(10)
     path = [333, *(g for g in scheduler.timesteps.tolist() if g < 333)]
@@ -255,14 +255,14 @@ def test_multistep_solver_is_of_higher_order_from_midway():
         options = {"clip_sample": False} if kind is DDIMScheduler else {}
         scheduler = kind(**options)
         pipeline = ForwardBackwardPipeline(GaussianDenoiser(std, scheduler), scheduler)
-        samples = pipeline(x0, [t], 25, generators(4)).samples[0]
-        keys = [torch.randn(1, 6, generator=stream(i, t, 0)) for i in range(4)]
+        samples = pipeline(x0, [t], 200, generators(4)).samples[0]
+        noise = [torch.randn(1, 6, generator=stream(i, t, 0)) for i in range(4)]
         alpha = scheduler.alphas_cumprod[t]
-        x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * torch.cat(keys)
+        x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * torch.cat(noise)
         exact = x_t * std / (alpha * std**2 + 1 - alpha).sqrt()
         errors[kind] = (samples - exact).norm() / exact.norm()
-    assert errors[DDIMScheduler] < 0.2
-    assert errors[DPMSolverMultistepScheduler] < errors[DDIMScheduler] / 5
+    assert errors[DDIMScheduler] < 0.03
+    assert errors[DPMSolverMultistepScheduler] < errors[DDIMScheduler] / 20
 
 
 @pytest.mark.parametrize(
@@ -280,9 +280,10 @@ def test_state_of_a_scheduler_does_not_mix_rows(variance_unet, images, scheduler
     pipeline = ForwardBackwardPipeline(variance_unet, scheduler)
     together = pipeline(images, [low, 1000, high, low], generator=generators(), **call).samples
     for i in range(5):
-        one = {"x0": images[i : i + 1], "generator": [generators()[i]], **call}
-        assert torch.equal(pipeline(timesteps=[high], **one).samples[0, 0], together[2, i])
-        assert torch.equal(pipeline(timesteps=[1000, low], **one).samples[1, 0], together[0, i])
+        for times, kept in ([high], [2]), ([1000, low], [1, 0]):
+            own = [generators()[i]]
+            alone = pipeline(images[i : i + 1], times, generator=own, **call).samples
+            assert torch.equal(alone[:, 0], together[kept, i])
 
 
 def test_same_bits_however_images_and_times_are_split(unet, images):
@@ -359,12 +360,10 @@ def test_autocast_is_for_the_model_only(unet, images):
             return super().step(predicted, t, sample, **options)
 
     pipeline = ForwardBackwardPipeline(unet, Step())
-    call = {"timesteps": [400], "num_inference_steps": 10}
+    call = {"timesteps": [30], "num_inference_steps": 20}
     exact = pipeline(images, generator=generators(), **call).samples
     hook = unet.conv_in.register_forward_hook(lambda module, x, y: seen.append((y.dtype,) * 2))
-    halved = pipeline(
-        images, generator=generators(), autocast_dtype=torch.bfloat16, **call
-    ).samples
+    halved = pipeline(images, generator=generators(), autocast_dtype=torch.bfloat16, **call).samples
     hook.remove()
     assert set(seen) == {(torch.float32,) * 2, (torch.bfloat16,) * 2}
     assert halved.dtype == torch.float32
@@ -387,13 +386,8 @@ torch.save(pipeline(generator=generators, **call).samples, sys.argv[1] + "/sampl
 """
 
 
-@pytest.mark.parametrize(
-    "scheduler", [DDPMScheduler(beta_end=0.03), DPMSolverMultistepScheduler(solver_order=3)]
-)
-def test_saved_pipeline_gives_the_same_samples_in_a_fresh_process(
-    unet, images, tmp_path, scheduler
-):
-    pipeline = ForwardBackwardPipeline(unet, scheduler)
+def test_saved_pipeline_gives_the_same_samples_in_a_fresh_process(unet, images, tmp_path):
+    pipeline = ForwardBackwardPipeline(unet, DPMSolverMultistepScheduler(beta_end=0.03))
     pipeline.save_pretrained(tmp_path)
     assert list(tmp_path.rglob("*.safetensors"))
     call = {"x0": images, "num_inference_steps": 8, "timesteps": [300, 700]}
@@ -437,7 +431,7 @@ def test_bad_arguments_are_named(unet, images, arguments, message):
         (EulerDiscreteScheduler, "EulerDiscreteScheduler rescales x_t .* instead of 1.; use DDPM"),
         (HeunDiscreteScheduler, "HeunDiscreteScheduler rescales x_t"),
         (LMSDiscreteScheduler, "LMSDiscreteScheduler rescales x_t"),
-        (FlowMatchEulerDiscreteScheduler, "is not for the variance-preserving process .*; use DDPM"),
+        (FlowMatchEulerDiscreteScheduler, "is not for the variance-preserving .*; use DDPM"),
         (dict, "scheduler dict is not for the variance-preserving process"),
     ],
 )
