@@ -1,10 +1,10 @@
 """Forward-backward: all times packed in one sweep against one loop per time.
 
 The trained denoiser of the digits, DDPM, 25 respaced steps, reversal times spread evenly over
-these, one thread. The packed sweep calls the model with 64 rows always (filled up by repetition);
-the loops take one time after the other, with at most 64 images a call and none filled up, as a
-plain loop over diffusers' scheduler would. First block: cost against images; second: against
-times. ``rows`` counts what the model computed, ``filled`` the share of it that was repetition,
+these, one thread. The packed sweep calls the model with 64 rows always (fewer where images x times
+are fewer; filled up by repetition); the loops take one time after the other, with at most 64
+images a call and none filled up, as a plain loop over diffusers' scheduler would. First block:
+cost against images; second: against times. ``rows`` counts what the model computed, ``filled`` the share of it that was repetition,
 ``s`` is wall time and ``ms/row`` that of the packed sweep per row needed. On a busy machine trust
 the ratio of CPU times more than that of wall times. ``difference`` is the largest one between the
 two results, which share their noise but not their batch size. All ratios are of this one run.
@@ -69,7 +69,8 @@ def main():
     )
     for n, k in cases:
         times = grid[:-1:(STEPS - 1) // k]
-        packed, calls, rows, wall, cpu = measured(pipeline, images[:n], times, BATCH)
+        batch_size = min(BATCH, n * len(times))
+        packed, calls, rows, wall, cpu = measured(pipeline, images[:n], times, batch_size)
         loop, loop_calls, needed, loop_wall, loop_cpu = loop_per_time(pipeline, images[:n], times)
         print(
             f"{n:>6} {len(times):>5} {calls:>6} {rows:>7} {1 - needed / rows:>6.0%} {wall:>6.2f} "
