@@ -179,8 +179,7 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
             classes[synset[1]].append(image)
     if not any(classes.values()):
         raise ValueError(
-            f"{path} holds no images ({', '.join(SUFFIXES)})"
-            f"{_listing(rejected, '; it holds: ')}"
+            f"{path} holds no images ({', '.join(SUFFIXES)}){_listing(rejected, '; it holds: ')}"
         )
     return classes, rejected
 
