@@ -2,9 +2,11 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +170,7 @@ def _fashion_mnist_file(name: str) -> np.ndarray:
         try:
             with urllib.request.urlopen(url, timeout=60) as response:
                 packed = response.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             looked = " nor ".join(map(str, places))
             raise FileNotFoundError(
                 f"Fashion-MNIST: no {name}: neither {looked} exists, and {url} cannot be "
@@ -188,7 +190,7 @@ def _unpacked(packed: bytes, name: str, origin) -> np.ndarray:
     """The bytes of a gzip file, once their hash is the pinned one."""
     try:
         content = gzip.decompress(packed)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{origin} is not a whole gzip file ({error}); remove it") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != FASHION_MNIST_FILES[name]:

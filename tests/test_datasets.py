@@ -1,11 +1,17 @@
 import dataclasses
+import gzip
+import hashlib
+import http.server
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hierphase.datasets import digits
+from hierphase import datasets
+from hierphase.datasets import digits, fashion_mnist
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +61,192 @@ FIRST_TEST_LABELS = [2, 0, 4, 9, 4, 1, 2, 4, 6, 7, 9, 1]
 def test_inconsistent_data_are_refused(data, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(data, **change)
+
+
+# --- Fashion-MNIST, on four small files of the same format
+
+N_TRAIN, N_TEST = 7, 3
+PIXELS = np.random.default_rng(0).integers(0, 256, (N_TRAIN + N_TEST, 28, 28), dtype=np.uint8)
+LABELS = np.arange(N_TRAIN + N_TEST, dtype=np.uint8)
+
+
+def idx(array):
+    """The array with its header, as Fashion-MNIST's files have it unpacked."""
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.tobytes()
+
+
+CONTENTS = {
+    "train-images-idx3-ubyte.gz": idx(PIXELS[:N_TRAIN]),
+    "train-labels-idx1-ubyte.gz": idx(LABELS[:N_TRAIN]),
+    "t10k-images-idx3-ubyte.gz": idx(PIXELS[N_TRAIN:]),
+    "t10k-labels-idx1-ubyte.gz": idx(LABELS[N_TRAIN:]),
+}
+
+
+def put(directory, contents=CONTENTS):
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (directory / name).write_bytes(gzip.compress(content))
+    return directory
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Empty system and cache directories, and hashes that fit the small files; no download."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+    monkeypatch.setattr(datasets, "FASHION_MNIST_FILES", hashes)
+    monkeypatch.setattr(datasets, "FASHION_MNIST_SYSTEM", tmp_path / "system")
+    monkeypatch.setattr(datasets, "FASHION_MNIST_URL", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "system", tmp_path / "cache/hierphase/fashion-mnist"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        self.server.requests.append(self.path)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A web site on this machine that serves a directory; knows what was asked of it."""
+    directory = tmp_path / "site"
+    directory.mkdir()
+    with http.server.HTTPServer(("127.0.0.1", 0), partial(Handler, directory=directory)) as server:
+        server.directory, server.requests = directory, []
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(datasets, "FASHION_MNIST_URL", server.url)
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def assert_small_files(data):
+    assert data.train_images.shape == (N_TRAIN, 1, 28, 28)
+    assert data.test_images.shape == (N_TEST, 1, 28, 28)
+    images = torch.cat([data.train_images, data.test_images])
+    assert images.dtype == torch.float32
+    assert np.array_equal(((images + 1) * 127.5).round().squeeze(1).numpy(), PIXELS)
+    assert torch.cat([data.train_labels, data.test_labels]).tolist() == LABELS.tolist()
+    assert data.class_names == datasets.FASHION_MNIST_CLASSES
+
+
+def test_fashion_mnist_from_the_system_comes_first(places):
+    system, cache = places
+    put(system)
+    put(cache, dict.fromkeys(CONTENTS, b"never looked at"))
+    assert_small_files(fashion_mnist())
+
+
+def test_fashion_mnist_from_the_cache_is_not_downloaded(places, site):
+    _, cache = places
+    put(cache)
+    assert_small_files(fashion_mnist())
+    assert site.requests == []
+
+
+def test_fashion_mnist_is_downloaded_once_into_the_cache(places, site):
+    _, cache = places
+    put(site.directory)
+    assert_small_files(fashion_mnist())
+    assert sorted(site.requests) == sorted(f"/{name}" for name in CONTENTS)
+    assert {path.name for path in cache.iterdir()} == CONTENTS.keys()
+    assert_small_files(fashion_mnist())
+    assert len(site.requests) == len(CONTENTS)
+
+
+def test_cache_is_in_the_home_directory_by_default(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert datasets.cache_directory() == tmp_path / ".cache/hierphase"
+
+
+@pytest.mark.parametrize("where", ["system", "cache", "site"])
+def test_other_data_under_the_name_are_refused(places, site, where):
+    system, cache = places
+    wrong = CONTENTS | {"train-labels-idx1-ubyte.gz": idx(LABELS[:N_TRAIN][::-1])}
+    directory = put({"system": system, "cache": cache, "site": site.directory}[where], wrong)
+    origin = site.url if where == "site" else directory
+    message = rf"{origin}/train-labels-idx1-ubyte.gz holds other data .* SHA-256 \w{{64}}, expected"
+    with pytest.raises(ValueError, match=message):
+        fashion_mnist()
+    if where == "site":
+        assert not (cache / "train-labels-idx1-ubyte.gz").exists()
+
+
+@pytest.mark.parametrize("where", ["system", "cache", "site"])
+def test_a_gzip_file_cut_short_is_refused(places, site, where):
+    system, cache = places
+    directory = put({"system": system, "cache": cache, "site": site.directory}[where])
+    path = directory / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    origin = site.url if where == "site" else directory
+    with pytest.raises(ValueError, match=rf"{origin}/{path.name} is not a whole gzip file"):
+        fashion_mnist()
+    if where == "site":
+        assert not (cache / path.name).exists()
+
+
+def test_a_damaged_gzip_file_is_refused(places):
+    system, _ = places
+    path = put(system) / "train-images-idx3-ubyte.gz"
+    packed = bytearray(path.read_bytes())
+    packed[10] |= 0b110  # the first block is of a type that does not exist
+    path.write_bytes(packed)
+    with pytest.raises(ValueError, match=rf"{path} is not a whole gzip file"):
+        fashion_mnist()
+
+
+def test_a_connection_that_breaks_is_an_error(places, site, monkeypatch):
+    _, cache = places
+    put(site.directory)
+    monkeypatch.setattr(Handler, "copyfile", lambda self, source, output: output.write(b"half"))
+    with pytest.raises(FileNotFoundError, match=rf"{site.url}/.* cannot be downloaded .*4 bytes"):
+        fashion_mnist()
+    assert not cache.exists()
+
+
+def test_a_page_instead_of_a_gzip_file_is_refused(places, site):
+    for name in CONTENTS:
+        (site.directory / name).write_bytes(b"<html>Please log in</html>")
+    with pytest.raises(ValueError, match="is not a whole gzip file"):
+        fashion_mnist()
+
+
+@pytest.mark.parametrize("reachable", [False, True])
+def test_without_fashion_mnist_the_error_says_where_it_was_looked_for(places, reachable, request):
+    if reachable:
+        request.getfixturevalue("site")  # answers 404
+    system, cache = places
+    name = "train-images-idx3-ubyte.gz"
+    with pytest.raises(FileNotFoundError) as caught:
+        fashion_mnist()
+    message = str(caught.value)
+    for place in (system / name, cache / name, f"{datasets.FASHION_MNIST_URL}/{name}"):
+        assert str(place) in message
+    assert ("404" in message) == reachable
+    assert "Install Debian's package dataset-fashion-mnist" in message
+
+
+@pytest.mark.skipif(
+    not datasets.FASHION_MNIST_SYSTEM.is_dir(),
+    reason=f"Debian's package dataset-fashion-mnist is not installed: no "
+    f"{datasets.FASHION_MNIST_SYSTEM}",
+)
+def test_fashion_mnist_as_published():
+    data = fashion_mnist()
+    assert data.train_images.shape == (60_000, 1, 28, 28)
+    assert data.test_images.shape == (10_000, 1, 28, 28)
+    assert data.train_labels.bincount().tolist() == [6_000] * 10
+    assert data.test_labels.bincount().tolist() == [1_000] * 10
+    # mean and standard deviation of the training pixels in [0, 1], as commonly quoted
+    pixels = (data.train_images + 1) / 2
+    assert pixels.mean().item() == pytest.approx(0.2860, abs=5e-5)
+    assert pixels.std().item() == pytest.approx(0.3530, abs=5e-5)
+    # sandals are fainter than pullovers, and the first test image is an ankle boot
+    brightness = [pixels[data.train_labels == label].mean().item() for label in range(10)]
+    names = data.class_names
+    assert brightness[names.index("sandal")] < brightness[names.index("pullover")] / 2
+    assert names[data.test_labels[0]] == "ankle boot"
