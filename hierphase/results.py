@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import uuid
 from pathlib import Path
 
 import xarray as xr
@@ -76,15 +77,25 @@ def save(
         commit=_git_commit(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python "
         f"{platform.python_version()}",
-        packages=json.dumps({p: importlib.metadata.version(p) for p in RECORDED_PACKAGES}),
+        packages=json.dumps(package_versions()),
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write(dataset, path)
+    return path
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that numbers may depend on."""
+    return {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
+
+
+def write(dataset: xr.Dataset, path: Path) -> None:
+    """Write one NetCDF file, atomically, also when several machines write it at once."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         dataset.to_netcdf(temporary, engine="h5netcdf")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def load(

@@ -1,0 +1,227 @@
+"""Where the shards of a sweep are computed: here, in a process pool, by Dask, in SLURM jobs.
+
+:func:`open_executor` makes an executor from its name and a few numbers, and :func:`outcomes` calls
+a function through any of them. dask and submitit come with ``pip install 'hierphase[cluster]'``.
+"""
+
+import concurrent.futures
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hierphase import chapters
+from hierphase.checks import positive_integer
+
+EXECUTORS = ("in-process", "processes", "dask", "slurm")
+POLL_SECONDS = 2  # between two looks at the queue of SLURM
+
+
+@contextlib.contextmanager
+def open_executor(
+    name: str,
+    directory: Path | str,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    slurm: dict | None = None,
+):
+    """An executor for ``run_sweep``, shut down at the end of the ``with`` block.
+
+    Args:
+        name: one of :data:`EXECUTORS`.
+        directory: the sweep's; SLURM's scripts and logs go to ``slurm`` in it.
+        workers: processes, Dask workers on this machine, or SLURM jobs that run at once; by default
+            one a core, and for SLURM at most 256.
+        scheduler: address of a running Dask scheduler, instead of workers on this machine.
+        slurm: options of a SLURM job, named as submitit's ``SlurmExecutor`` names them
+            (``partition``, ``gpus_per_node``, ``mem``, ...); ``time`` in minutes is 60 by default.
+
+    Yields:
+        None for ``in-process``, else what :func:`outcomes` takes.
+
+    Raises:
+        ValueError: an unknown executor or SLURM option, an option of another executor, a package
+            that is not installed, or no SLURM on this machine.
+        OSError: no Dask scheduler answers.
+    """
+    if name not in EXECUTORS:
+        raise ValueError(chapters.unknown("executor", name, list(EXECUTORS)))
+    misplaced = {
+        "--workers": workers is not None and (name == "in-process" or scheduler is not None),
+        "--scheduler": scheduler is not None and name != "dask",
+        "--slurm": bool(slurm) and name != "slurm",
+    }
+    for option, wrong in misplaced.items():
+        if wrong:
+            beside = " with --scheduler" if scheduler is not None and name == "dask" else ""
+            raise ValueError(f"executor {name}{beside} has no use for {option}")
+    if workers is not None:
+        workers = positive_integer("workers", workers)
+    if name == "in-process":
+        yield None
+    elif name == "processes":
+        with _process_pool(workers) as pool:
+            yield pool
+    elif name == "dask":
+        with _dask_client(workers, scheduler) as client:
+            yield client.get_executor(pure=False)  # a shard that was lost has to be called again
+    else:
+        yield _slurm_executor(Path(directory) / "slurm", workers, slurm or {})
+
+
+def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object, str | None]]:
+    """Call ``function(item)`` for every item; a failing call does not stop the others.
+
+    Args:
+        executor: a ``concurrent.futures.Executor``, one of submitit's, or None to call the function
+            in this process.
+        function: importable by name where the executor's workers run.
+        items: picklable.
+
+    Yields:
+        (item, None or a line that says what went wrong), in the order in which the calls end.
+        When the iterator is closed early, calls that have not begun are cancelled (with submitit,
+        those under way too).
+    """
+    if executor is None:
+        for item in items:
+            yield item, _attempt(function, item)
+    elif isinstance(executor, concurrent.futures.Executor):
+        futures = {executor.submit(_attempt, function, item): item for item in items}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], _outcome(future)
+        finally:
+            for future in futures:
+                future.cancel()
+    else:
+        yield from _job_outcomes(executor, function, items)
+
+
+def _attempt(function: Callable, item) -> str | None:
+    """Call ``function(item)`` where the work is done; what it raised comes back in words."""
+    try:
+        function(item)
+    except Exception as error:
+        return _in_words(error)
+    return None
+
+
+def _outcome(call) -> str | None:
+    """What :func:`_attempt` gave back, or why it could not (its worker died, it was cancelled)."""
+    try:
+        return call.result()
+    except Exception as error:
+        return _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def _process_pool(workers: int | None):
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_follow_parent
+    )
+    try:
+        yield pool
+    except BaseException:  # above all Ctrl-C: do not wait for the shards under way
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """In a worker: leave Ctrl-C to the main process, and end when it has ended in any way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _dask_client(workers: int | None, scheduler: str | None):
+    distributed = _import_extra("distributed")
+    with contextlib.ExitStack() as stack:
+        if scheduler is None:
+            scheduler = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers or os.cpu_count(),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                )
+            )
+        yield stack.enter_context(distributed.Client(scheduler))
+
+
+def _slurm_executor(folder: Path, workers: int | None, options: dict):
+    submitit = _import_extra("submitit")
+    try:
+        executor = submitit.SlurmExecutor(folder)
+    except RuntimeError:
+        raise ValueError(
+            "executor slurm needs the commands of SLURM (sbatch, srun, squeue) on this machine"
+        ) from None
+    parallel = {} if workers is None else {"array_parallelism": workers}
+    executor.update_parameters(**{"job_name": "hierphase", "time": 60} | parallel | options)
+    return executor
+
+
+def _job_outcomes(executor, function, items):
+    """:func:`outcomes` for an executor of submitit: one job array.
+
+    The queue itself is asked what has ended: SLURM's accounting, which submitit asks, is not
+    everywhere switched on, and without it a cancelled job would be waited for without end.
+    """
+    submitit = _import_extra("submitit")
+    calls = executor.map_array(_attempt, [function] * len(items), items)
+    jobs = dict(zip(calls, items, strict=True))
+    try:
+        while jobs:
+            queue = _slurm_queue() if isinstance(executor, submitit.SlurmExecutor) else None
+            os.listdir(executor.folder)  # else NFS may hide new files for a minute
+            for job in list(jobs):
+                if isinstance(job, submitit.SlurmJob):
+                    ended = queue is not None and job.job_id not in queue
+                else:
+                    ended = job.done()
+                if job.paths.result_pickle.exists():
+                    yield jobs.pop(job), _outcome(job)
+                elif ended:
+                    yield jobs.pop(job), (
+                        f"job {job.job_id} ended without a result (cancelled? out of time or "
+                        f"memory?); its output: {job.paths.stderr}"
+                    )
+            if jobs:
+                time.sleep(POLL_SECONDS)
+    finally:
+        for job in jobs:
+            job.cancel(check=False)
+
+
+def _slurm_queue() -> set[str] | None:
+    """Ids of our jobs that wait or run; None while SLURM does not answer."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return set(answer.stdout.split()) if answer.returncode == 0 else None
+
+
+def _import_extra(module: str):
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"this executor needs {error.name}: pip install 'hierphase[cluster]'"
+        ) from None
