@@ -1,4 +1,4 @@
-"""The command line: ``hierphase list``, ``run``, ``train`` and ``convert-adm``."""
+"""The command line: ``hierphase list``, ``run``, ``train``, ``sweep`` and ``convert-adm``."""
 
 import argparse
 import dataclasses
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hierphase import chapters
+from hierphase.executors import EXECUTORS, ShardError, open_executor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 for a cell or a training that failed, 2 for wrong usage, 130 after
-        Ctrl-C.
+        The exit status: 0, 1 for a cell, a training or shards that failed, 2 for wrong usage, 130
+        after Ctrl-C.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"hierphase: error: {error}", file=sys.stderr)
         return 2
-    except chapters.CellError as error:
+    except (chapters.CellError, ShardError) as error:
         print(f"hierphase: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
@@ -37,15 +38,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hierphase", description="Run the book's experiments.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    values = {
+        "nargs": 2, "action": "append", "default": [], "dest": "values",
+        "metavar": ("NAME", "VALUE"),
+        "help": "set a parameter; VALUE is a Python literal. Repeat it for more parameters",
+    }
     listing = commands.add_parser("list", help="show the chapters and their parameters")
     listing.set_defaults(command=_list)
 
     run = commands.add_parser("run", help="execute a chapter, with other parameters if you like")
     run.add_argument("chapter", metavar="CHAPTER", help="as in `hierphase list`")
-    run.add_argument(
-        "-p", nargs=2, action="append", default=[], dest="values", metavar=("NAME", "VALUE"),
-        help="set a parameter; VALUE is a Python literal. Repeat it for more parameters",
-    )
+    run.add_argument("-p", **values)
     run.add_argument(
         "--output", metavar="DIR",
         help="receives the executed notebook and its results (default: runs/CHAPTER)",
@@ -59,15 +62,47 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     train.set_defaults(command=_train)
 
+    sweep = commands.add_parser("sweep", help="run the experiment of a chapter on all its images")
+    sweep.add_argument("chapter", metavar="CHAPTER", help="an unknown one lists them")
+    sweep.add_argument("--preset", required=True, metavar="NAME", help="an unknown one lists them")
+    sweep.add_argument("-p", **values)
+    sweep.add_argument(
+        "--output", metavar="DIR",
+        help="receives the result and what is done of it (default: runs/CHAPTER-PRESET)",
+    )
+    sweep.add_argument(
+        "--executor", default="in-process", metavar="NAME",
+        help=f"one of {', '.join(EXECUTORS)} (default: in-process)",
+    )
+    sweep.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes, Dask workers or SLURM jobs at once (default: one a core; SLURM: 256)",
+    )
+    sweep.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a running Dask cluster, with --executor dask"
+    )
+    sweep.add_argument(
+        "--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="an option of the SLURM jobs, such as partition, time (minutes) or gpus_per_node",
+    )
+    sweep.add_argument(
+        "--shard-size", type=int, default=16, metavar="N", help="images per shard (default: 16)"
+    )
+    sweep.set_defaults(command=_sweep)
+
     convert = commands.add_parser(
         "convert-adm", help="turn a checkpoint of guided-diffusion into a diffusers model"
     )
     convert.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt or .safetensors file")
     convert.add_argument("output", metavar="OUTPUT_DIR", help="receives unet/ and scheduler/")
     convert.add_argument(
-        "-p", nargs=2, action="append", default=[], dest="values", metavar=("FLAG", "VALUE"),
-        help="a flag of guided-diffusion that differs from the unconditional 256x256 model, e.g. "
-        "-p class_cond True. Repeat it for more flags",
+        "-p",
+        **values
+        | {
+            "metavar": ("FLAG", "VALUE"),
+            "help": "a flag of guided-diffusion that differs from the unconditional 256x256 model, "
+            "e.g. -p class_cond True. Repeat it for more flags",
+        },
     )
     convert.set_defaults(command=_convert_adm)
     return parser
@@ -83,14 +118,14 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    parameters = chapters.load(options.chapter).parameters
-    values = _values(options, {name: p.default for name, p in parameters.items()})
+    values = _parse_values(options.values, chapters.load(options.chapter).defaults)
     print(f"executed notebook: {chapters.run(options.chapter, values, options.output)}")
 
 
-def _values(options: argparse.Namespace, defaults: dict) -> dict:
+def _parse_values(pairs: list[list[str]], defaults: dict) -> dict:
+    """The values of the options ``-p NAME VALUE``."""
     values = {}
-    for name, text in options.values:
+    for name, text in pairs:
         if name in values:
             raise ValueError(f"parameter {name} is given twice: {values[name]!r} and {text!r}")
         values[name] = chapters.parse_value(text, defaults.get(name))
@@ -116,9 +151,25 @@ def _convert_adm(options: argparse.Namespace) -> None:
     if Path(options.output).is_file():
         raise ValueError(f"{options.output} is a file: give a directory for the model")
     defaults = {field.name: field.default for field in dataclasses.fields(ADMFlags)}
-    unet, scheduler = load_adm(options.checkpoint, **_values(options, defaults))
+    unet, scheduler = load_adm(options.checkpoint, **_parse_values(options.values, defaults))
     DDPMPipeline(unet, scheduler).save_pretrained(options.output)
     print(f"diffusers model: {options.output}")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from hierphase import results, sweep
+
+    chapter, preset = options.chapter, options.preset
+    values = _parse_values(options.values, sweep.preset_parameters(chapter, preset))
+    sweep.check_parameters(chapter, preset, values)
+    output = options.output or f"runs/{chapter}-{preset}"
+    executor = open_executor(
+        options.executor, output, options.workers, options.scheduler,
+        _parse_values(options.slurm, {}),
+    )
+    with executor as opened:
+        sweep.run_sweep(chapter, preset, values, output, options.shard_size, opened)
+    print(f"result: {results.result_path(chapter, preset, output)}")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ class Chapter:
     parameters: dict[str, Parameter]
     notebook: nbformat.NotebookNode
 
+    @property
+    def defaults(self) -> dict[str, object]:
+        """Name -> default of every parameter."""
+        return {parameter.name: parameter.default for parameter in self.parameters.values()}
+
 
 class CellError(RuntimeError):
     """A cell of a chapter failed, or its kernel died."""
@@ -119,32 +124,33 @@ def parse_value(text: str, default: object) -> object:
     return text if isinstance(default, str) and not isinstance(value, str) else value
 
 
-def check_values(chapter: Chapter, values: dict) -> dict:
-    """Values for parameters of ``chapter``, with the types of the defaults.
+def check_values(owner: str, defaults: dict, values: dict) -> dict:
+    """Values for parameters, with the types of the defaults.
 
     An integer serves where the default is a float, anything where it is None.
 
     Args:
-        chapter: the chapter that has the parameters.
+        owner: what has the parameters, in words ("chapter bp-theory").
+        defaults: parameter -> default, all of them.
         values: parameter -> value.
 
     Returns:
-        The values, tuples turned into lists (a notebook has no tuples).
+        The values, tuples turned into lists (neither a notebook nor JSON has tuples).
 
     Raises:
         ValueError: an unknown parameter, or a value that is not of the default's type.
     """
     checked = {}
     for name, value in values.items():
-        if name not in chapter.parameters:
-            defaults = {p.name: f"{p.name}={p.default!r}" for p in chapter.parameters.values()}
-            raise ValueError(unknown(f"parameter of chapter {chapter.name}", name, defaults))
-        default = chapter.parameters[name].default
+        if name not in defaults:
+            shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
+            raise ValueError(unknown(f"parameter of {owner}", name, shown))
+        default = defaults[name]
         try:
             checked[name] = _convert(value, default)
         except TypeError as error:
             raise ValueError(
-                f"parameter {name} of chapter {chapter.name} is of type "
+                f"parameter {name} of {owner} is of type "
                 f"{type(default).__name__} (default {default!r}); {error}"
             ) from None
     return checked
@@ -176,7 +182,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
             f"parameter output of chapter {name} is the run's directory: "
             f"give {values['output']!r} as the output directory instead (--output)"
         )
-    values = check_values(chapter, values)
+    values = check_values(f"chapter {name}", chapter.defaults, values)
     output = Path("runs", name) if output is None else Path(output)
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,10 @@ EXECUTORS = ("in-process", "processes", "dask", "slurm")
 POLL_SECONDS = 2  # between two looks at the queue of SLURM
 
 
+class ShardError(RuntimeError):
+    """Some shards of a sweep could not be computed."""
+
+
 @contextlib.contextmanager
 def open_executor(
     name: str,
@@ -72,7 +76,7 @@ def open_executor(
         with _dask_client(workers, scheduler) as client:
             yield client.get_executor(pure=False)  # a shard that was lost has to be called again
     else:
-        yield _slurm_executor(Path(directory) / "slurm", workers, slurm or {})
+        yield _slurm_executor(Path(directory).resolve() / "slurm", workers, slurm or {})
 
 
 def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object, str | None]]:

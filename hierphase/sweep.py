@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from hierphase import chapters, results
 from hierphase.checks import positive_integer
-from hierphase.executors import outcomes
+from hierphase.executors import ShardError, outcomes
 from hierphase.shards import (
     ShardSpec,
     load_experiment,
@@ -29,10 +29,6 @@ from hierphase.shards import (
 #: Chapter -> "module:class" of its experiment; the module has a dictionary PRESETS: preset ->
 #: parameters of the class.
 EXPERIMENTS = {"imagenet-transition": "hierphase.image_experiment:ImageExperiment"}
-
-
-class ShardError(RuntimeError):
-    """Some shards of a sweep could not be computed."""
 
 
 def run_sweep(

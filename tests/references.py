@@ -31,7 +31,10 @@ def small_parameters(path=NOTEBOOKS / "parameters.yml"):
         raise ValueError(
             f"{path} names the chapters {sorted(wanted)}, the book has {sorted(known)}"
         )
-    return {name: chapters.check_values(known[name], wanted[name] or {}) for name in known}
+    return {
+        name: chapters.check_values(f"chapter {name}", chapter.defaults, wanted[name] or {})
+        for name, chapter in known.items()
+    }
 
 
 def code_cells(notebook):

@@ -79,8 +79,9 @@ def test_values_of_the_command_line(text, default, value):
 
 
 def test_values_take_the_type_of_the_default(book):
-    chapter = chapters.load("tree")
-    checked = chapters.check_values(chapter, {"epsilon": 1, "grid": (1, 2), "n_classes": "any"})
+    defaults = chapters.load("tree").defaults
+    values = {"epsilon": 1, "grid": (1, 2), "n_classes": "any"}
+    checked = chapters.check_values("chapter tree", defaults, values)
     assert checked == {"epsilon": 1.0, "grid": [1.0, 2.0], "n_classes": "any"}
     assert [type(v) for v in (checked["epsilon"], *checked["grid"])] == [float] * 3
 
