@@ -53,7 +53,7 @@ class SlowExperiment:
         drawn = [torch.rand(100_000, generator=derived_generator(2, i)) for i in range(start, stop)]
         for _ in range(start, stop):
             time.sleep(seconds)
-        drawn = [d * self.parameters["scale"] + prepared.numbers.values.sum() for d in drawn]
+        drawn = [d * self.parameters["scale"] + prepared.numbers.values.mean() for d in drawn]
         shown = [d[:3] for d in drawn[: max(0, N_SHOWN - start)]]
         return xr.Dataset(
             {
@@ -72,7 +72,7 @@ class SlowExperiment:
         )
 
     def finish(self, merged):
-        return merged.assign(mean=merged.total.mean())
+        return merged.assign(average=merged.total.mean())
 
 
 def log(start, stop):
