@@ -4,10 +4,11 @@ The trained denoiser of the digits, DDPM, 25 respaced steps, reversal times spre
 these, one thread. The packed sweep calls the model with 64 rows always (fewer where images x times
 are fewer; filled up by repetition); the loops take one time after the other, with at most 64
 images a call and none filled up, as a plain loop over diffusers' scheduler would. First block:
-cost against images; second: against times. ``rows`` counts what the model computed, ``filled`` the share of it that was repetition,
-``s`` is wall time and ``ms/row`` that of the packed sweep per row needed. On a busy machine trust
-the ratio of CPU times more than that of wall times. ``difference`` is the largest one between the
-two results, which share their noise but not their batch size. All ratios are of this one run.
+cost against images; second: against times. ``rows`` counts what the model computed, ``filled``
+the share of it that was repetition, ``s`` is wall time and ``ms/row`` that of the packed sweep
+per row needed. On a busy machine trust the ratio of CPU times more than that of wall times.
+``difference`` is the largest one between the two results, which share their noise but not their
+batch size. All ratios are of this one run.
 """
 
 import argparse

@@ -4,7 +4,6 @@ A preset is a dictionary of parameters, so that a sweep can hash, store and comp
 with the paper's models, Fashion-MNIST and the digits are presets of the one experiment below.
 """
 
-import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,13 +15,17 @@ import torch
 import xarray as xr
 from diffusers import DDPMScheduler, UNet2DModel
 
-from hierphase import chapters, datasets
+from hierphase import datasets
+from hierphase.adm import load_adm
 from hierphase.bands import band_similarity, max_bands
 from hierphase.checks import positive_integer
 from hierphase.classifiers import (
+    PAPER_LAYERS,
     ConvClassifier,
     class_probabilities,
+    torchvision_classifier,
 )
+from hierphase.image_folder import image_folder
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.probes import Moments, Standardiser, fit_standardisers, layer_similarity
 from hierphase.seeds import derived_generator
@@ -37,6 +40,7 @@ STAGES = ["stages.0", "stages.1", "stages.2", "logits"]
 DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
 
 _BOOK = {
+    "model_flags": {},
     "classifier_weights": None,
     "layers": STAGES,
     "n_times": 20,
@@ -75,30 +79,12 @@ PRESETS = {
         "n_shown": 50,
         **_BOOK,
         "classifier_weights": "IMAGENET1K_V1",
-        "layers": ["features.0", "logits"],
+        "layers": list(PAPER_LAYERS),
         "n_times": 10,
         "batch_size": 16,
         "precision": "float16",
     },
 }
-
-
-def preset_parameters(preset: str, **changes) -> dict:
-    """The parameters of a preset, with changes; a change to None keeps the preset's value.
-
-    Raises:
-        ValueError: an unknown preset or parameter; names the closest and the list.
-    """
-    if preset not in PRESETS:
-        raise ValueError(chapters.unknown("preset", preset, list(PRESETS)))
-    parameters = copy.deepcopy(PRESETS[preset])
-    for name, value in changes.items():
-        if name not in parameters:
-            raise ValueError(chapters.unknown(f"parameter of preset {preset}", name,
-                                              list(parameters)))
-        if value is not None:
-            parameters[name] = value
-    return parameters
 
 
 class ImageExperiment:
@@ -112,18 +98,24 @@ class ImageExperiment:
         parameters: those of a preset:
             ``images`` a data set or a folder (:func:`~hierphase.image_folder.image_folder`);
             ``n_per_class`` images of each class; ``model`` a trained model of the book, a directory
-            in diffusers' layout, or a guided-diffusion checkpoint (unconditional 256x256);
+            in diffusers' layout, or a guided-diffusion checkpoint, with ``model_flags`` where it is
+            not the unconditional 256x256 model (:func:`~hierphase.adm.load_adm`);
             ``classifier`` a trained classifier of the book, a directory, or torchvision's name,
-            with ``classifier_weights``; ``layers`` the modules to compare, from early to late, the
-            last of which gives the logits; ``n_times`` reversal times, evenly from T/n_times to T;
+            whose ``classifier_weights`` are named too
+            (:func:`~hierphase.classifiers.torchvision_classifier`); ``layers`` the modules to
+            compare, from early to late, the last of which gives the logits; ``n_times`` reversal
+            times, evenly from T/n_times to T;
             ``num_inference_steps`` denoising steps for the whole way; ``seed``; ``batch_size`` rows
             per model call; ``precision`` of the denoiser (float32, bfloat16, float16);
-            ``compile`` the denoiser with torch.compile; ``n_shown`` images whose pixels are kept.
+            ``compile`` the denoiser with torch.compile, in ``channels_last`` memory; ``n_shown``
+            images whose pixels are kept.
 
     Raises:
         ValueError: a missing, unknown or bad parameter.
         FileNotFoundError: a model that does not exist.
     """
+
+    image_dimensions = ("image", "shown")
 
     def __init__(self, parameters: dict):
         expected = PRESETS["digits"].keys()
@@ -158,7 +150,6 @@ class ImageExperiment:
             order = _balanced_order(data.test_labels, n_per_class, data.class_names)
             images, labels = data.test_images, data.test_labels
             return data.class_names, labels[order], lambda rows: images[order[rows]], images
-        from hierphase.image_folder import image_folder
         folder = image_folder(name, n_per_class, self._unet.config.sample_size)
         order = _balanced_order(folder.labels, n_per_class, folder.class_names)
         return folder.class_names, folder.labels[order], lambda rows: folder.load(order[rows]), None
@@ -179,14 +170,13 @@ class ImageExperiment:
 
     @cached_property
     def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
-        path = Path(self.parameters["model"])
+        name = self.parameters["model"]
+        path = _stored_model(name) or model_directory(name)
         if path.is_file():
-            from hierphase.adm import load_adm
-            unet, scheduler = load_adm(path)
+            unet, scheduler = load_adm(path, **self.parameters["model_flags"])
         else:
-            directory = path if path.is_dir() else model_directory(str(path))
-            unet = UNet2DModel.from_pretrained(directory, subfolder="unet")
-            scheduler = DDPMScheduler.from_pretrained(directory, subfolder="scheduler")
+            unet = UNet2DModel.from_pretrained(path, subfolder="unet")
+            scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
         return unet.to(self.device).eval(), scheduler
 
     @property
@@ -197,11 +187,10 @@ class ImageExperiment:
     def classifier(self) -> torch.nn.Module:
         """The judge: images (n, channels, height, width) -> logits."""
         name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
-        if weights is not None:
-            from hierphase.classifiers import torchvision_classifier
+        directory = _stored_model(name)
+        if directory is None:
             classifier = torchvision_classifier(name, weights)
         else:
-            directory = name if Path(name).is_dir() else model_directory(name)
             classifier = ConvClassifier.from_pretrained(directory)
         return classifier.to(self.device).eval()
 
@@ -214,12 +203,9 @@ class ImageExperiment:
         """SHA-256 of the files of denoiser and classifier: the numbers depend on them too."""
         digest = hashlib.sha256()
         for name in (self.parameters["model"], self.parameters["classifier"]):
-            path = Path(name)
-            if not path.exists():
-                try:
-                    path = model_directory(name)
-                except FileNotFoundError:
-                    continue  # torchvision's, fixed by the name of its weights
+            path = _stored_model(name)
+            if path is None:
+                continue  # torchvision's, fixed by the name of its weights
             for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -292,6 +278,7 @@ class ImageExperiment:
             self.parameters["num_inference_steps"],
             generators,
             self.parameters["batch_size"],
+            autocast_dtype=PRECISIONS[self.parameters["precision"]],
         ).samples.to(self.device)
         x0 = x0.to(self.device)
 
@@ -338,7 +325,9 @@ class ImageExperiment:
 
     @cached_property
     def _compiled(self):
-        return torch.compile(self._unet) if self.parameters["compile"] else self._unet
+        if not self.parameters["compile"]:
+            return self._unet
+        return torch.compile(self._unet.to(memory_format=torch.channels_last))
 
     def _scales(self, prepared: xr.Dataset) -> dict[str, Standardiser]:
         scales = {}
@@ -347,6 +336,16 @@ class ImageExperiment:
             mean, std = (torch.from_numpy(of_layer[k].values) for k in ("mean", "std"))
             scales[name] = Standardiser(mean.to(self.device), std.to(self.device))
         return scales
+
+
+def _stored_model(name: str) -> Path | None:
+    """A file or directory, else a trained model of the book, else None."""
+    if Path(name).exists():
+        return Path(name)
+    try:
+        return model_directory(name)
+    except FileNotFoundError:
+        return None
 
 
 def _balanced_order(

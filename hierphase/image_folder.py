@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,8 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def load(self, start: int, stop: int) -> torch.Tensor:
-        """Images ``start`` to ``stop - 1``, read from disk.
+    def load(self, indices: Sequence[int]) -> torch.Tensor:
+        """Images of these indices, in their order, read from disk.
 
         They become RGB, then are resized and cropped to the central square as guided-diffusion
         does it: halved with a box filter while the smaller side is at least twice ``image_size``,
@@ -51,22 +51,21 @@ class ImageFolder:
         ignored, as it is there. Intensities 0..255 are mapped linearly to [-1, 1].
 
         Args:
-            start: index of the first image.
-            stop: index after the last one.
+            indices: n >= 1 integers from 0 to len - 1.
 
         Returns:
-            (stop - start, 3, image_size, image_size), float32.
+            (n, 3, image_size, image_size), float32.
 
         Raises:
-            ValueError: indices out of range, or an image that can no longer be read.
+            ValueError: no index, one out of range, or an image that can no longer be read.
         """
-        if not 0 <= start < stop <= len(self):
+        indices = [int(index) for index in indices]
+        if not indices or not all(0 <= index < len(self) for index in indices):
             raise ValueError(
-                f"start and stop must satisfy 0 <= start < stop <= {len(self)}, got {start} and "
-                f"{stop}"
+                f"indices must be one or more from 0 to {len(self) - 1}, got {indices}"
             )
         squares = []
-        for path in self.paths[start:stop]:
+        for path in (self.paths[index] for index in indices):
             try:
                 squares.append(centre_square(_decoded(path), self.image_size))
             except Exception as error:  # Pillow has no common class for what bad files cause

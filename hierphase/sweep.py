@@ -64,9 +64,7 @@ def run_sweep(
         ShardError: shards failed; the others are kept, and the message names those that failed.
         KeyboardInterrupt: interrupted; its message says what is kept.
     """
-    parameters = preset_parameters(experiment, preset) | check_parameters(
-        experiment, preset, parameters
-    )
+    parameters = all_parameters(experiment, preset, parameters)
     shard_size = positive_integer("shard_size", shard_size)
     target = EXPERIMENTS[experiment]
     key = sweep_key(target, parameters)
@@ -130,6 +128,18 @@ def check_parameters(experiment: str, preset: str, parameters: dict) -> dict:
     """
     defaults = preset_parameters(experiment, preset)
     return chapters.check_values(f"preset {preset}", defaults, parameters)
+
+
+def all_parameters(experiment: str, preset: str, changes: dict) -> dict:
+    """The parameters of a preset with changes, as :func:`run_sweep` computes and stores them.
+
+    Args:
+        experiment: chapter, key of :data:`EXPERIMENTS`.
+        preset: one of its presets.
+        changes: values that differ; checked as by :func:`check_parameters`.
+    """
+    defaults = preset_parameters(experiment, preset)
+    return defaults | check_parameters(experiment, preset, changes)
 
 
 def _call(function, specs, executor, failure: str, progress: tqdm | None = None) -> None:

@@ -1,14 +1,23 @@
+import adm_reference
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from hierphase import adm, image_experiment
+from hierphase import results, sweep
+from hierphase.__main__ import main
 from hierphase.classifiers import ConvClassifier, class_probabilities
 from hierphase.datasets import digits
-from hierphase.image_experiment import PRESETS, ImageExperiment, preset_parameters
+from hierphase.image_experiment import PRESETS, ImageExperiment
+from hierphase.image_folder import image_folder
 from hierphase.probes import activations
 from hierphase.training import model_directory
+
+
+def preset_parameters(preset, **changes):
+    """Parameters of a preset of the chapter, with changes."""
+    return sweep.all_parameters("imagenet-transition", preset, changes)
+
 
 SMALL = {"n_per_class": 2, "n_times": 3, "num_inference_steps": 6, "n_shown": 5}
 
@@ -101,25 +110,59 @@ def test_fingerprint_sees_the_weights(small, tmp_path):
     assert len(prints) == 2
 
 
-@pytest.fixture
-def tiny_imagenet(tmp_path):
-    """The preset imagenet on a random ADM of the published architecture, scaled down."""
+def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
+    """The command of the chapter, with guided-diffusion's file format and a folder of JPEGs."""
     for synset, shade in (("n01440764", 60), ("n01443537", 160)):
         folder = tmp_path / "val" / synset
         folder.mkdir(parents=True)
-        for i in range(2):
+        for i in range(3):
             pixels = np.random.default_rng([shade, i]).normal(shade, 30, (70 + i, 90, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.JPEG")
+    (tmp_path / "val" / "n01440764" / "0.JPEG").write_bytes(b"no image")
+    flags = {
+        "image_size": 32, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2),
+        "attention_resolutions": (16,), "num_head_channels": 16,
+    }  # fmt: skip
+    weights = adm_reference.Weights(torch.Generator().manual_seed(0))
+    x, t = torch.zeros(1, 3, 32, 32), torch.zeros(1)
+    adm_reference.forward(weights, x, t, None, **flags)
+    torch.save(dict(weights), tmp_path / "adm.pt")
     classifier = ConvClassifier(in_channels=3, n_classes=7, channels=(8, 8))
     classifier.save_pretrained(tmp_path / "classifier")
-    return tmp_path
+    values = {
+        "images": tmp_path / "val", "model": tmp_path / "adm.pt", "model_flags": flags,
+        "classifier": tmp_path / "classifier", "layers": ["stages.0", "stages.1", "logits"],
+        "n_per_class": 2, "num_inference_steps": 5, "n_times": 4, "precision": "bfloat16",
+        "n_shown": 1, "batch_size": 4,
+    }  # fmt: skip
+    command = ["sweep", "imagenet-transition", "--preset", "imagenet"]
+    for name, value in values.items():
+        command += ["-p", name, str(value)]
+    with pytest.warns(UserWarning, match=r"1 files .* n01440764/0.JPEG"):
+        assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    (path,) = (tmp_path / "out").glob("*.nc")
+    assert str(path) in capsys.readouterr().out
+    values |= {name: str(values[name]) for name in ("images", "model", "classifier")}
+    values["model_flags"] = flags | {"channel_mult": [1, 2], "attention_resolutions": [16]}
+    result = results.load(
+        "imagenet-transition", "imagenet", preset_parameters("imagenet", **values), path.parent
+    )
+    assert result.sizes["image"] == 4 and result.sizes["time"] == 5
+    assert result.label.values.tolist() == [0, 1, 0, 1]
+    assert result.pixels.shape == (5, 1, 3, 32, 32)
+    with pytest.warns(UserWarning, match="1 files"):
+        folder = image_folder(tmp_path / "val", 2, 32)
+    expected = ((folder.load([0])[0] + 1) * 127.5).round().byte().numpy()
+    assert np.array_equal(result.pixels[0, 0], expected)
+    assert result.similarity.notnull().all()
+    assert (result.similarity.sel(time=0) > 0.999).all()
+    assert (result.similarity.sel(time=1, layer="stages.0") < 0.9).all()
 
 
 def test_presets_are_complete_and_errors_repeat_the_value():
     assert {tuple(sorted(p)) for p in PRESETS.values()} == {tuple(sorted(PRESETS["digits"]))}
-    assert preset_parameters("digits", seed=None)["seed"] == 0
-    assert preset_parameters("digits", layers=["stages.0", "logits"]) != PRESETS["digits"]
-    with pytest.raises(ValueError, match=r"unknown preset 'digit' \(did you mean 'digits'"):
+    assert preset_parameters("digits", seed=3) == PRESETS["digits"] | {"seed": 3}
+    with pytest.raises(ValueError, match=r"'digit' \(did you mean 'digits'"):
         preset_parameters("digit")
     with pytest.raises(ValueError, match=r"'n_perclass' \(did you mean 'n_per_class'"):
         preset_parameters("digits", n_perclass=3)
@@ -130,7 +173,7 @@ def test_presets_are_complete_and_errors_repeat_the_value():
     [
         ({"n_per_class": 0}, "n_per_class must be at least 1, got 0"),
         ({"n_per_class": 46}, "n_per_class must be at most 4[0-9], the images of class '[0-9]'"),
-        ({"n_times": 2.5}, "n_times must be an integer, got 2.5"),
+        ({"n_times": 2.5}, "parameter n_times .* 2.5 is of type float"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"precision": "fp8"}, "precision must be one of float32, bfloat16, float16, got 'fp8'"),
         ({"layers": ["logits"]}, r"layers must name at least two, got \['logits'\]"),

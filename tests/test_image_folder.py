@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import warnings
 
 import numpy as np
@@ -200,7 +201,7 @@ def test_square_is_guided_diffusions(tmp_path, height, width):
     array = pixels(0, height, width)
     (tmp_path / "only").mkdir()
     Image.fromarray(array).save(tmp_path / "only/a.png")
-    image = image_folder(tmp_path, n_per_class=1, image_size=16).load(0, 1)[0]
+    image = image_folder(tmp_path, n_per_class=1, image_size=16).load(range(0, 1))[0]
     assert image.shape == (3, 16, 16)
     found = (image.permute(1, 2, 0).numpy() + 1) * 127.5
     # noise spans 256 grey levels: a wrong filter or a shift by a pixel is off by tens
@@ -209,19 +210,19 @@ def test_square_is_guided_diffusions(tmp_path, height, width):
 
 def test_load_is_lazy_and_in_the_order_of_the_paths(classes):
     folder = image_folder(classes, n_per_class=3, image_size=12)
-    everything = folder.load(0, 9)
+    everything = folder.load(range(0, 9))
     assert everything.shape == (9, 3, 12, 12)
     assert everything.dtype == torch.float32
     assert everything.is_contiguous()
     assert -1 <= everything.amin() < -0.5 and 0.5 < everything.amax() <= 1
-    assert torch.equal(folder.load(4, 6), everything[4:6])
+    assert torch.equal(folder.load(range(4, 6)), everything[4:6])
     with Image.open(folder.paths[5]) as image:
         centre = np.asarray(image)[:, 2:14]  # 12 x 16 pixels: nothing to resize
     np.testing.assert_allclose(everything[5].permute(1, 2, 0), centre / 127.5 - 1, atol=1e-6)
     folder.paths[3].write_bytes(b"")
-    assert torch.equal(folder.load(0, 3), everything[:3])
+    assert torch.equal(folder.load(range(0, 3)), everything[:3])
     with pytest.raises(ValueError, match=f"cannot read the image {folder.paths[3]}"):
-        folder.load(3, 5)
+        folder.load(range(3, 5))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
@@ -229,7 +230,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     (tmp_path / "only").mkdir()
     white = Image.new("RGB", (SIZE, SIZE), "white").convert("RGB" if mode == "LA" else mode)
     white.convert(mode).save(tmp_path / f"only/a.{'tif' if mode == 'CMYK' else 'png'}")
-    loaded = image_folder(tmp_path, n_per_class=1, image_size=SIZE).load(0, 1)
+    loaded = image_folder(tmp_path, n_per_class=1, image_size=SIZE).load(range(0, 1))
     assert torch.equal(loaded, torch.ones(1, 3, SIZE, SIZE))
 
 
@@ -238,7 +239,7 @@ def test_orientation_in_exif_is_ignored(tmp_path):
     turned[0x0112] = 6
     save(tmp_path / "only/a.png")
     save(tmp_path / "only/b.png", exif=turned)
-    first, second = image_folder(tmp_path, n_per_class=2, image_size=SIZE).load(0, 2)
+    first, second = image_folder(tmp_path, n_per_class=2, image_size=SIZE).load(range(0, 2))
     assert torch.equal(first, second)
 
 
@@ -294,8 +295,8 @@ def test_impossible_sizes_are_refused(classes, n_per_class, image_size, message)
         image_folder(classes, n_per_class, image_size)
 
 
-@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 2), (0, 7), (5, 3)])
-def test_load_refuses_images_that_are_not_there(classes, start, stop):
+@pytest.mark.parametrize("indices", [[-1, 2], [], [0, 6]])
+def test_load_refuses_images_that_are_not_there(classes, indices):
     folder = image_folder(classes, n_per_class=2, image_size=SIZE)
-    with pytest.raises(ValueError, match=f"start < stop <= 6, got {start} and {stop}"):
-        folder.load(start, stop)
+    with pytest.raises(ValueError, match=re.escape(f"one or more from 0 to 5, got {indices}")):
+        folder.load(indices)
