@@ -22,7 +22,8 @@ import torch
 from hierphase.bp_numba import FUSED
 from hierphase.bp_torch import LOGARITHM, PROBABILITY, SumProduct, choose
 from hierphase.checks import positive_integer
-from hierphase.rhm import RandomHierarchyModel
+from hierphase.rhm import RandomHierarchyModel, check_symbols
+from hierphase.seeds import checked_generators
 
 BACKENDS = {"numba": FUSED, "torch": PROBABILITY}
 
@@ -36,13 +37,15 @@ class BeliefPropagation:
         backend: "numba" (CPU only), "torch" (any device), or None: numba on the CPU, else torch.
 
     Raises:
-        ValueError: unknown backend.
+        ValueError: not a model, or an unknown backend.
     """
 
     rhm: RandomHierarchyModel
     backend: str | None = None
 
     def __post_init__(self):
+        if not isinstance(self.rhm, RandomHierarchyModel):
+            raise ValueError(f"rhm must be a RandomHierarchyModel, got {self.rhm!r}")
         if self.backend is not None and self.backend not in BACKENDS:
             raise ValueError(
                 f"backend must be None or one of {list(BACKENDS)}, got {self.backend!r}"
@@ -170,14 +173,18 @@ class Posterior:
             each level is known.
 
         Raises:
-            ValueError: not one tensor of matching shape for each level.
+            ValueError: not one tensor of matching shape for each level, not integers, or a symbol
+                that the level does not have (as the -1 of
+                :meth:`~hierphase.rhm.RandomHierarchyModel.parse`).
         """
-        shapes = [tuple(symbols.shape) for symbols in levels]
+        shapes = [tuple(getattr(symbols, "shape", ())) for symbols in levels]
         expected = [tuple(marginal.shape[:2]) for marginal in self.marginals]
         if shapes != expected:
             raise ValueError(f"levels must have shapes {expected}, got {shapes}")
+        for level, symbols in enumerate(levels):
+            check_symbols(f"levels[{level}]", symbols, self.rhm.n_symbols(level))
         chosen = [
-            marginal.gather(-1, symbols.to(marginal.device)[..., None]).mean((1, 2))
+            marginal.gather(-1, symbols.long().to(marginal.device)[..., None]).mean((1, 2))
             for marginal, symbols in zip(self.marginals, levels, strict=True)
         ]
         return torch.stack(chosen, 1)
@@ -196,7 +203,7 @@ class Posterior:
             List of L+1 LongTensors; ``[l]`` of shape (k, n, s**(L-l)).
 
         Raises:
-            ValueError: k is not a positive integer, or the list has not n entries.
+            ValueError: k is not a positive integer, or generator neither one nor a list of n.
         """
         k = positive_integer("k", k)
         uniform = self._uniform(k, generator)
@@ -227,14 +234,7 @@ class Posterior:
     def _uniform(self, k, generator):
         """Numbers in [0, 1) that decide a draw, level by level."""
         n, rhm = len(self._beliefs), self.rhm
-        if generator is None:
-            generator = torch.Generator()
-            generator.seed()
-        if isinstance(generator, list) and len(generator) != n:
-            raise ValueError(
-                f"generator must be one generator or a list of {n}, one an observation; got "
-                f"{len(generator)}"
-            )
+        generator = checked_generators(generator, n)
 
         def draw(nodes):
             options = {"dtype": self._beliefs.dtype}

@@ -2,6 +2,8 @@
 
 import operator
 
+import numpy as np
+
 
 def positive_integer(name: str, value, minimum: int = 1) -> int:
     """Return ``value`` as an int.
@@ -18,6 +20,33 @@ def positive_integer(name: str, value, minimum: int = 1) -> int:
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
     return number
+
+
+def fractions(name: str, value) -> np.ndarray:
+    """Return ``value``, a number or an array of numbers, as float64 of the same shape.
+
+    Raises:
+        ValueError: not numbers, or one of them outside [0, 1].
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
+    wrong = ~((array >= 0) & (array <= 1))
+    if wrong.any():
+        raise ValueError(f"{name} must be between 0 and 1, got {array[wrong].flat[0]}")
+    return array.astype(np.float64)[()]
+
+
+def fraction(name: str, value) -> float:
+    """Return ``value`` as a float.
+
+    Raises:
+        ValueError: not a single number, or outside [0, 1].
+    """
+    number = fractions(name, value)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number, got an array of shape {number.shape}")
+    return float(number)
 
 
 def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
@@ -37,6 +66,8 @@ def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
     m = positive_integer("m", m)
     s = positive_integer("s", s, minimum=2)
     n_symbols = v if n_symbols is None else n_symbols
+    if s * v.bit_length() > 1000:
+        raise ValueError(f"v**s = {v}**{s} is too large for floating-point numbers")
     if m * n_symbols > v**s:
         raise ValueError(
             f"{n_symbols} symbols with m={m} rules need {m * n_symbols} different tuples, but "

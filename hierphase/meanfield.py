@@ -13,7 +13,7 @@ Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv 2410.13770.)
 import numpy as np
 from scipy.optimize import brentq
 
-from hierphase.checks import positive_integer, tree_sizes
+from hierphase.checks import fraction, fractions, positive_integer, tree_sizes
 
 
 def upward(p, v, m, s):
@@ -30,7 +30,7 @@ def upward(p, v, m, s):
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
-    return _parent(_fraction("p", p) ** s, v, m, s)
+    return _parent(fractions("p", p) ** s, v, m, s)
 
 
 def downward(q, p, v, m, s):
@@ -45,7 +45,7 @@ def downward(q, p, v, m, s):
         ValueError: sizes without unambiguous rules, or a belief outside [0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
-    return _child(_fraction("q", q), _fraction("p", p) ** (s - 1), v, m, s)
+    return _child(fractions("q", q), fractions("p", p) ** (s - 1), v, m, s)
 
 
 def slopes(v, m, s) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def slope(p, v, m, s) -> float:
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
-    p = _fraction("p", p)
+    p = fractions("p", p)
     a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
     return s * p ** (s - 1) * (f - a) / (p**s + f * (1 - p**s)) ** 2
 
@@ -108,7 +108,7 @@ def leaf_belief(epsilon, v):
     Raises:
         ValueError: v is not an integer >= 2, or epsilon is outside [0, 1].
     """
-    return 1 - _fraction("epsilon", epsilon) * (1 - 1 / positive_integer("v", v, minimum=2))
+    return 1 - fractions("epsilon", epsilon) * (1 - 1 / positive_integer("v", v, minimum=2))
 
 
 def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +126,7 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
         ValueError: sizes without unambiguous rules, L < 1, or p_0 outside [0, 1].
     """
     L = positive_integer("L", L)
-    p = [_fraction("p_0", p_0)]
+    p = [fractions("p_0", p_0)]
     for _ in range(L):
         p.append(upward(p[-1], v, m, s))
     q = [np.full_like(p[0], 1 / v)]
@@ -178,16 +178,19 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
         Array (L+1,), index l for level l. Its sampling error falls as 1/sqrt(size).
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, or a belief outside [0, 1].
+        ValueError: sizes without unambiguous rules, L < 1, a belief outside [0, 1], none at all or
+            not in one dimension, or a seed that is no integer or negative.
     """
     v, m, s = tree_sizes(v, m, s)
     L = positive_integer("L", L)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(positive_integer("seed", seed, minimum=0))
 
     def product(p, count):
         return np.prod([rng.permutation(p) for _ in range(count)], axis=0)
 
-    p = [np.atleast_1d(_fraction("p_0", p_0))]
+    p = [fractions("p_0", p_0)]
+    if p[0].ndim != 1 or len(p[0]) == 0:
+        raise ValueError(f"p_0 must have shape (size,) with size >= 1, got {p[0].shape}")
     for _ in range(L):
         p.append(_parent(product(p[-1], s), v, m, s))
     q = np.full_like(p[0], 1 / v)
@@ -218,12 +221,14 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
         Array (L+1,); index k for tree distance k, index 0 the variance of sigma.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, or epsilon outside (0, 1].
+        ValueError: sizes without unambiguous rules, L < 1, or epsilon not a number in (0, 1], or
+            so small that 1 - epsilon rounds to 1.
     """
     v, m, s = tree_sizes(v, m, s)
-    if epsilon == 0:
+    p_0 = leaf_belief(fraction("epsilon", epsilon), v)
+    if p_0 == 1:
         raise ValueError(f"epsilon must be above 0, where leaves can change, got {epsilon}")
-    p, q = beliefs(float(leaf_belief(epsilon, v)), v, m, s, L)
+    p, q = beliefs(p_0, v, m, s, L)
     right = marginal(p[0], q[0], v)
     correlations = [4 * right * (1 - right)]
     kept = np.array([1.0, 0.0])  # P(leaf is right | its ancestor at level k-1 is right, wrong)
@@ -268,12 +273,3 @@ def _child(q, w, v, m, s):
     """Downward belief of a child, w the product of its siblings' upward ones."""
     c = (m - q) / (v**s - 1)
     return (q * w + c * (1 - w)) / (q * w + c * (v - w))
-
-
-def _fraction(name, value):
-    """``value`` as a float64 array (or scalar), refused outside [0, 1]."""
-    array = np.asarray(value, dtype=np.float64)
-    if not np.all((array >= 0) & (array <= 1)):
-        wrong = array[~((array >= 0) & (array <= 1))].flat[0]
-        raise ValueError(f"{name} must be between 0 and 1, got {wrong}")
-    return array[()]

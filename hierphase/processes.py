@@ -10,8 +10,9 @@ import torch
 from diffusers import SchedulerMixin
 from torch.nn.functional import one_hot
 
-from hierphase.checks import positive_integer
-from hierphase.rhm import check_leaves
+from hierphase.checks import fraction, positive_integer
+from hierphase.rhm import check_symbols
+from hierphase.seeds import checked_generators
 
 Generators = torch.Generator | list[torch.Generator]
 
@@ -40,11 +41,10 @@ class EpsilonProcess:
             (n, d, v) float32.
 
         Raises:
-            ValueError: epsilon outside [0, 1], or leaves of wrong shape, type or range.
+            ValueError: epsilon not a number in [0, 1], or leaves of wrong shape, type or range.
         """
-        check_leaves(leaves, self.v)
-        if not 0 <= epsilon <= 1:
-            raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
+        check_symbols("leaves", leaves, self.v)
+        epsilon = fraction("epsilon", epsilon)
         return one_hot(leaves.long(), self.v).float() * (1 - epsilon) + epsilon / self.v
 
 
@@ -79,7 +79,7 @@ class GaussianProcess:
         Raises:
             ValueError: t is not an integer in that range.
         """
-        t = torch.as_tensor(t)
+        t = _times(t)
         n_steps = len(self.scheduler.alphas_cumprod)
         if t.dtype.is_floating_point or not ((t >= 0) & (t < n_steps)).all():
             raise ValueError(f"t must be integer, 0 to {n_steps - 1}, got {t.tolist()}")
@@ -104,8 +104,10 @@ class GaussianProcess:
         Raises:
             ValueError: t or leaves out of range, or a list of other than n generators.
         """
+        check_symbols("leaves", leaves, self.v)
+        if self.v is None and leaves.numel() == 0:
+            raise ValueError(f"leaves of shape {tuple(leaves.shape)} show no symbols: say v")
         v = int(leaves.max()) + 1 if self.v is None else self.v
-        check_leaves(leaves, v)
         alpha_bar = _per_sample(self.alpha_bar(t), len(leaves)).to(leaves.device)
         x_0 = one_hot(leaves.long(), v).mT.float()
         noise = _draw(torch.randn, x_0.shape, generator, x_0.device)
@@ -125,10 +127,14 @@ class GaussianProcess:
             (n, d, v), in the dtype of ``x_t``.
 
         Raises:
-            ValueError: wrong shape, or t out of range.
+            ValueError: wrong shape or type, or t out of range.
         """
-        if x_t.ndim != 3:
-            raise ValueError(f"x_t must have shape (n, v, d), got {tuple(x_t.shape)}")
+        if not isinstance(x_t, torch.Tensor) or not x_t.dtype.is_floating_point:
+            kind = getattr(x_t, "dtype", type(x_t).__name__)
+            raise ValueError(f"x_t must be a floating-point tensor, got {kind}")
+        if x_t.ndim != 3 or self.v not in (None, x_t.shape[1]):
+            expected = f"(n, {'v' if self.v is None else self.v}, d)"
+            raise ValueError(f"x_t must have shape {expected}, got {tuple(x_t.shape)}")
         alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
         return (x_t * (alpha_bar.sqrt() / (1 - alpha_bar)).to(x_t.dtype)).mT
 
@@ -168,8 +174,8 @@ class MaskingProcess:
             ValueError: t outside [0, T], leaves of wrong shape, type or range, or a list of other
                 than n generators.
         """
-        check_leaves(leaves, self.v)
-        time = torch.as_tensor(t, dtype=torch.float64)
+        check_symbols("leaves", leaves, self.v)
+        time = _times(t).double()
         if not ((time >= 0) & (time <= self.T)).all():
             raise ValueError(f"t must be between 0 and T={self.T}, got {time.tolist()}")
         erased = _per_sample(time / self.T, len(leaves))[..., 0].to(leaves.device)
@@ -189,9 +195,20 @@ class MaskingProcess:
         Raises:
             ValueError: wrong shape, type, or a symbol outside 0..v.
         """
-        check_leaves(x_t, self.v + 1)
+        check_symbols("x_t", x_t, self.v + 1)
         seen = one_hot(x_t.long(), self.v + 1).float()
         return (seen + seen[..., -1:])[..., :-1]
+
+
+def _times(t) -> torch.Tensor:
+    """``t`` as a tensor, refused where it holds anything but numbers."""
+    try:
+        times = torch.as_tensor(t)
+    except (TypeError, RuntimeError, ValueError):
+        times = None
+    if times is None or times.dtype == torch.bool or times.dtype.is_complex:
+        raise ValueError(f"t must be a number or a tensor of numbers, got {t!r}")
+    return times
 
 
 def _per_sample(value: torch.Tensor, n: int) -> torch.Tensor:
@@ -203,15 +220,8 @@ def _per_sample(value: torch.Tensor, n: int) -> torch.Tensor:
 
 def _draw(distribution, shape, generator: Generators | None, device) -> torch.Tensor:
     """Random numbers, (n, ...) float32, row i from generator i where a list is given."""
-    if generator is None:
-        generator = torch.Generator()
-        generator.seed()
+    generator = checked_generators(generator, shape[0])
     if not isinstance(generator, list):
         return distribution(shape, generator=generator, device=generator.device).to(device)
-    if len(generator) != shape[0]:
-        raise ValueError(
-            f"generator must be one generator or a list of {shape[0]}, one a sample; got "
-            f"{len(generator)}"
-        )
     rows = [distribution(shape[1:], generator=g, device=g.device) for g in generator]
     return torch.stack(rows).to(device)

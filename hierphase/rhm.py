@@ -15,6 +15,7 @@ from hierphase.checks import positive_integer, tree_sizes
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
 _SAMPLE_CHUNK = 1 << 22
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class RandomHierarchyModel:
         Raises:
             ValueError: wrong shape, not integers, or a symbol out of range.
         """
-        check_leaves(leaves, self.v, self.d)
+        check_symbols("leaves", leaves, self.v, self.d)
         levels = [leaves.long()]
         powers = self.v ** torch.arange(self.s - 1, -1, -1, device=leaves.device)
         for rules in self.rules:
@@ -135,15 +136,25 @@ class RandomHierarchyModel:
         return levels
 
 
-def check_leaves(leaves: torch.Tensor, v: int, d: int | None = None) -> None:
-    """Raise ValueError unless ``leaves`` is an integer tensor (n, d) of symbols 0..v-1."""
-    if not isinstance(leaves, torch.Tensor) or leaves.dtype.is_floating_point:
-        kind = getattr(leaves, "dtype", type(leaves).__name__)
-        raise ValueError(f"leaves must be a tensor of integer symbols, got {kind}")
-    if leaves.ndim != 2 or (d is not None and leaves.shape[1] != d):
+def check_symbols(
+    name: str, symbols: torch.Tensor, n_symbols: int | None, d: int | None = None
+) -> None:
+    """Raise ValueError unless ``symbols`` is an integer tensor (n, d) of 0..n_symbols-1.
+
+    None for ``n_symbols`` allows all that are not negative, for ``d`` any number.
+    """
+    if not isinstance(symbols, torch.Tensor) or symbols.dtype not in _INTEGERS:
+        kind = getattr(symbols, "dtype", type(symbols).__name__)
+        raise ValueError(f"{name} must be a tensor of integer symbols, got {kind}")
+    if symbols.ndim != 2 or (d is not None and symbols.shape[1] != d):
         raise ValueError(
-            f"leaves must have shape (n, {'d' if d is None else d}), got {tuple(leaves.shape)}"
+            f"{name} must have shape (n, {'d' if d is None else d}), got {tuple(symbols.shape)}"
         )
-    wrong = (leaves < 0) | (leaves >= v)
+    wrong = symbols < 0
+    if n_symbols is not None:
+        wrong = wrong | (symbols >= n_symbols)
     if wrong.any():
-        raise ValueError(f"leaves hold symbol {leaves[wrong][0].item()}, outside 0..{v - 1}")
+        last = "" if n_symbols is None else n_symbols - 1
+        raise ValueError(
+            f"{name} must not hold symbol {symbols[wrong][0].item()}, outside 0..{last}"
+        )

@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from hierphase.checks import positive_integer
+
 
 def derived_generator(*numbers: int) -> torch.Generator:
     """A new generator (on the CPU) that depends on ``numbers`` and on nothing else.
@@ -15,12 +17,37 @@ def derived_generator(*numbers: int) -> torch.Generator:
         numbers: integers from 0 to 2**64 - 1, e.g. (seed, step).
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number that is no integer, or out of range.
     """
     words = [len(numbers)]  # SeedSequence pads with zeros: without it (1,) would equal (1, 0)
     for number in numbers:
-        if not 0 <= number < 2**64:
+        number = positive_integer("each number", number, minimum=0)
+        if number >= 2**64:
             raise ValueError(f"numbers must be from 0 to 2**64 - 1, got {number}")
         words += [number % 2**32, number // 2**32]  # always two, or (2**32,) would equal (0, 1)
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def checked_generators(generator, n: int) -> torch.Generator | list[torch.Generator]:
+    """Return ``generator``, or one with a fresh seed from the system for None.
+
+    Args:
+        generator: a generator, a list of n (one a sample), or None.
+        n: number of samples.
+
+    Raises:
+        ValueError: something else, or a list of another length.
+    """
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    listed = generator if isinstance(generator, list) else [generator]
+    for entry in listed:
+        if not isinstance(entry, torch.Generator):
+            raise ValueError(f"generator must be one torch.Generator or a list, got {entry!r}")
+    if listed is generator and len(listed) != n:
+        raise ValueError(
+            f"generator must be one generator or a list of {n}, one a sample; got {len(listed)}"
+        )
+    return generator

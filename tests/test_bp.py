@@ -177,6 +177,10 @@ def test_probability_of_given_symbols():
             assert probability[i, level].item() == pytest.approx(sum(known).item() / len(known))
     with pytest.raises(ValueError, match=r"must have shapes \[\(3, 4\), .*got \[\(2, 4\)"):
         posterior.probability_of([symbols[:2] for symbols in levels])
+    with pytest.raises(ValueError, match=r"levels\[2\] must not hold symbol 2, outside 0..1"):
+        posterior.probability_of([*levels[:2], torch.full((3, 1), 2)])
+    with pytest.raises(ValueError, match=r"levels\[0\] must be .* got torch.float32"):
+        posterior.probability_of([levels[0].float(), *levels[1:]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -271,8 +275,12 @@ def test_other_bad_arguments():
     rhm = RandomHierarchyModel(v=3, m=2, s=2, L=2)
     with pytest.raises(ValueError, match=r"None or one of \['numba', 'torch'\], got 'jax'"):
         BeliefPropagation(rhm, "jax")
+    with pytest.raises(ValueError, match="must be a RandomHierarchyModel, got None"):
+        BeliefPropagation(None)
     posterior = BeliefPropagation(rhm)(make())
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         posterior.sample(0)
-    with pytest.raises(ValueError, match="list of 2, one an observation; got 3"):
+    with pytest.raises(ValueError, match="list of 2, one a sample; got 3"):
         posterior.sample(1, [torch.Generator()] * 3)
+    with pytest.raises(ValueError, match=r"one torch\.Generator or a list, got 7"):
+        posterior.sample(1, 7)

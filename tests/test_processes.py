@@ -67,6 +67,26 @@ def test_gaussian_symbols_are_counted_when_v_is_not_given():
     assert torch.equal(process.beliefs(x_t, 0).argmax(-1), LEAVES)
 
 
+def test_gaussian_reference_values():
+    """The values of ../shared/science.md for (32,8,2,10), whose t counts the noising steps."""
+    scheduler = DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    process = GaussianProcess(scheduler, 32)
+    table = {105: (0.951, 0.979, 0.941), 115: (0.487, 0.805, 0.859), 125: (0.046, 0.410, 0.724)}
+    known = {steps: [] for steps in table}
+    for seed in range(12):
+        rhm = RandomHierarchyModel(32, 8, 2, 10, seed=seed)
+        levels = rhm.sample(8, seed=seed)
+        for steps in table:
+            x_t = process.corrupt(levels[0], steps - 1, torch.Generator().manual_seed(seed))
+            beliefs = process.log_beliefs(x_t, steps - 1)
+            probability = BeliefPropagation(rhm)(beliefs, log=True).probability_of(levels)
+            known[steps].append(probability.mean(0)[[10, 5, 0]])
+    for steps, reference in table.items():
+        ours = torch.stack(known[steps])
+        error = ours.std(0) * math.sqrt(1 / 12 + 1 / 6)  # theirs is a mean over 6 draws
+        assert (abs(ours.mean(0) - torch.tensor(reference)) < 3 * error + 1e-3).all(), steps
+
+
 def test_masking_erases_the_stated_fraction():
     leaves = torch.randint(4, (500, 64), generator=torch.Generator().manual_seed(0))
     process = MaskingProcess(4, T=50)
@@ -104,6 +124,12 @@ def test_masking_evidence_counts_the_data_that_fit():
             "epsilon must be between 0 and 1, got 1.01",
         ),
         (lambda: EpsilonProcess(4).beliefs(LEAVES, math.nan), "between 0 and 1, got nan"),
+        (lambda: EpsilonProcess(4).beliefs(LEAVES, "0.5"), "a number between 0 and 1, got '0.5'"),
+        (lambda: EpsilonProcess(4).beliefs(LEAVES, True), "a number between 0 and 1, got True"),
+        (
+            lambda: EpsilonProcess(4).beliefs(LEAVES, torch.tensor([0.1, 0.2])),
+            r"one number, got an array of shape \(2,\)",
+        ),
         (lambda: EpsilonProcess(3).beliefs(LEAVES, 0.5), "symbol 3, outside 0..2"),
         (
             lambda: GaussianProcess(FlowMatchEulerDiscreteScheduler()),
@@ -122,12 +148,29 @@ def test_masking_evidence_counts_the_data_that_fit():
             "list of 2, one a sample; got 1",
         ),
         (
+            lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, 1, 5),
+            "one torch.Generator or a list, got 5",
+        ),
+        (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, True), "of numbers, got True"),
+        (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, "1"), "of numbers, got '1'"),
+        (lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES[:0], 1), "show no symbols: say v"),
+        (lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES - 9, 1), "must not hold symbol -"),
+        (
+            lambda: GaussianProcess(DDPMScheduler()).beliefs(torch.zeros(2, 4, 4).long(), 1),
+            "floating-point tensor, got torch.int64",
+        ),
+        (
+            lambda: GaussianProcess(DDPMScheduler(), 4).beliefs(torch.zeros(2, 5, 4), 1),
+            r"\(n, 4, d\), got \(2, 5, 4\)",
+        ),
+        (
             lambda: GaussianProcess(DDPMScheduler()).beliefs(torch.zeros(2, 4), 1),
             r"\(n, v, d\), got",
         ),
         (lambda: MaskingProcess(4, T=0), "T must be at least 1, got 0"),
         (lambda: MaskingProcess(4, T=10).corrupt(LEAVES, 11), "between 0 and T=10, got 11.0"),
-        (lambda: MaskingProcess(2).beliefs(LEAVES), "symbol 3, outside 0..2"),
+        (lambda: MaskingProcess(4).corrupt(LEAVES, None), "of numbers, got None"),
+        (lambda: MaskingProcess(2).beliefs(LEAVES), "x_t .* symbol 3, outside 0..2"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

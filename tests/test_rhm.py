@@ -108,6 +108,7 @@ def test_parse_marks_what_no_rule_produces():
         (dict(v=4, m=2, s=2, L=2, n_classes=0), "n_classes must be at least 1, got 0"),
         (dict(v=4, m=2, s=2, L=2, seed=-1), "seed must be at least 0, got -1"),
         (dict(v=64, m=2, s=11, L=2), "too many"),
+        (dict(v=64, m=2, s=600, L=2), r"64\*\*600 is too large"),
     ],
 )
 def test_impossible_sizes_are_refused(sizes, message):
@@ -123,6 +124,8 @@ def test_impossible_sizes_are_refused(sizes, message):
         (torch.full((2, 4), 4), r"symbol 4, outside 0..3"),
         (torch.full((2, 4), -1), r"symbol -1, outside 0..3"),
         ([[0, 1, 2, 3]], "got list"),
+        (torch.zeros(2, 4, dtype=torch.bool), "integer symbols, got torch.bool"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "integer symbols, got torch.complex64"),
     ],
 )
 def test_parse_refuses_what_are_no_leaves(leaves, message):
