@@ -4,6 +4,7 @@ Each function returns a closed figure: as the last line of a cell it is shown on
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -232,7 +233,7 @@ def tree(rhm: RandomHierarchyModel, levels: Sequence[torch.Tensor]) -> Figure:
                     color="black" if bold else "0.5",
                 )
     table.axis("off")
-    axis.spines[:].set_visible(False)
+    axis.set_frame_on(False)
     axis.tick_params(left=False)
     return _finished(figure)
 
@@ -302,7 +303,7 @@ def _level_profiles(axis, dataset, xlabel, critical) -> None:
     _measured_and_theory(axis, dataset.rename(level="curve"), labels)
     _critical_line(axis, critical)
     axis.set(xlabel=xlabel, ylabel="probability of the true symbol", ylim=(0, 1.02))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, fontsize="small" if len(labels) > 6 else None)
 
 
 def depth_profiles(dataset: xr.Dataset, critical: float | None = None) -> Figure:
@@ -423,7 +424,7 @@ def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarra
 def _measured_and_theory(axis, dataset: xr.Dataset, labels: Sequence[str]) -> None:
     """Points with a band of one standard deviation over draws, and lines, one a ``curve``."""
     colors = sns.color_palette("viridis", len(labels))
-    for i, (label, color, marker) in enumerate(zip(labels, colors, MARKERS, strict=False)):
+    for i, (label, color, marker) in enumerate(zip(labels, colors, cycle(MARKERS), strict=False)):
         curve = dataset.isel(curve=i)
         mean, deviation = curve.measured.mean("draw"), curve.measured.std("draw", ddof=1)
         axis.fill_between(
