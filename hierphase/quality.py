@@ -17,7 +17,7 @@ def nearest_distance(images: torch.Tensor, references: torch.Tensor) -> torch.Te
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
 
-    |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)), with means mu and covariances S.
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, with means mu and covariances S.
 
     Args:
         first: (n, features), n > features, or the covariance is singular and the distance biased.
