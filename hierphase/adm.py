@@ -10,17 +10,14 @@ the weights: ``num_head_channels`` (or ``num_heads``), ``use_new_attention_order
 ``noise_schedule`` and ``diffusion_steps``. A wrong one gives a wrong model and no error.
 """
 
-import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from hierphase.adm_flags import GROUPS, ADMFlags, parse_flags
+from hierphase.state_dicts import read_state_dict
 
 N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
 
@@ -67,9 +64,9 @@ def load_adm(path: str | Path, **flags) -> tuple[UNet2DModel, DDPMScheduler]:
             :func:`convert_state_dict`.
     """
     adm = parse_flags(flags)
-    path = Path(path)
+    state_dict = read_state_dict(path)
     try:
-        converted = convert_state_dict(_read(path), **flags)
+        converted = convert_state_dict(state_dict, **flags)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     unet = empty_unet(adm)
@@ -228,37 +225,3 @@ def _convert(name: str, stored: torch.Tensor, adm: ADMFlags) -> torch.Tensor:
     if module and name.endswith("weight"):
         stored = stored.squeeze(-1)
     return stored
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file; runs no code that the file may hold; errors do not name it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}: give a .pt or .safetensors file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Mapped into memory, the file is not held there a second time.
-        state_dict = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except SafetensorError as error:
-        raise ValueError(f"cut short or no safetensors file ({error})") from None
-    except Exception as error:  # unpickling a broken file fails in many ways
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
-            raise ValueError(
-                f"holds more than tensors ({found[1]}) and was not loaded, because doing so could "
-                "run code; give a file with the model's state dict only"
-            ) from None
-        raise ValueError(
-            f"cut short or no PyTorch checkpoint ({path.stat().st_size} bytes)"
-        ) from None
-    if not isinstance(state_dict, dict) or not state_dict:
-        raise ValueError(f"holds a {type(state_dict).__name__}, not a state dict")
-    others = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ValueError(
-            f"holds no plain state dict: {len(others)} of its entries are not tensors "
-            f"({', '.join(map(repr, others[:3]))})"
-        )
-    return state_dict

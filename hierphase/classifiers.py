@@ -1,6 +1,5 @@
 """Classifiers whose layers can be probed by name: small ones of our own, torchvision's by name."""
 
-import pickle
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from safetensors.torch import load_file
 from torch import nn
+
+from hierphase.state_dicts import read_state_dict
 
 GROUPS = 8
 
@@ -208,7 +208,7 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
     if weights is None:
         recipe = published.DEFAULT
     elif Path(weights).suffix in STATE_DICT_SUFFIXES:
-        state = _read_state_dict(Path(weights))
+        state = read_state_dict(weights)
         named = [w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name]
         recipe = named[0] if named else published.DEFAULT
     elif weights in published.__members__:
@@ -262,28 +262,6 @@ def _torchvision_models():
             "this torch (both from PyPI, or both for the CPU)"
         ) from error
     return models
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Named tensors of a file; nothing but tensors is ever unpickled."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds more than tensors, or is no PyTorch file; nothing in it was executed"
-        ) from None
-    except Exception as error:  # broken files fail in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is cut short or no file of weights: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        held = f"a dict of {', '.join(map(str, state))}" if isinstance(state, dict) else repr(state)
-        raise ValueError(f"{path} must hold a state dict, names to tensors, and holds {held:.200}")
-    return state
 
 
 def _differences(expected: dict, found: dict) -> str:

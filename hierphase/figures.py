@@ -101,7 +101,7 @@ def kept_class(
         t_star: the transition of each curve, drawn as a vertical line with its interval.
     """
     figure, axis = plt.subplots(figsize=(6, 3.8))
-    for (name, curve), color, marker in zip(kept.items(), COLORS, MARKERS, strict=False):
+    for (name, curve), color, marker in zip(kept.items(), COLORS, cycle(MARKERS), strict=False):
         star = t_star[name]
         axis.axvspan(star.low, star.high, color=color, alpha=0.25, linewidth=0)
         axis.axvline(star.value, color=color, linewidth=1)
@@ -131,7 +131,8 @@ def calibration(
     )  # fmt: skip
     axes[0].set(xlabel="confidence of the classifier", ylabel="share of right answers")
     axes[0].set(xlim=(0.3, 1.02), ylim=(0, 1.02))
-    for (name, curve), color, marker in zip(confident.items(), COLORS, MARKERS, strict=False):
+    styles = zip(confident.items(), COLORS, MARKERS, strict=False)
+    for (name, curve), color, marker in styles:
         _curve(axes[1], times, curve, color, name, marker)
     axes[1].set(xlabel="reversal time $t/T$", ylabel="share of confident verdicts")
     axes[1].set(xlim=(0, 1), ylim=(0, 1.02))
@@ -404,7 +405,7 @@ def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarra
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     colors = sns.color_palette("viridis", len(alphabets))
-    for draws, size, color, marker in zip(gap, alphabets, colors, MARKERS, strict=False):
+    for draws, size, color, marker in zip(gap, alphabets, colors, cycle(MARKERS), strict=False):
         mean, deviation = draws.mean(0), draws.std(0, ddof=1)
         error = deviation / np.sqrt(len(draws))
         axes[0].fill_between(offsets, mean - error, mean + error, color=color, alpha=0.2, lw=0)
@@ -486,7 +487,7 @@ def stepwise_agreement(dataset: xr.Dataset) -> Figure:
     colors = sns.color_palette("viridis", dataset.sizes["level"])
     error = dataset.std("datum", ddof=1) / np.sqrt(dataset.sizes["datum"])
     mean = dataset.mean("datum")
-    for level, color, marker in zip(dataset.level.values, colors, MARKERS, strict=False):
+    for level, color, marker in zip(dataset.level.values, colors, cycle(MARKERS), strict=False):
         one, sem = mean.one_shot.sel(level=level), 2 * error.one_shot.sel(level=level)
         axis.fill_between(dataset.t, one - sem, one + sem, color=color, alpha=0.3, linewidth=0)
         axis.errorbar(

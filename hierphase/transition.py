@@ -321,8 +321,8 @@ def layer_crossing(
         seed: of the resampling.
 
     Returns:
-        The crossing with its interval. None where there is none: the late layer does not start out
-        above the early one and end below it, in all but a share (1 - confidence) of the resamples.
+        The crossing with its interval, or None where the late layer does not start out above the
+        early one and end below it, in all but a share (1 - confidence) of the resamples.
 
     Raises:
         ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).

@@ -203,7 +203,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(stand_in, tmp_path, whole):
         path.write_bytes(pickle.dumps(trap, protocol=2))
     else:
         torch.save({**published_state(), "extra": trap}, path)
-    with pytest.raises(ValueError, match=r"evil.pth holds more than tensors.*nothing .* executed"):
+    with pytest.raises(ValueError, match=r"evil.pth: (holds more than tensors|cut short or no)"):
         torchvision_classifier("tiny", path)
     assert not (tmp_path / "sprung").exists()
 
@@ -214,15 +214,15 @@ def test_a_file_cut_short_is_refused(stand_in, tmp_path, name, length):
     path = tmp_path / name
     (save_file if name.endswith("safetensors") else torch.save)(published_state(), path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=rf"{name} (is cut short|.* is no PyTorch file)"):
+    with pytest.raises(ValueError, match=rf"{name}: cut short or no "):
         torchvision_classifier("tiny", path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {}, "epoch": 3}, "names to tensors, and holds a dict of model, epoch"),
-        ([1, 2], r"and holds \[1, 2\]"),
+        ({"model": {}, "epoch": 3}, r"2 of its entries are not tensors \('model', 'epoch'\)"),
+        ([1, 2], "holds a list, not a state dict"),
         ({"0.weight": torch.zeros(4, 3, 3, 3)}, r"not fit tiny: 8 missing \(0.bias, ...\)$"),
         ({"module.0.bias": torch.zeros(4)}, r"9 missing .*; 1 unknown \(module.0.bias, ...\)$"),
         ({"0.bias": torch.zeros(7)}, r"8 missing .*; 1 of another shape \(0.bias, ...\)$"),
@@ -230,7 +230,7 @@ def test_a_file_cut_short_is_refused(stand_in, tmp_path, name, length):
 )
 def test_a_file_that_holds_something_else_is_refused(stand_in, tmp_path, content, message):
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=rf"other.pth .*{message}"):
+    with pytest.raises(ValueError, match=rf"other.pth.*{message}"):
         torchvision_classifier("tiny", tmp_path / "other.pth")
 
 
