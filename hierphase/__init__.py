@@ -5,7 +5,8 @@ Wyart (arXiv 2402.16991). One idea a module; the modules are the public interfac
 
 ``rhm``, ``bp``, ``meanfield``, ``processes`` and ``denoisers`` are the exactly solvable world,
 ``datasets``, ``training``, ``classifiers``, ``pipeline``, ``probes`` and ``transition`` the
-experiment on images, ``results``, ``figures`` and the command line serve the chapters.
+experiment on images, which ``sweep`` runs on many of them, ``results``, ``figures`` and the command
+line serve the chapters.
 """
 
 __version__ = "0.1.0"

@@ -136,7 +136,7 @@ def _process_pool(workers: int | None):
     )
     try:
         yield pool
-    except BaseException:  # above all Ctrl-C: do not wait for the shards under way
+    except KeyboardInterrupt:  # do not wait for the shards under way
         for process in multiprocessing.active_children():
             process.terminate()
         raise
