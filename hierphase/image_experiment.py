@@ -57,7 +57,7 @@ PRESETS = {
         "n_per_class": 100,
         "model": "fashion-mnist",
         "classifier": "fashion-mnist-classifier",
-        "num_inference_steps": 100,
+        "num_inference_steps": 50,
         "n_shown": 100,
         **_BOOK,
     },
