@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from hierphase import chapters
+from hierphase.checks import unknown
 from hierphase.executors import EXECUTORS, ShardError, open_executor
 
 
@@ -136,7 +137,7 @@ def _train(options: argparse.Namespace) -> None:
     from hierphase import training
 
     if options.name not in training.TRAININGS:
-        raise ValueError(chapters.unknown("training", options.name, list(training.TRAININGS)))
+        raise ValueError(unknown("training", options.name, list(training.TRAININGS)))
     training.train(
         options.name, output=options.output, steps=options.steps, seed=options.seed
     )

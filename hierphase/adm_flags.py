@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from hierphase.chapters import unknown
-from hierphase.checks import positive_integer
+from hierphase.checks import positive_integer, unknown
 
 GROUPS = 32  # of every normalisation
 

@@ -7,7 +7,6 @@ what the chapter computes.
 
 import ast
 import dataclasses
-import difflib
 import io
 import sys
 import tokenize
@@ -16,6 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from hierphase.checks import unknown
 from hierphase.results import book_directory
 
 
@@ -86,24 +86,6 @@ def load(name: str) -> Chapter:
     if name not in chapters:
         raise ValueError(unknown("chapter", name, list(chapters)))
     return chapters[name]
-
-
-def unknown(kind: str, name: str, known: dict[str, str] | list[str]) -> str:
-    """Message for a name that does not exist.
-
-    Args:
-        kind: what it should have named.
-        name: the name.
-        known: the names that exist, or each with the text to show for it.
-
-    Returns:
-        The name, the closest that exists, and all of them.
-    """
-    folded = {other.casefold(): other for other in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    question = f" (did you mean {folded[close[0]]!r}?)" if close else ""
-    shown = known.values() if isinstance(known, dict) else known
-    return f"unknown {kind} {name!r}{question}; known: {', '.join(shown) or 'none'}"
 
 
 def parse_value(text: str, default: object) -> object:

@@ -1,5 +1,6 @@
 """Checks of what users pass in: errors that repeat the value and say what would be right."""
 
+import difflib
 import operator
 
 import numpy as np
@@ -74,3 +75,21 @@ def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
             f"only v**s = {v}**{s} = {v**s} exist; choose m at most {v**s // n_symbols}"
         )
     return v, m, s
+
+
+def unknown(kind: str, name: str, known: dict[str, str] | list[str]) -> str:
+    """Message for a name that does not exist.
+
+    Args:
+        kind: what it should have named.
+        name: the name.
+        known: the names that exist, or each with the text to show for it.
+
+    Returns:
+        The name, the closest that exists, and all of them.
+    """
+    folded = {other.casefold(): other for other in known}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    question = f" (did you mean {folded[close[0]]!r}?)" if close else ""
+    shown = known.values() if isinstance(known, dict) else known
+    return f"unknown {kind} {name!r}{question}; known: {', '.join(shown) or 'none'}"

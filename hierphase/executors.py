@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hierphase import chapters
-from hierphase.checks import positive_integer
+from hierphase.checks import positive_integer, unknown
 
 EXECUTORS = ("in-process", "processes", "dask", "slurm")
 POLL_SECONDS = 2  # between two looks at the queue of SLURM
@@ -55,7 +54,7 @@ def open_executor(
         OSError: no Dask scheduler answers.
     """
     if name not in EXECUTORS:
-        raise ValueError(chapters.unknown("executor", name, list(EXECUTORS)))
+        raise ValueError(unknown("executor", name, list(EXECUTORS)))
     misplaced = {
         "--workers": workers is not None and (name == "in-process" or scheduler is not None),
         "--scheduler": scheduler is not None and name != "dask",

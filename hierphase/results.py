@@ -116,7 +116,10 @@ def load(
     """
     directory = book_directory() / "results" if directory is None else Path(directory)
     path = result_path(chapter, preset, directory)
-    remedy = f"compute it with: hierphase run {chapter} -p recompute True"
+    remedy = (
+        f"compute it with: hierphase run {chapter} -p recompute True (or hierphase sweep {chapter} "
+        f"--preset {preset}, which can use all cores)"
+    )
     if not path.is_file():
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
     with xr.open_dataset(path, engine="h5netcdf") as stored:

@@ -14,7 +14,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from hierphase import chapters, results
-from hierphase.checks import positive_integer
+from hierphase.checks import positive_integer, unknown
 from hierphase.executors import ShardError, outcomes
 from hierphase.shards import (
     ShardSpec,
@@ -113,10 +113,10 @@ def preset_parameters(experiment: str, preset: str) -> dict:
         ValueError: an unknown experiment or preset; the message names the closest and all.
     """
     if experiment not in EXPERIMENTS:
-        raise ValueError(chapters.unknown("sweep", experiment, list(EXPERIMENTS)))
+        raise ValueError(unknown("sweep", experiment, list(EXPERIMENTS)))
     presets = importlib.import_module(EXPERIMENTS[experiment].split(":")[0]).PRESETS
     if preset not in presets:
-        raise ValueError(chapters.unknown(f"preset of {experiment}", preset, list(presets)))
+        raise ValueError(unknown(f"preset of {experiment}", preset, list(presets)))
     return dict(presets[preset])
 
 

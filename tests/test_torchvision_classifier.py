@@ -240,7 +240,7 @@ def test_unknown_names_are_refused(stand_in, tmp_path):
     message = r"unknown weights 'IMAGENET1K_V3' of tiny; there are IMAGENET1K_V1, IMAGENET1K_V2, or"
     with pytest.raises(ValueError, match=message):
         torchvision_classifier("tiny", "IMAGENET1K_V3")
-    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere.pth"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*nowhere.pth"):
         torchvision_classifier("tiny", tmp_path / "nowhere.pth")
 
 
