@@ -28,7 +28,7 @@ class ADMFlags:
             sequence.
         num_head_channels: channels of an attention head; -1 means that ``num_heads`` decides.
         num_heads: heads of every attention; looked at only if ``num_head_channels`` is -1, which
-            :func:`load_adm` assumes where this one alone is given.
+            :func:`~hierphase.adm.load_adm` assumes where this one alone is given.
         use_new_attention_order: heads inside queries, keys and values rather than around them.
         resblock_updown: residual blocks change the resolution, not plain convolutions.
         use_scale_shift_norm: the time embedding scales and shifts instead of being added.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from hierphase.checks import positive_integer, unknown
 
+#: Names that :func:`open_executor` takes.
 EXECUTORS = ("in-process", "processes", "dask", "slurm")
 POLL_SECONDS = 2  # between two looks at the queue of SLURM
 

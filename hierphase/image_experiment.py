@@ -185,7 +185,7 @@ class ImageExperiment:
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
-        """The judge: images (n, channels, height, width) -> logits."""
+        """Maps images (n, channels, height, width) to class logits."""
         name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
         directory = _stored_model(name)
         if directory is None:

@@ -1,8 +1,9 @@
 """An experiment over many images, in shards that survive interruptions.
 
-A shard is a range of images, and :func:`run_shard` writes what was measured on it into a file of
-its own. :func:`run_sweep` computes the shards that are not there yet, on any executor, and puts all
-together. It can be killed at any moment; run again, it goes on and arrives at the same bits.
+A shard is a range of images, and :func:`~hierphase.shards.run_shard` writes what was measured on it
+into a file of its own. :func:`run_sweep` computes the shards that are not there yet, on any
+executor, and puts all together. It can be killed at any moment; run again, it goes on and arrives
+at the same bits.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from hierphase.shards import (
     sweep_key,
 )
 
-#: Chapter -> "module:class" of its experiment; the module has a dictionary PRESETS: preset ->
-#: parameters of the class.
+#: For each chapter the ``module:class`` of its experiment. The module has a dictionary ``PRESETS``
+#: with the parameters of the class for each preset.
 EXPERIMENTS = {"imagenet-transition": "hierphase.image_experiment:ImageExperiment"}
 
 
