@@ -29,7 +29,7 @@ from hierphase.image_folder import image_folder
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.probes import Moments, Standardiser, fit_standardisers, layer_similarity
 from hierphase.seeds import derived_generator
-from hierphase.training import model_directory
+from hierphase.training import TRAININGS, model_directory
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 N_TOP = 5  # most likely classes that are stored for every image
@@ -171,7 +171,12 @@ class ImageExperiment:
     @cached_property
     def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
         name = self.parameters["model"]
-        path = _stored_model(name) or model_directory(name)
+        path = model_directory(name) if name in TRAININGS else _stored_model(name)
+        if path is None:
+            raise FileNotFoundError(
+                f"no denoiser {name!r}: give the parameter model a checkpoint of guided-diffusion, "
+                "a directory in diffusers' layout, or the name of a trained model of the book"
+            )
         if path.is_file():
             unet, scheduler = load_adm(path, **self.parameters["model_flags"])
         else:

@@ -189,5 +189,5 @@ def test_missing_and_unknown_parameters_are_named():
     parameters["steps"] = parameters.pop("num_inference_steps")
     with pytest.raises(ValueError, match=r"lack \['num_inference_steps'\] .* unknown \['steps'\]"):
         ImageExperiment(parameters)
-    with pytest.raises(FileNotFoundError, match="hierphase train nowhere"):
+    with pytest.raises(FileNotFoundError, match="no denoiser 'nowhere': give the parameter model"):
         ImageExperiment(preset_parameters("digits", model="nowhere")).times()
