@@ -171,7 +171,7 @@ class ImageExperiment:
     @cached_property
     def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
         name = self.parameters["model"]
-        path = model_directory(name) if name in TRAININGS else _stored_model(name)
+        path = _stored_model(name)
         if path is None:
             raise FileNotFoundError(
                 f"no denoiser {name!r}: give the parameter model a checkpoint of guided-diffusion, "
@@ -344,13 +344,10 @@ class ImageExperiment:
 
 
 def _stored_model(name: str) -> Path | None:
-    """A file or directory, else a trained model of the book, else None."""
-    if Path(name).exists():
-        return Path(name)
-    try:
+    """Directory of a trained model of the book, else a file or directory, else None."""
+    if name in TRAININGS:
         return model_directory(name)
-    except FileNotFoundError:
-        return None
+    return Path(name) if Path(name).exists() else None
 
 
 def _balanced_order(
