@@ -108,11 +108,11 @@ def test_denoising_loss_is_zero_for_perfect_and_one_for_no_prediction():
     assert training.denoising_loss(silent, images, None, generator) == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize(("name", "confident"), [("digits", 0.85), ("fashion-mnist", 0.7)])
-def test_the_books_samples_look_like_the_data(name, confident):
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
+def test_the_books_samples_look_like_the_data(name):
     directory = training.model_directory(name)
     quality = json.loads((directory / training.QUALITY).read_text())
-    assert quality["confident"] > confident
+    assert quality["confident"] > 0.75 * quality["confident_held_out"]
     assert 0.03 < quality["rarest_class"] and quality["commonest_class"] < 0.2
     assert quality["distance"] > 0.8 * quality["distance_held_out"]  # no copies of training images
     assert quality["frechet_train"] < quality["frechet"]
