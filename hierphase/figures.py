@@ -170,7 +170,8 @@ def _layer_similarities(axis, times, layers, t_star, ylabel) -> None:
         named = len(layers) <= len(MARKERS) or i in (0, len(layers) - 1)
         _curve(axis, times, curve, colors[i], name if named else None, MARKERS[i % len(MARKERS)])
     axis.set(xlabel="reversal time $t/T$", ylabel=ylabel)
-    axis.set(xlim=(0, 1), ylim=(None, 1.02))
+    top = max(np.max(curve.high) for curve in layers.values())
+    axis.set(xlim=(0, 1), ylim=(None, 1.02 * max(1, top)))
     axis.legend(frameon=False)
 
 
