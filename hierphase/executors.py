@@ -97,7 +97,8 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object
         for item in items:
             yield item, _attempt(function, item)
     elif isinstance(executor, concurrent.futures.Executor):
-        futures = {executor.submit(_attempt, function, item): item for item in items}
+        with _interrupts_held_back():
+            futures = {executor.submit(_attempt, function, item): item for item in items}
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], _outcome(future)
@@ -144,9 +145,21 @@ def _process_pool(workers: int | None):
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_held_back():
+    """Keep Ctrl-C waiting; processes that start meanwhile leave it to the main process for good.
+
+    They would else be hit by it too, at worst before they have begun to run Python.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the main process, and end when it has ended in any way."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: end when the main process has ended, in whatever way."""
 
     def watch():
         multiprocessing.parent_process().join()

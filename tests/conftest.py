@@ -1,11 +1,14 @@
 """A small book to try things on; one thread for each test process; the longest file first."""
 
 import os
+import signal
 
 import pytest
 import references
 
 os.environ.update(references.ENVIRONMENT)
+# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -33,7 +33,7 @@ def test_a_change_of_details_spares_the_coarse_bands_and_the_other_way_round():
     assert found.shape == (4, 3, 4)
     torch.testing.assert_close(found[:, 0], torch.ones(4, 4))
     assert (found[0, 1].abs() < 0.2).all() and (found[3, 1] > 0.95).all()
-    assert (found[0, 2] > 0.95).all()
+    assert (found[0, 2] > 0.9).all()
     assert (found[1:, 2].abs() < 0.2).all()  # of the fine wave, too little is left in these bands
 
 
