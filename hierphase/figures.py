@@ -14,8 +14,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from hierphase import meanfield
+from hierphase.bootstrap import Estimate
 from hierphase.rhm import RandomHierarchyModel
-from hierphase.transition import Estimate
 
 COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"

@@ -23,7 +23,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from hierphase.checks import positive_integer
-from hierphase.seeds import derived_generator
+from hierphase.seeds import checked_generators, derived_generator
 
 
 @dataclass
@@ -289,13 +289,9 @@ def _check_samples(x0) -> None:
 
 def _row_generators(generator, n: int, times: list[int]) -> list[torch.Generator]:
     """One generator per row (k, i), from image i's own, times[k] and its earlier occurrences."""
-    if generator is None:
-        generator = torch.Generator()
-        generator.seed()
+    generator = checked_generators(generator, n)
     if isinstance(generator, torch.Generator):
         generator = [generator] * n
-    if len(generator) != n:
-        raise ValueError(f"got {len(generator)} generators for {n} images; give one per image")
     keys = [
         int(torch.randint(2**63 - 1, (), generator=own, device=own.device)) for own in generator
     ]

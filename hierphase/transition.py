@@ -1,25 +1,17 @@
-"""Where the class changes: the probability of keeping it, and the time t* of the transition."""
+"""Where the class changes: the time t* of the transition and its width, and where layers cross."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import curve_fit
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number or curve with its bootstrap interval over images.
-
-    Attributes:
-        value: the estimate from all images.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
-
-    value: np.ndarray | float
-    low: np.ndarray | float
-    high: np.ndarray | float
+from hierphase.bootstrap import (
+    Estimate,
+    bootstrap_means,
+    checked_values,
+    means_and_resamples,
+    percentile_estimate,
+)
 
 
 @dataclass(frozen=True)
@@ -33,119 +25,6 @@ class Transition:
 
     t_star: Estimate
     width: Estimate
-
-
-def resampling_weights(n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Bootstrap weights (n_resamples, n): how often each of n images is drawn, over n."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
-
-
-def bootstrap_means(
-    values: np.ndarray, n_resamples: int, seed: int, where: np.ndarray | None = None
-) -> np.ndarray:
-    """Means over resampled images.
-
-    One multinomial draw of weights per resample; an image keeps its whole curve, so that the
-    correlation between times is respected.
-
-    Args:
-        values: (n_times, n) one number per time and image.
-        n_resamples: how many resamples.
-        seed: of the resampling.
-        where: (n_times, n) flags of what counts; by default everything.
-
-    Returns:
-        (n_resamples, n_times); NaN where a resample holds nothing that counts.
-    """
-    weights = resampling_weights(values.shape[-1], n_resamples, seed)
-    if where is None:
-        return weights @ values.T
-    with np.errstate(invalid="ignore"):
-        return (weights @ (values * where).T) / (weights @ where.astype(float).T)
-
-
-def mean_curve(
-    values: np.ndarray,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    where: np.ndarray | None = None,
-) -> Estimate:
-    """Mean over images at each time, with a percentile bootstrap band.
-
-    For kept-class flags this is the probability of keeping the class; for similarities of a layer,
-    its mean curve.
-
-    Args:
-        values: (n_times, n) flags or numbers.
-        confidence: of the band, between 0 and 1.
-        n_resamples: bootstrap resamples over images.
-        seed: of the resampling.
-        where: (n_times, n) flags of what counts, e.g. where the classifier is sure; by default
-            everything.
-
-    Returns:
-        Curves of shape (n_times,).
-
-    Raises:
-        ValueError: a wrong shape, NaN, confidence outside (0, 1), or a time at which too few count.
-    """
-    values = _checked(values, confidence)
-    value, resampled = _means(values, where, n_resamples, seed)
-    return _estimate(value, resampled, confidence)
-
-
-def median_curve(
-    values: np.ndarray, confidence: float = 0.95, n_resamples: int = 500, seed: int = 0
-) -> Estimate:
-    """Median over images at each time, with a percentile bootstrap band; see :func:`mean_curve`."""
-    values = _checked(values, confidence)
-    weights = resampling_weights(values.shape[1], n_resamples, seed)
-    resampled = []
-    for row in values:
-        order = row.argsort()
-        cumulated = weights[:, order].cumsum(axis=1)
-        resampled.append(row[order][(cumulated < 0.5 - 1e-9).sum(axis=1)])
-    return _estimate(np.median(values, axis=1), np.stack(resampled, axis=1), confidence)
-
-
-def mode_curve(
-    values: np.ndarray, confidence: float = 0.95, n_resamples: int = 500, seed: int = 0
-) -> Estimate:
-    """Most frequent similarity at each time, with a percentile bootstrap band.
-
-    The value that the paper plots. The mode is that of a Gaussian kernel density of the values
-    (Silverman's bandwidth, at least 0.01) on 401 points from -1 to 1.
-
-    Args:
-        values: (n_times, n) cosine similarities, in [-1, 1].
-        confidence: of the band, between 0 and 1.
-        n_resamples: bootstrap resamples over images.
-        seed: of the resampling.
-
-    Returns:
-        Curves of shape (n_times,).
-
-    Raises:
-        ValueError: as :func:`mean_curve`, or values outside [-1, 1].
-    """
-    values = _checked(values, confidence)
-    if not (np.abs(values) <= 1 + 1e-5).all():
-        raise ValueError(
-            f"need similarities in [-1, 1], got {values.min():g} to {values.max():g}"
-        )
-    grid = np.linspace(-1, 1, 401)
-    bins = np.rint((values.clip(-1, 1) + 1) * 200).astype(int)
-    weights = resampling_weights(values.shape[1], n_resamples, seed)
-    weights = np.concatenate([np.full((1, values.shape[1]), 1 / values.shape[1]), weights])
-    modes = []
-    for row, place in zip(values, bins, strict=True):
-        bandwidth = max(0.01, 0.9 * row.std() * len(row) ** -0.2)
-        counts = weights @ np.eye(401)[place]
-        density = gaussian_filter1d(counts, bandwidth * 200, axis=1, mode="reflect")
-        modes.append(grid[density.argmax(axis=1)])
-    modes = np.stack(modes, axis=1)
-    return _estimate(modes[0], modes[1:], confidence)
 
 
 def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
@@ -199,7 +78,7 @@ def transition_time(
     """
     times, kept = _checked_flags(times, kept, chance, confidence)
     level = (1 + chance) / 2
-    curve, curves = _means(kept, where, n_resamples, seed)
+    curve, curves = means_and_resamples(kept, where, n_resamples, seed)
     value, resampled = crossing_time(times, curve, level), crossing_time(times, curves, level)
     if np.isnan(value) or np.isnan(resampled).any():
         raise ValueError(
@@ -207,7 +86,7 @@ def transition_time(
             f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
             "times further out, or more images"
         )
-    return _estimate(float(value), resampled, confidence)
+    return percentile_estimate(float(value), resampled, confidence)
 
 
 def fitted_transition(
@@ -239,7 +118,9 @@ def fitted_transition(
 
     resampled = np.array([fit(curve) for curve in bootstrap_means(kept, n_resamples, seed)])
     value = fit(kept.mean(axis=1))
-    return Transition(*(_estimate(value[i], resampled[:, i], confidence) for i in range(2)))
+    return Transition(
+        *(percentile_estimate(value[i], resampled[:, i], confidence) for i in range(2))
+    )
 
 
 def steepest_transition(
@@ -281,7 +162,7 @@ def steepest_transition(
     resampled = steepest(bootstrap_means(kept, n_resamples, seed))
     return Transition(
         *(
-            _estimate(float(value[0]), draws, confidence)
+            percentile_estimate(float(value[0]), draws, confidence)
             for value, draws in zip(values, resampled, strict=True)
         )
     )
@@ -327,7 +208,7 @@ def layer_crossing(
     Raises:
         ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).
     """
-    early, late = _checked(early, confidence), _checked(late, confidence)
+    early, late = checked_values(early, confidence), checked_values(late, confidence)
     times = np.asarray(times, dtype=float)
     if early.shape != late.shape or times.shape != early.shape[:1]:
         raise ValueError(
@@ -341,35 +222,12 @@ def layer_crossing(
     value = float(crossing_time(times[noisy], gap[noisy].mean(axis=1), level=0))
     if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
         return None
-    return _estimate(value, resampled[~np.isnan(resampled)], confidence)
-
-
-def _means(values, where, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean curve (n_times,) and its resamples (n_resamples, n_times) of what counts."""
-    if where is None:
-        return values.mean(axis=1), bootstrap_means(values, n_resamples, seed)
-    where = np.asarray(where, dtype=bool)
-    if where.shape != values.shape:
-        raise ValueError(f"where must be of shape {values.shape}, got {where.shape}")
-    resampled = bootstrap_means(values, n_resamples, seed, where)
-    if np.isnan(resampled).any():
-        raise ValueError(
-            f"too few images count at some time: {where.sum(axis=1).tolist()} of {where.shape[1]}"
-        )
-    return (values * where).sum(axis=1) / where.sum(axis=1), resampled
-
-
-def _estimate(value, resampled: np.ndarray, confidence: float) -> Estimate:
-    """The value with the percentile interval of its resamples (along their first axis)."""
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    if np.ndim(value) == 0:
-        value, low, high = float(value), float(low), float(high)
-    return Estimate(value, low, high)
+    return percentile_estimate(value, resampled[~np.isnan(resampled)], confidence)
 
 
 def _checked_flags(times, kept, chance: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
     """(times, kept) as float arrays that fit each other, or a ValueError."""
-    kept = _checked(kept, confidence)
+    kept = checked_values(kept, confidence)
     times = np.asarray(times, dtype=float)
     if times.shape != kept.shape[:1]:
         raise ValueError(f"got {times.shape} times for kept flags of shape {kept.shape}")
@@ -378,15 +236,3 @@ def _checked_flags(times, kept, chance: float, confidence: float) -> tuple[np.nd
     if not 0 <= chance < 1:
         raise ValueError(f"chance must be in [0, 1), got {chance}")
     return times, kept
-
-
-def _checked(values, confidence: float) -> np.ndarray:
-    """``values`` as a float array (n_times, n), or a ValueError."""
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"need values of shape (n_times, n), got {values.shape}")
-    if np.isnan(values).any():
-        raise ValueError(f"values hold {int(np.isnan(values).sum())} NaN; leave those images out")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    return values

@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
 
+from hierphase.bootstrap import bootstrap_means, mean_curve, median_curve, mode_curve
 from hierphase.transition import (
-    bootstrap_means,
     crossing_time,
     fitted_transition,
     layer_crossing,
-    mean_curve,
-    median_curve,
-    mode_curve,
     steepest_transition,
     transition_time,
     unrelated_agreement,
