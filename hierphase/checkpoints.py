@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ def save_checkpoint(
     step: int,
     seconds: float,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     ema: EMAModel,
 ) -> None:
     """Write weights, optimiser state and averaged weights, atomically (all of it or nothing).
@@ -30,13 +31,14 @@ def save_checkpoint(
         step: optimiser steps done.
         seconds: wall time spent so far.
         model: the network in training.
-        optimizer: its optimiser.
+        optimizers: its optimisers.
         ema: its averaged weights.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{i}": value for i, value in enumerate(ema.shadow_params)}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{name}": value for name, value in state.items()}
+    for k, optimizer in enumerate(optimizers):
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{k}.{i}.{name}": value for name, value in state.items()}
     temporary = directory / f".{CHECKPOINT}.{os.getpid()}.tmp"
     position = {"run": json.dumps(run), "step": str(step), "seconds": str(seconds)}
     try:
@@ -50,7 +52,7 @@ def load_checkpoint(
     directory: Path,
     run: dict,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     ema: EMAModel,
 ) -> tuple[int, float]:
     """Put model, optimiser and averaged weights where the checkpoint has them, if there is one.
@@ -80,10 +82,11 @@ def load_checkpoint(
     for i, average in enumerate(ema.shadow_params):
         average.copy_(parts["ema"][str(i)])
     ema.optimization_step = int(position["step"])
-    state = {}
+    states = [{} for _ in optimizers]
     for name, value in parts["optimizer"].items():
-        i, quantity = name.split(".")
-        state.setdefault(int(i), {})[quantity] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        k, i, quantity = name.split(".")
+        states[int(k)].setdefault(int(i), {})[quantity] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
     return int(position["step"]), float(position["seconds"])

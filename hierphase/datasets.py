@@ -93,6 +93,11 @@ class ImageData:
                     f"{labels.amin()} to {labels.amax()}"
                 )
 
+    def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Up to n different training images and their labels, drawn with ``generator``."""
+        rows = torch.randperm(len(self.train_images), generator=generator)[:n]
+        return self.train_images[rows], self.train_labels[rows]
+
 
 def digits() -> ImageData:
     """The 8x8 handwritten digits that come with scikit-learn (no download).

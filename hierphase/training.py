@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -27,11 +28,26 @@ from hierphase.datasets import ImageData, digits, fashion_mnist
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.quality import sample_quality
 from hierphase.results import book_directory
+from hierphase.rhm import RandomHierarchyModel
 from hierphase.seeds import derived_generator
+from hierphase.tree_data import TreeData
+from hierphase.tree_networks import TreeClassifier
 
 LOG = "training.csv"
 QUALITY = "quality.json"
 WARM_UP_STEPS = 100
+WIDTH = 64
+N_RULE_DRAWS = 6
+
+
+class Data(Protocol):
+    """What a training needs of its data; :class:`~hierphase.datasets.ImageData` is an example."""
+
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Up to n training data (n, ...) and labels (n,), drawn with ``generator``."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +56,32 @@ class Training:
 
     Attributes:
         about: what is trained, one line for the model card.
-        data: gives the images.
+        data: gives the data.
         model: gives the untrained network.
         loss: (model, images, labels, generator) -> scalar; all randomness from the generator.
         finish: (model, data, directory, seed) -> quality numbers; also saves the trained model.
             The numbers go into the model card and ``quality.json``.
         steps: optimiser steps, unless the caller asks for another number.
         batch_size: images per step.
-        learning_rate: highest rate of AdamW; linear warm-up, then half a cosine to zero.
+        learning_rate: highest rate; linear warm-up, then half a cosine to zero.
         ema_decay: decay per step of the averaged weights, which are the ones that are saved.
         checkpoint_every: steps between checkpoints.
+        muon: use Muon for the matrices inside the network and AdamW for the rest, instead of AdamW
+            for everything.
         needs: trainings whose saved models ``finish`` uses.
     """
 
     about: str
-    data: Callable[[], ImageData]
+    data: Callable[[], Data]
     model: Callable[[], ModelMixin]
     loss: Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-    finish: Callable[[ModelMixin, ImageData, Path, int], dict[str, float]]
+    finish: Callable[[ModelMixin, Data, Path, int], dict[str, float]]
     steps: int
     batch_size: int
     learning_rate: float
     ema_decay: float = 0.999
     checkpoint_every: int = 250
+    muon: bool = False
     needs: tuple[str, ...] = ()
 
 
@@ -142,12 +161,9 @@ def train(
 def _optimise(training, run, model, data, output) -> float:
     """Train ``model`` in place, ending on its averaged weights; returns the seconds it took."""
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped, *optimizers = accelerator.prepare(model, *_optimizers(model, training.muon))
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
-    first, seconds = load_checkpoint(output, run, model, optimizer, ema)
-    images = data.train_images.to(accelerator.device)
-    labels = data.train_labels.to(accelerator.device)
+    first, seconds = load_checkpoint(output, run, model, optimizers, ema)
     steps = run["steps"]
     begun = time.perf_counter() - seconds
     with _log(output / LOG, first) as log:
@@ -156,15 +172,17 @@ def _optimise(training, run, model, data, output) -> float:
         )
         for step in progress:
             generator = derived_generator(run["seed"], step + 1)
-            batch = torch.randperm(len(images), generator=generator)[: training.batch_size]
+            batch = data.batch(training.batch_size, generator)
+            images, labels = (part.to(accelerator.device) for part in batch)
             rate = training.learning_rate * _schedule(step, steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = training.loss(wrapped, images[batch], labels[batch], generator)
+            loss = training.loss(wrapped, images, labels, generator)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad()
             ema.step(model.parameters())
             done, seconds = step + 1, time.perf_counter() - begun
             if done % max(1, steps // 200) == 0:
@@ -172,9 +190,25 @@ def _optimise(training, run, model, data, output) -> float:
                 progress.set_postfix(loss=f"{loss:.4f}")
             if done % training.checkpoint_every == 0:
                 log.flush()
-                save_checkpoint(output, run, done, seconds, model, optimizer, ema)
+                save_checkpoint(output, run, done, seconds, model, optimizers, ema)
     ema.copy_to(model.parameters())
     return seconds
+
+
+def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
+    """AdamW; or Muon (Jordan et al. 2024) for the matrices of all linear layers but the last.
+
+    Muon's steps are scaled to the size of AdamW's, so that one learning rate serves both.
+    """
+    if not muon:
+        return [torch.optim.AdamW(model.parameters(), weight_decay=0.01)]
+    *inner, _ = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    ids = {id(parameter) for parameter in inner}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    return [
+        torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, weight_decay=0.01),
+    ]
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
@@ -291,7 +325,8 @@ def _write_card(directory, training, run, model, seconds, quality) -> None:
         f"{training.about}",
         "",
         f"- parameters: {parameters:,} (safetensors)",
-        f"- training: {run['steps']} steps of {training.batch_size} images, AdamW, learning rate "
+        f"- training: {run['steps']} steps of {training.batch_size} examples, "
+        f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
         f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}), "
         f"seed {run['seed']}",
         f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
@@ -335,6 +370,33 @@ def _fashion_unet() -> UNet2DModel:
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         attention_head_dim=32,
         norm_num_groups=8,
+    )
+
+
+def tree_classification_loss(model, images, labels, generator) -> torch.Tensor:
+    """Cross-entropy of the classes; nothing is random.
+
+    Args:
+        model: gives logits.
+        images: (n, v, d) encoded leaves.
+        labels: (n,).
+        generator: not used.
+    """
+    return functional.cross_entropy(model(images), labels)
+
+
+def _rhm_cnn(about: str, rhm: RandomHierarchyModel, shuffled: bool = False) -> Training:
+    """Training of a :class:`TreeClassifier` that halves the leaves of ``rhm`` layer by layer."""
+    return Training(
+        about=about,
+        data=lambda: TreeData(rhm, shuffled=shuffled),
+        model=lambda: TreeClassifier(rhm.v, 2, rhm.d.bit_length() - 1, rhm.n_classes, WIDTH),
+        loss=tree_classification_loss,
+        finish=_finish_classifier,
+        steps=4000,
+        batch_size=256,
+        learning_rate=5e-3,
+        muon=True,
     )
 
 
@@ -392,4 +454,12 @@ TRAININGS = {
         learning_rate=3e-3,
         ema_decay=0.99,
     ),
+    **{
+        f"rhm-cnn-{seed}" if seed else "rhm-cnn": _rhm_cnn(
+            "Classifier of data of the Random Hierarchy Model, `RandomHierarchyModel(v=16, m=4, "
+            f"s=2, L=7, seed={seed})`, trained on fresh examples: none is seen twice.",
+            RandomHierarchyModel(16, 4, 2, 7, seed=seed),
+        )
+        for seed in range(N_RULE_DRAWS)
+    },
 }

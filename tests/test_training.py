@@ -77,7 +77,7 @@ def test_trained_denoiser_is_in_the_layout_of_diffusers(tmp_path):
     samples = ForwardBackwardPipeline(unet, scheduler)(torch.zeros(2, 1, 8, 8), [500], 4).samples
     assert samples.isfinite().all()
     card = (directory / "README.md").read_text()
-    assert "1 steps of 64 images" in card and "seed 3" in card and "confident_held_out" in card
+    assert "1 steps of 64 examples" in card and "seed 3" in card and "confident_held_out" in card
     assert {path.name for path in directory.iterdir()} == {
         "README.md", "training.csv", "quality.json", "model_index.json", "unet", "scheduler"
     }  # fmt: skip

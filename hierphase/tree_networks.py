@@ -1,0 +1,86 @@
+"""Networks for data on a tree: their filters are as wide as its branching and never overlap."""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from hierphase.checks import positive_integer
+
+
+class PatchConvolution(nn.Linear):
+    """Convolution with filter size and stride s: one linear map for every patch of s positions.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        s: size of a patch.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, s: int):
+        super().__init__(s * in_channels, out_channels)
+        self.s = s
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in_channels, d) -> (n, out_channels, d/s)."""
+        # Channels are last in memory and only look first: neither permutation copies anything.
+        patches = x.unflatten(2, (-1, self.s)).permute(0, 2, 3, 1).flatten(2)
+        return super().forward(patches).mT
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each position, (n, channels, d) -> the same."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.mT).mT
+
+
+class TreeClassifier(ModelMixin, ConfigMixin):
+    """A CNN with the shape of the tree: one layer a level, filters of size s and stride s, ReLU.
+
+    Layer l (from 1) is a :class:`PatchConvolution`, the ReLU, and a normalisation over channels,
+    without which the deep network does not begin to learn. It has s^(L-l) positions, as level l of
+    the tree has symbols. The last is mapped linearly to the class logits. The modules to probe are
+    ``layers.0.convolution`` (before the ReLU), ``layers.0.relu`` (after it), ..., ``logits``.
+    (Cagnetta et al., arXiv 2307.02129; Sclocchi et al., arXiv 2402.16991.)
+
+    Args:
+        v: number of symbols; the input channels.
+        s: branching; size and stride of the filters.
+        L: number of layers; the data have s**L leaves.
+        n_classes: number of classes.
+        width: channels of every layer.
+
+    Raises:
+        ValueError: a size that is not a positive integer, s or n_classes below 2.
+    """
+
+    @register_to_config
+    def __init__(self, v: int = 16, s: int = 2, L: int = 7, n_classes: int = 16, width: int = 128):
+        super().__init__()
+        for name, value in (("s", s), ("n_classes", n_classes)):
+            positive_integer(name, value, minimum=2)
+        for name, value in (("v", v), ("L", L), ("width", width)):
+            positive_integer(name, value)
+        self.layers = nn.ModuleList()
+        for level in range(L):
+            layer = nn.Sequential()
+            layer.add_module("convolution", PatchConvolution(width if level else v, width, s))
+            layer.add_module("relu", nn.ReLU())
+            layer.add_module("norm", ChannelNorm(width))
+            self.layers.append(layer)
+        self.logits = nn.Linear(width, n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Class logits (n, n_classes) of encoded leaves (n, v, s**L).
+
+        Raises:
+            ValueError: leaves of another shape.
+        """
+        config = self.config
+        expected = (config.v, config.s**config.L)
+        if x.shape[1:] != expected:
+            raise ValueError(f"x must have shape (n, *{expected}), got {tuple(x.shape)}")
+        for layer in self.layers:
+            x = layer(x)
+        return self.logits(x[:, :, 0])
