@@ -21,13 +21,43 @@ class Estimate:
     high: np.ndarray | float
 
 
-def resampling_weights(n: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Bootstrap weights (n_resamples, n): how often each of n images is drawn, over n."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
+def resampling_weights(
+    n: int, n_resamples: int, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Bootstrap weights (n_resamples, n): how often each of n images is drawn, over n.
+
+    Args:
+        n: number of images.
+        n_resamples: how many resamples.
+        seed: of the resampling.
+        groups: (n,) what each image belongs to, e.g. a draw of the rules. Groups are drawn first,
+            then images within them, so that both vary. None draws images only.
+
+    Raises:
+        ValueError: ``groups`` of another length.
+    """
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(f"groups must be of shape {(n,)}, got {groups.shape}")
+    names, members = np.unique(groups, return_inverse=True)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)
+    weights = np.empty((n_resamples, n))
+    for group, times in enumerate(drawn.T):
+        (inside,) = np.nonzero(members == group)
+        share = np.full(len(inside), 1 / len(inside))
+        weights[:, inside] = rng.multinomial(times * len(inside), share)
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def bootstrap_means(
-    values: np.ndarray, n_resamples: int, seed: int, where: np.ndarray | None = None
+    values: np.ndarray,
+    n_resamples: int,
+    seed: int,
+    where: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """Means over resampled images.
 
@@ -39,11 +69,12 @@ def bootstrap_means(
         n_resamples: how many resamples.
         seed: of the resampling.
         where: (n_times, n) flags of what counts; by default everything.
+        groups: (n,) as for :func:`resampling_weights`.
 
     Returns:
         (n_resamples, n_times); NaN where a resample holds nothing that counts.
     """
-    weights = resampling_weights(values.shape[-1], n_resamples, seed)
+    weights = resampling_weights(values.shape[-1], n_resamples, seed, groups)
     if where is None:
         return weights @ values.T
     with np.errstate(invalid="ignore"):
@@ -56,6 +87,7 @@ def mean_curve(
     n_resamples: int = 2000,
     seed: int = 0,
     where: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> Estimate:
     """Mean over images at each time, with a percentile bootstrap band.
 
@@ -69,6 +101,7 @@ def mean_curve(
         seed: of the resampling.
         where: (n_times, n) flags of what counts, e.g. where the classifier is sure; by default
             everything.
+        groups: (n,) what each image belongs to, see :func:`resampling_weights`.
 
     Returns:
         Curves of shape (n_times,).
@@ -77,7 +110,7 @@ def mean_curve(
         ValueError: a wrong shape, NaN, confidence outside (0, 1), or a time at which too few count.
     """
     values = checked_values(values, confidence)
-    value, resampled = means_and_resamples(values, where, n_resamples, seed)
+    value, resampled = means_and_resamples(values, where, n_resamples, seed, groups)
     return percentile_estimate(value, resampled, confidence)
 
 
@@ -135,7 +168,11 @@ def mode_curve(
 
 
 def means_and_resamples(
-    values: np.ndarray, where: np.ndarray | None, n_resamples: int, seed: int
+    values: np.ndarray,
+    where: np.ndarray | None,
+    n_resamples: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean curve of what counts, and its resamples.
 
@@ -144,6 +181,7 @@ def means_and_resamples(
         where: (n_times, n) flags of what counts, or None for everything.
         n_resamples: bootstrap resamples over images.
         seed: of the resampling.
+        groups: (n,) as for :func:`resampling_weights`.
 
     Returns:
         (n_times,) and (n_resamples, n_times).
@@ -152,11 +190,11 @@ def means_and_resamples(
         ValueError: ``where`` of another shape, or a time at which too few images count.
     """
     if where is None:
-        return values.mean(axis=1), bootstrap_means(values, n_resamples, seed)
+        return values.mean(axis=1), bootstrap_means(values, n_resamples, seed, groups=groups)
     where = np.asarray(where, dtype=bool)
     if where.shape != values.shape:
         raise ValueError(f"where must be of shape {values.shape}, got {where.shape}")
-    resampled = bootstrap_means(values, n_resamples, seed, where)
+    resampled = bootstrap_means(values, n_resamples, seed, where, groups)
     if np.isnan(resampled).any():
         raise ValueError(
             f"too few images count at some time: {where.sum(axis=1).tolist()} of {where.shape[1]}"

@@ -160,7 +160,53 @@ def layer_similarities(
     return _finished(figure)
 
 
-def _layer_similarities(axis, times, layers, t_star, ylabel) -> None:
+def layer_panels(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Estimate], Estimate | None]],
+) -> Figure:
+    """:func:`layer_similarities` of several experiments side by side.
+
+    Args:
+        panels: label of the horizontal axis -> noise levels, curves of the layers from the lowest
+            to the highest, and transition of the class or None.
+    """
+    n_columns = min(2, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(5 * n_columns, 3.7 * n_rows), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (label, (noise, layers, star)) in zip(axes.flat, panels.items(), strict=False):
+        _layer_similarities(axis, noise, layers, star, SIMILARITY, label)
+    for axis in axes[:, 1:].flat:
+        axis.set_ylabel("")
+    return _finished(figure)
+
+
+def tracked_levels(panels: Mapping[str, xr.Dataset], critical: float | None = None) -> Figure:
+    """Similarity in each layer beside what is kept of the level of the same height.
+
+    Args:
+        panels: label of the horizontal axis -> ``measured`` (draw, x, curve), shown as mean and
+            standard deviation over draws, and ``theory`` (x, curve), shown as lines; coordinates
+            ``x`` and ``curve``, the name of each.
+        critical: where theory expects the transition; None draws nothing.
+    """
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(5 * len(panels), 4), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (label, dataset) in zip(axes.flat, panels.items(), strict=True):
+        _measured_and_theory(axis, dataset, list(dataset.curve.values))
+        _critical_line(axis, critical)
+        axis.set(xlabel=label, ylim=(None, 1.02))
+    axes[0, 0].set_ylabel("cosine similarity, or share kept")
+    axes[0, 0].legend(frameon=False, fontsize="small")
+    return _finished(figure)
+
+
+def _layer_similarities(
+    axis, times, layers, t_star, ylabel, xlabel="reversal time $t/T$"
+) -> None:
     if t_star is not None:
         axis.axvspan(t_star.low, t_star.high, color="0.5", alpha=0.25, linewidth=0)
         axis.axvline(t_star.value, color="0.5", linewidth=1, label="$t^*$ of the class")
@@ -169,7 +215,7 @@ def _layer_similarities(axis, times, layers, t_star, ylabel) -> None:
         # with many layers only the ends of the scale need names
         named = len(layers) <= len(MARKERS) or i in (0, len(layers) - 1)
         _curve(axis, times, curve, colors[i], name if named else None, MARKERS[i % len(MARKERS)])
-    axis.set(xlabel="reversal time $t/T$", ylabel=ylabel)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
     top = max(np.max(curve.high) for curve in layers.values())
     axis.set(xlim=(0, 1), ylim=(None, 1.02 * max(1, top)))
     axis.legend(frameon=False)

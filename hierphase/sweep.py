@@ -29,7 +29,10 @@ from hierphase.shards import (
 
 #: For each chapter the ``module:class`` of its experiment. The module has a dictionary ``PRESETS``
 #: with the parameters of the class for each preset.
-EXPERIMENTS = {"imagenet-transition": "hierphase.image_experiment:ImageExperiment"}
+EXPERIMENTS = {
+    "imagenet-transition": "hierphase.image_experiment:ImageExperiment",
+    "probe-curves": "hierphase.probe_experiment:ProbeExperiment",
+}
 
 
 def run_sweep(

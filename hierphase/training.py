@@ -24,7 +24,8 @@ from tqdm import tqdm
 from hierphase.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from hierphase.checks import positive_integer
 from hierphase.classifiers import ConvClassifier, class_probabilities
-from hierphase.datasets import ImageData, digits, fashion_mnist
+from hierphase.datasets import digits, fashion_mnist
+from hierphase.mixtures import TwoModeMixture
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.quality import sample_quality
 from hierphase.results import book_directory
@@ -36,7 +37,6 @@ from hierphase.tree_networks import TreeClassifier
 LOG = "training.csv"
 QUALITY = "quality.json"
 WARM_UP_STEPS = 100
-WIDTH = 64
 N_RULE_DRAWS = 6
 
 
@@ -312,8 +312,18 @@ def _finish_denoiser(classifier_name: str, n_samples: int = 1000, num_inference_
 def _finish_classifier(model, data, directory, seed):
     """Save a classifier and measure its accuracy."""
     model.save_pretrained(directory)
+    return _accuracy(model, data)
+
+
+def _accuracy(model, data):
     predicted = class_probabilities(model, data.test_images).argmax(dim=1)
     return {"accuracy_held_out": (predicted == data.test_labels).float().mean().item()}
+
+
+def _finish_small_classifier(model, data, directory, seed):
+    """Save a classifier in half precision and measure the accuracy of what was stored."""
+    model.half().save_pretrained(directory)
+    return _accuracy(model.float(), data)
 
 
 def _write_card(directory, training, run, model, seconds, quality) -> None:
@@ -385,20 +395,53 @@ def tree_classification_loss(model, images, labels, generator) -> torch.Tensor:
     return functional.cross_entropy(model(images), labels)
 
 
-def _rhm_cnn(about: str, rhm: RandomHierarchyModel, shuffled: bool = False) -> Training:
-    """Training of a :class:`TreeClassifier` that halves the leaves of ``rhm`` layer by layer."""
+def _tree_classifier(
+    about: str, data: Data, v: int, s: int, L: int, n_classes: int, steps: int = 4000
+) -> Training:
+    """Training of a :class:`TreeClassifier` on fresh examples."""
     return Training(
-        about=about,
-        data=lambda: TreeData(rhm, shuffled=shuffled),
-        model=lambda: TreeClassifier(rhm.v, 2, rhm.d.bit_length() - 1, rhm.n_classes, WIDTH),
+        about=f"{about} Trained on fresh examples: none is seen twice.",
+        data=lambda: data,
+        model=lambda: TreeClassifier(v, s, L, n_classes, width=64),
         loss=tree_classification_loss,
-        finish=_finish_classifier,
-        steps=4000,
+        finish=_finish_small_classifier,
+        steps=steps,
         batch_size=256,
         learning_rate=5e-3,
         muon=True,
     )
 
+
+#: Classifiers of exactly solvable data, by name: draws of the rules of one Random Hierarchy Model,
+#: and data without a hierarchy.
+TREE_CLASSIFIERS = {
+    **{
+        f"rhm-cnn-{seed}" if seed else "rhm-cnn": _tree_classifier(
+            "Classifier of data of the Random Hierarchy Model, "
+            f"`RandomHierarchyModel(v=16, m=4, s=2, L=7, seed={seed})`.",
+            TreeData(RandomHierarchyModel(16, 4, 2, 7, seed=seed)),
+            v=16, s=2, L=7, n_classes=16,
+        )
+        for seed in range(N_RULE_DRAWS)
+    },
+    "flat-cnn": _tree_classifier(
+        "Classifier of data of a Random Hierarchy Model of depth 1, `RandomHierarchyModel(v=8, "
+        "m=256, s=16, L=1, n_classes=16)`: each class has 256 strings of 16 leaves without parts.",
+        TreeData(RandomHierarchyModel(8, 256, 16, 1, n_classes=16)),
+        v=8, s=2, L=4, n_classes=16,
+    ),
+    "shuffled-cnn": _tree_classifier(
+        "A network that could learn nothing, for comparison: trained on the data of `rhm-cnn` with "
+        "the leaf at every position taken from another datum.",
+        TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
+        v=16, s=2, L=7, n_classes=16,
+    ),
+    "mixture-cnn": _tree_classifier(
+        "Classifier of `TwoModeMixture(d=1024, r=0.25)`, a mixture of two Gaussians.",
+        TwoModeMixture(),
+        v=1, s=4, L=5, n_classes=2, steps=500,
+    ),
+}  # fmt: skip
 
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
@@ -454,12 +497,5 @@ TRAININGS = {
         learning_rate=3e-3,
         ema_decay=0.99,
     ),
-    **{
-        f"rhm-cnn-{seed}" if seed else "rhm-cnn": _rhm_cnn(
-            "Classifier of data of the Random Hierarchy Model, `RandomHierarchyModel(v=16, m=4, "
-            f"s=2, L=7, seed={seed})`, trained on fresh examples: none is seen twice.",
-            RandomHierarchyModel(16, 4, 2, 7, seed=seed),
-        )
-        for seed in range(N_RULE_DRAWS)
-    },
+    **TREE_CLASSIFIERS,
 }

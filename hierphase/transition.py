@@ -57,6 +57,7 @@ def transition_time(
     n_resamples: int = 2000,
     seed: int = 0,
     where: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> Estimate:
     """t*: where the probability of keeping the class is half-way between 1 and chance.
 
@@ -68,6 +69,7 @@ def transition_time(
         n_resamples: bootstrap resamples over images.
         seed: of the resampling.
         where: (n_times, n) flags of what counts; by default everything.
+        groups: (n,) as for :func:`~hierphase.bootstrap.resampling_weights`.
 
     Returns:
         t* with its percentile bootstrap interval, in the units of ``times``.
@@ -78,7 +80,7 @@ def transition_time(
     """
     times, kept = _checked_flags(times, kept, chance, confidence)
     level = (1 + chance) / 2
-    curve, curves = means_and_resamples(kept, where, n_resamples, seed)
+    curve, curves = means_and_resamples(kept, where, n_resamples, seed, groups)
     value, resampled = crossing_time(times, curve, level), crossing_time(times, curves, level)
     if np.isnan(value) or np.isnan(resampled).any():
         raise ValueError(
@@ -190,6 +192,7 @@ def layer_crossing(
     confidence: float = 0.95,
     n_resamples: int = 2000,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Estimate | None:
     """Where the mean similarity of a late layer falls below that of an early one.
 
@@ -200,6 +203,7 @@ def layer_crossing(
         confidence: of the interval.
         n_resamples: bootstrap resamples over images.
         seed: of the resampling.
+        groups: (n,) as for :func:`~hierphase.bootstrap.resampling_weights`.
 
     Returns:
         The crossing with its interval, or None where the late layer does not start out above the
@@ -208,21 +212,52 @@ def layer_crossing(
     Raises:
         ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).
     """
+    times, gap = _checked_gap(times, early, late, confidence)
+    noisy = times > 0  # at t = 0 every layer has similarity 1
+    mean, means = means_and_resamples(gap[noisy], None, n_resamples, seed, groups)
+    value = float(crossing_time(times[noisy], mean, level=0))
+    resampled = crossing_time(times[noisy], means, level=0)
+    if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
+        return None
+    return percentile_estimate(value, resampled[~np.isnan(resampled)], confidence)
+
+
+def largest_gaps(
+    times: np.ndarray,
+    early: np.ndarray,
+    late: np.ndarray,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> tuple[Estimate, Estimate]:
+    """How far the mean similarity of a late layer gets above that of an early one, and below it.
+
+    Curves cross where both are more than noise: maxima of noisy curves are a little too large.
+
+    Args and errors: as :func:`layer_crossing`.
+
+    Returns:
+        The largest lead of the late layer over all times, and its largest deficit.
+    """
+    _, gap = _checked_gap(times, early, late, confidence)
+    mean, means = means_and_resamples(gap, None, n_resamples, seed, groups)
+    lead, deficit = (
+        percentile_estimate((sign * mean).max(), (sign * means).max(axis=1), confidence)
+        for sign in (1, -1)
+    )
+    return lead, deficit
+
+
+def _checked_gap(times, early, late, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Times, and similarities of the late layer minus those of the early, or a ValueError."""
     early, late = checked_values(early, confidence), checked_values(late, confidence)
     times = np.asarray(times, dtype=float)
     if early.shape != late.shape or times.shape != early.shape[:1]:
         raise ValueError(
             f"got {times.shape} times for similarities of shape {early.shape} and {late.shape}"
         )
-    gap = late - early
-    noisy = times > 0  # at t = 0 every layer has similarity 1
-    resampled = crossing_time(
-        times[noisy], bootstrap_means(gap[noisy], n_resamples, seed), level=0
-    )
-    value = float(crossing_time(times[noisy], gap[noisy].mean(axis=1), level=0))
-    if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
-        return None
-    return percentile_estimate(value, resampled[~np.isnan(resampled)], confidence)
+    return times, late - early
 
 
 def _checked_flags(times, kept, chance: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -38,12 +38,12 @@ class TreeData:
 
     @cached_property
     def _train(self) -> list[torch.Tensor]:
-        return self._samples(self.P, _TRAIN_SEED)
+        return self.sample(self.P, _TRAIN_SEED)
 
     @cached_property
     def test_levels(self) -> list[torch.Tensor]:
         """Held-out data with all latents, as :meth:`RandomHierarchyModel.sample` gives them."""
-        return self._samples(N_TEST, _TEST_SEED)
+        return self.sample(N_TEST, _TEST_SEED)
 
     @property
     def test_images(self) -> torch.Tensor:
@@ -64,13 +64,19 @@ class TreeData:
         """
         if self.P is None:
             seed = torch.randint(_FRESH_SEEDS, 2**62, (), generator=generator)
-            levels = self._samples(n, int(seed))
+            levels = self.sample(n, int(seed))
         else:
             rows = torch.randperm(self.P, generator=generator)[:n]
             levels = [self._train[0][rows], self._train[-1][rows]]
         return encode(levels[0], self.rhm.v), levels[-1][:, 0]
 
-    def _samples(self, n: int, seed: int) -> list[torch.Tensor]:
+    def sample(self, n: int, seed: int) -> list[torch.Tensor]:
+        """Data with all latents, as :meth:`RandomHierarchyModel.sample` gives them.
+
+        Args:
+            n: how many. Shuffled leaves depend on it.
+            seed: of the draw; 0 is the training set, 1 the held-out data.
+        """
         levels = self.rhm.sample(n, seed=seed)
         if self.shuffled:
             generator = torch.Generator().manual_seed(seed)

@@ -29,9 +29,10 @@ class PatchConvolution(nn.Linear):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each position, (n, channels, d) -> the same."""
+    """Layer normalisation over the channels of each position."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, channels, d) -> (n, channels, d)."""
         return super().forward(x.mT).mT
 
 

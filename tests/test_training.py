@@ -14,7 +14,10 @@ from hierphase import training
 from hierphase.datasets import ImageData
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.quality import frechet_distance, nearest_distance, sample_quality
+from hierphase.rhm import RandomHierarchyModel
 from hierphase.seeds import derived_generator
+from hierphase.tree_data import TreeData, encode
+from hierphase.tree_networks import TreeClassifier
 
 STEPS = 7
 
@@ -23,7 +26,8 @@ STEPS = 7
 def short(monkeypatch):
     """The real trainings with a checkpoint every 2 steps and a handful of samples at the end."""
     finish = training._finish_denoiser("digits-classifier", n_samples=8, num_inference_steps=3)
-    for name, changes in {"digits": {"finish": finish}, "digits-classifier": {}}.items():
+    trainings = {"digits": {"finish": finish}, "digits-classifier": {}, "rhm-cnn": {}}
+    for name, changes in trainings.items():
         changed = dataclasses.replace(training.TRAININGS[name], checkpoint_every=2, **changes)
         monkeypatch.setitem(training.TRAININGS, name, changed)
 
@@ -38,7 +42,7 @@ def log(directory):
         return [(row["step"], row["loss"], row["learning_rate"]) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-classifier"])
+@pytest.mark.parametrize("name", ["digits", "digits-classifier", "rhm-cnn"])
 def test_killed_training_resumes_to_the_same_weights(name, tmp_path, monkeypatch):
     undisturbed = training.train(name, tmp_path / "undisturbed", steps=STEPS)
 
@@ -90,6 +94,21 @@ def test_seeds_give_other_weights_and_classifier_learns(tmp_path):
     losses = [float(row[1]) for row in log(first)]
     assert losses[0] > 2.0 and min(losses[-5:]) < 1.5
     assert losses[0] == pytest.approx(torch.tensor(10.0).log().item(), abs=0.3)
+
+
+def test_classifier_of_a_small_tree_learns_its_rules(tmp_path, monkeypatch):
+    rhm = RandomHierarchyModel(6, 2, 2, 3)
+    small = training._tree_classifier("Small.", TreeData(rhm), v=6, s=2, L=3, n_classes=6)
+    monkeypatch.setitem(training.TRAININGS, "rhm-cnn", small)
+    directory = training.train("rhm-cnn", tmp_path, steps=400)
+    assert json.loads((directory / training.QUALITY).read_text())["accuracy_held_out"] > 0.99
+    assert "Muon and AdamW" in (directory / "README.md").read_text()
+    stored = weights(directory)
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    network = TreeClassifier.from_pretrained(directory)
+    levels = rhm.sample(500, seed=77)
+    predicted = network(encode(levels[0], 6)).argmax(1)
+    assert (predicted == levels[-1][:, 0]).float().mean() > 0.98
 
 
 def test_denoising_loss_is_zero_for_perfect_and_one_for_no_prediction():

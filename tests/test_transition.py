@@ -5,6 +5,7 @@ from hierphase.bootstrap import bootstrap_means, mean_curve, median_curve, mode_
 from hierphase.transition import (
     crossing_time,
     fitted_transition,
+    largest_gaps,
     layer_crossing,
     steepest_transition,
     transition_time,
@@ -38,6 +39,36 @@ def test_bootstrap_resamples_images_with_their_whole_curve():
     np.testing.assert_allclose(means * 30, np.round(means * 30), atol=1e-9)
     assert means[:, 0].std() > 0.05
     assert (means == bootstrap_means(np.stack([flags, ~flags]), 100, seed=1)).all()
+
+
+def test_bootstrap_of_groups_varies_between_and_within_them():
+    """The variance of a mean over groups is that of their means over their number."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 10)
+    values = (rng.normal(size=40)[groups] + rng.normal(size=400))[None]
+    means = bootstrap_means(values, 4000, seed=1, groups=groups)[:, 0]
+    of_groups = values.reshape(40, 10).mean(axis=1)
+    within = values.reshape(40, 10).var(axis=1).mean() / 400
+    assert means.std() == pytest.approx(np.sqrt(of_groups.var() / 40 + within), rel=0.05)
+    assert means.std() > 2 * bootstrap_means(values, 4000, seed=1)[:, 0].std()
+    assert means.mean() == pytest.approx(values.mean(), abs=4 * means.std() / 4000**0.5)
+    relabelled = bootstrap_means(values, 10, seed=1, groups=groups * 7)
+    assert (relabelled == bootstrap_means(values, 10, seed=1, groups=groups)).all()
+    with pytest.raises(ValueError, match=r"groups must be of shape \(400,\), got \(3,\)"):
+        bootstrap_means(values, 10, seed=1, groups=groups[:3])
+
+
+def test_gaps_are_the_largest_lead_and_deficit():
+    rng = np.random.default_rng(0)
+    early = 1 - TIMES[:, None] + rng.normal(0, 0.02, (21, 200))
+    late = np.where(TIMES < 0.4, 1, 0)[:, None] + rng.normal(0, 0.02, (21, 200))
+    lead, deficit = largest_gaps(TIMES, early, late)
+    assert lead.value == pytest.approx(0.35, abs=0.01) and lead.low < 0.35 < lead.high
+    assert deficit.value == pytest.approx(0.6, abs=0.01)
+    lead, deficit = largest_gaps(TIMES, early, early - 0.1)
+    assert lead.value == pytest.approx(-0.1) and deficit.value == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="times for similarities of shape"):
+        largest_gaps(TIMES[1:], early, late)
 
 
 def test_only_what_counts_enters_the_mean():

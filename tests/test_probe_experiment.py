@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import torch
+
+from hierphase import sweep, training
+from hierphase.probe_experiment import PRESETS, ProbeExperiment
+from hierphase.probes import activations
+from hierphase.rhm import RandomHierarchyModel
+from hierphase.transition import largest_gaps, layer_crossing
+from hierphase.tree_data import TreeData, encode
+from hierphase.tree_networks import TreeClassifier
+
+CHAPTER = "probe-curves"
+SMALL = {"n_blocks": 3, "block": 5, "noise": [0.0, 0.5, 1.0]}
+
+
+def parameters(preset="tree", **changes):
+    """Parameters of a preset, small."""
+    return sweep.all_parameters(CHAPTER, preset, SMALL | {"n_decoding": 0} | changes)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """(experiment, prepared, measured) on two networks."""
+    experiment = ProbeExperiment(parameters(networks=["rhm-cnn", "rhm-cnn-1"]))
+    prepared = experiment.prepare()
+    return experiment, prepared, experiment.measure(0, len(experiment), prepared)
+
+
+def test_shards_give_the_bits_of_the_whole(small):
+    experiment, prepared, whole = small
+    assert len(experiment) == 6
+    parts = [experiment.measure(*bounds, prepared) for bounds in ((0, 2), (2, 5), (5, 6))]
+    for name, variable in whole.items():
+        together = np.concatenate([part[name].values for part in parts])
+        assert np.array_equal(together, variable.values), name
+
+
+def test_without_noise_all_is_kept_and_with_all_noise_what_chance_keeps(small):
+    _, _, measured = small
+    clean, _, pure = (measured.isel(noise=i) for i in range(3))
+    np.testing.assert_allclose(clean.similarity, 1, atol=1e-5)
+    np.testing.assert_allclose(clean.distance, 0, atol=1e-3)
+    assert (clean.class_kept == 1).all() and (clean.kept == 1).all()
+    assert abs(pure.similarity.mean("image")).max() < 0.35  # 30 pairs of unrelated data
+    # Symbols are nearly uniform a priori, where those that rules produce more often are kept more.
+    np.testing.assert_allclose(pure.kept.mean("image"), 1 / 16, atol=0.03)
+    np.testing.assert_allclose(pure.kept.sel(level=7), 1 / 16, rtol=1e-5)
+
+
+def test_similarity_is_the_cosine_of_activations_standardised_by_hand(small):
+    experiment, prepared, _ = small
+    network, world = experiment.networks[0]
+    data = world.data.test_images[:4000]
+    name = "layers.1.relu"
+    reference = activations(network, data, [name])[name]
+    row = prepared.isel(network=0, layer=experiment.layers.index(name))
+    mean, std = reference.mean((0, 2)), reference.std((0, 2), correction=0)
+    np.testing.assert_allclose(row["mean"], mean, atol=1e-4)
+    np.testing.assert_allclose(row["std"], std, atol=1e-4)
+
+
+def test_the_book_has_networks_that_know_their_data():
+    for name in PRESETS["tree"]["networks"]:
+        network = TreeClassifier.from_pretrained(training.model_directory(name)).eval()
+        seed = int(name.rpartition("-")[2]) if name != "rhm-cnn" else 0
+        levels = RandomHierarchyModel(16, 4, 2, 7, seed=seed).sample(2000, seed=99)
+        with torch.no_grad():
+            predicted = network(encode(levels[0], 16)).argmax(1)
+        assert (predicted == levels[-1][:, 0]).float().mean() > 0.99
+
+
+def test_curves_cross_on_the_tree_and_in_no_control():
+    found = {}
+    for preset in ("tree", "untrained", "shuffled", "depth-1", "mixture"):
+        small = {"n_blocks": 8, "block": 8, "n_decoding": 0}
+        if preset == "tree":
+            small["networks"] = ["rhm-cnn"]
+        if preset == "untrained":
+            small["networks"] = ["rhm-cnn"]
+        experiment = ProbeExperiment(sweep.all_parameters(CHAPTER, preset, small))
+        measured = experiment.measure(0, len(experiment), experiment.prepare())
+        relus = [name for name in experiment.layers if name.endswith("relu")]
+        early, late = (
+            measured.similarity.sel(layer=name).transpose("noise", "image").values
+            for name in (relus[0], relus[-1])
+        )
+        noise = measured.noise.values
+        found[preset] = (*largest_gaps(noise, early, late), layer_crossing(noise, early, late))
+    lead, deficit, crossing = found.pop("tree")
+    assert lead.low > 0.02 and deficit.low > 0.1 and 0.65 < crossing.value < 0.85
+    for preset, (lead, deficit, _) in found.items():
+        assert min(lead.value, deficit.value) < 0.05, preset
+    assert found["mixture"][0].low > 0.5 and found["untrained"][1].low > 0.1
+
+
+def test_decoding_is_a_staircase():
+    experiment = ProbeExperiment(parameters(networks=["rhm-cnn"], n_decoding=300))
+    measured = experiment.measure(0, 1, experiment.prepare())
+    table = experiment.finish(measured).decoding[0].values
+    assert table.shape == (9, 8)
+    assert (table.diagonal() > 0.95).all()  # layer l reads level l
+    assert (table.diagonal(1)[:6] < 0.6).all()  # one layer earlier it cannot
+
+
+def test_data_of_the_experiment_are_not_those_of_the_training():
+    experiment = ProbeExperiment(parameters(networks=["rhm-cnn"]))
+    _, world = experiment.networks[0]
+    rhm = world.data.rhm
+    own = world.starts(50, 3)[1]
+    for seed in (0, 1):
+        others = TreeData(rhm).sample(2000, seed)[0]
+        assert not (own[:, None] == others[None]).all(-1).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"process": "mask"}, "process must be epsilon or gaussian, got 'mask'"),
+        ({"noise": [0.5, 0.5]}, r"noise must be increasing levels, got \[0.5, 0.5\]"),
+        ({"noise": [0.5, 1.5]}, "epsilon must be .*1.5"),
+        ({"process": "gaussian", "noise": [10, 1000]}, "must be at most 999, got 1000"),
+        ({"networks": []}, "networks must name at least one"),
+        ({"networks": ["rhm-cn"]}, "network 'rhm-cn'.*rhm-cnn"),
+        ({"networks": ["mixture-cnn"]}, "mixture-cnn take the process gaussian, got epsilon"),
+        ({"block": 0}, "block must be at least 1, got 0"),
+    ],
+)
+def test_bad_parameters_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ProbeExperiment(PRESETS["tree"] | changes)
+    with pytest.raises(ValueError, match=r"lack \['seed'\] and have unknown \['sed'\]"):
+        ProbeExperiment({name if name != "seed" else "sed": 0 for name in PRESETS["tree"]})
+
+
+def test_networks_of_different_depths_do_not_share_an_experiment():
+    experiment = ProbeExperiment(parameters(networks=["rhm-cnn", "flat-cnn"]))
+    with pytest.raises(ValueError, match="same number of layers and levels"):
+        experiment.prepare()
