@@ -5,6 +5,7 @@ that looks at them, nothing to a denoiser that had to be trained.
 """
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 
@@ -37,6 +38,7 @@ _EPSILONS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.74, 0.77, 0.8, 0.83, 0.86, 0.9, 0.
 _TREE = {
     "networks": _RHM_CNNS,
     "trained": True,
+    "shuffled": False,
     "process": "epsilon",
     "noise": _EPSILONS,
     "n_blocks": 32,
@@ -45,15 +47,18 @@ _TREE = {
     "seed": 0,
 }
 
+_CONTROL = _TREE | {"block": 128}
+
 #: Preset -> the parameters of :class:`ProbeExperiment`.
 PRESETS = {
     "tree": _TREE | {"n_decoding": 3000},
     "tree-gaussian": _TREE
     | {"process": "gaussian", "noise": [40, *range(80, 281, 20), 320, 360, 400, 500, 600]},
-    "mixture": _TREE
+    "mixture": _CONTROL
     | {"networks": ["mixture-cnn"], "process": "gaussian", "noise": [*range(50, 1000, 50), 999]},
-    "depth-1": _TREE | {"networks": ["flat-cnn"]},
-    "shuffled": _TREE | {"networks": ["shuffled-cnn"]},
+    "depth-1": _CONTROL | {"networks": ["flat-cnn"]},
+    "shuffled": _CONTROL | {"networks": ["shuffled-cnn"]},
+    "tree-shuffled": _CONTROL | {"networks": ["rhm-cnn"], "shuffled": True},
     "untrained": _TREE | {"trained": False},
 }
 
@@ -141,7 +146,8 @@ class ProbeExperiment:
     Args:
         parameters: those of a preset:
             ``networks`` trained networks of the book, each with the data it was trained on;
-            ``trained`` False puts initial weights in their place; ``process`` that corrupts,
+            ``trained`` False puts initial weights in their place; ``shuffled`` True takes the leaf
+            at every position from another datum; ``process`` that corrupts,
             "epsilon" or "gaussian" (the mixture knows only that); ``noise`` the levels, epsilon or
             the time index t of 1000; ``n_blocks`` blocks of ``block`` data for each network;
             ``n_decoding`` data for the linear decoding of every level from every layer, 0 for
@@ -179,8 +185,13 @@ class ProbeExperiment:
         for name in parameters["networks"]:
             if name not in TREE_CLASSIFIERS:
                 raise ValueError(unknown("network", name, list(TREE_CLASSIFIERS)))
-            if process == "epsilon" and isinstance(_data(name), TwoModeMixture):
-                raise ValueError(f"the data of {name} take the process gaussian, got epsilon")
+            if isinstance(_data(name), TwoModeMixture) and (
+                process == "epsilon" or parameters["shuffled"]
+            ):
+                raise ValueError(
+                    f"the data of {name} take the process gaussian and cannot be shuffled, got "
+                    f"{process} and shuffled={parameters['shuffled']}"
+                )
         self.parameters = parameters
 
     def __len__(self) -> int:
@@ -203,6 +214,8 @@ class ProbeExperiment:
             if not self.parameters["trained"]:
                 initialise(network, derived_generator(self.parameters["seed"], i))
             data = _data(name)
+            if self.parameters["shuffled"]:
+                data = replace(data, shuffled=True)
             world = (
                 _MixtureWorld(data)
                 if isinstance(data, TwoModeMixture)

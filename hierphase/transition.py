@@ -233,20 +233,37 @@ def largest_gaps(
 ) -> tuple[Estimate, Estimate]:
     """How far the mean similarity of a late layer gets above that of an early one, and below it.
 
-    Curves cross where both are more than noise: maxima of noisy curves are a little too large.
+    Curves cross where both are above zero. The largest of many noisy numbers would always be; so
+    one half of the images says at which time the gap is largest, the other half how large it is
+    there, and the two ways of doing so are averaged.
 
-    Args and errors: as :func:`layer_crossing`.
+    Args and errors: as :func:`layer_crossing`, and fewer than two images.
 
     Returns:
         The largest lead of the late layer over all times, and its largest deficit.
     """
     _, gap = _checked_gap(times, early, late, confidence)
-    mean, means = means_and_resamples(gap, None, n_resamples, seed, groups)
-    lead, deficit = (
-        percentile_estimate((sign * mean).max(), (sign * means).max(axis=1), confidence)
-        for sign in (1, -1)
-    )
-    return lead, deficit
+    if gap.shape[1] < 2:
+        raise ValueError(f"need at least two images, got {gap.shape[1]}")
+    halves = [
+        means_and_resamples(
+            gap[:, k::2], None, n_resamples, seed + k, None if groups is None else groups[k::2]
+        )
+        for k in range(2)
+    ]
+
+    def largest(sign):
+        """At the time that the other half names: the value, and each resample."""
+        (mean, means), (other, others) = halves
+        rows = np.arange(n_resamples)
+        value = mean[(sign * other).argmax()] + other[(sign * mean).argmax()]
+        resampled = (
+            means[rows, (sign * others).argmax(axis=1)]
+            + others[rows, (sign * means).argmax(axis=1)]
+        )
+        return percentile_estimate(sign * value / 2, sign * resampled / 2, confidence)
+
+    return largest(1), largest(-1)
 
 
 def _checked_gap(times, early, late, confidence: float) -> tuple[np.ndarray, np.ndarray]:

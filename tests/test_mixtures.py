@@ -39,5 +39,5 @@ def test_without_noise_the_datum_comes_back_and_with_all_noise_the_prior():
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="r must be positive, got 0"):
         TwoModeMixture(r=0)
-    with pytest.raises(ValueError, match="d must be an integer, got 1.5"):
+    with pytest.raises(ValueError, match=r"d must be an integer, got 1\.5"):
         TwoModeMixture(d=1.5)

@@ -72,12 +72,12 @@ def test_the_book_has_networks_that_know_their_data():
 
 def test_curves_cross_on_the_tree_and_in_no_control():
     found = {}
-    for preset in ("tree", "untrained", "shuffled", "depth-1", "mixture"):
-        small = {"n_blocks": 8, "block": 8, "n_decoding": 0}
-        if preset == "tree":
+    for preset in ("tree", "untrained", "shuffled", "tree-shuffled", "depth-1", "mixture"):
+        small = {"n_blocks": 8, "n_decoding": 0}
+        if preset in ("tree", "untrained"):
             small["networks"] = ["rhm-cnn"]
-        if preset == "untrained":
-            small["networks"] = ["rhm-cnn"]
+        if preset not in ("tree", "untrained"):
+            small["block"] = 32
         experiment = ProbeExperiment(sweep.all_parameters(CHAPTER, preset, small))
         measured = experiment.measure(0, len(experiment), experiment.prepare())
         relus = [name for name in experiment.layers if name.endswith("relu")]
@@ -90,7 +90,7 @@ def test_curves_cross_on_the_tree_and_in_no_control():
     lead, deficit, crossing = found.pop("tree")
     assert lead.low > 0.02 and deficit.low > 0.1 and 0.65 < crossing.value < 0.85
     for preset, (lead, deficit, _) in found.items():
-        assert min(lead.value, deficit.value) < 0.05, preset
+        assert min(lead.value, deficit.value) < 0.03, preset
     assert found["mixture"][0].low > 0.5 and found["untrained"][1].low > 0.1
 
 
@@ -122,7 +122,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
         ({"process": "gaussian", "noise": [10, 1000]}, "must be at most 999, got 1000"),
         ({"networks": []}, "networks must name at least one"),
         ({"networks": ["rhm-cn"]}, "network 'rhm-cn'.*rhm-cnn"),
-        ({"networks": ["mixture-cnn"]}, "mixture-cnn take the process gaussian, got epsilon"),
+        ({"networks": ["mixture-cnn"]}, "mixture-cnn take the process gaussian.*got epsilon"),
         ({"block": 0}, "block must be at least 1, got 0"),
     ],
 )

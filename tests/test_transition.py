@@ -65,6 +65,8 @@ def test_gaps_are_the_largest_lead_and_deficit():
     lead, deficit = largest_gaps(TIMES, early, late)
     assert lead.value == pytest.approx(0.35, abs=0.01) and lead.low < 0.35 < lead.high
     assert deficit.value == pytest.approx(0.6, abs=0.01)
+    nothing = largest_gaps(TIMES, early, early + rng.normal(0, 0.5, (21, 200)))
+    assert all(gap.low < 0 < gap.high for gap in nothing)  # though the largest of 21 is not zero
     lead, deficit = largest_gaps(TIMES, early, early - 0.1)
     assert lead.value == pytest.approx(-0.1) and deficit.value == pytest.approx(0.1)
     with pytest.raises(ValueError, match="times for similarities of shape"):
