@@ -169,12 +169,14 @@ def layer_panels(
         panels: label of the horizontal axis -> noise levels, curves of the layers from the lowest
             to the highest, and transition of the class or None.
     """
-    n_columns = min(2, len(panels))
+    n_columns = min(2 if len(panels) < 5 else 3, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(5 * n_columns, 3.7 * n_rows), sharey=True, squeeze=False,
+        n_rows, n_columns, figsize=(4.4 * n_columns, 3.7 * n_rows), sharey=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
     for axis, (label, (noise, layers, star)) in zip(axes.flat, panels.items(), strict=False):
         _layer_similarities(axis, noise, layers, star, SIMILARITY, label)
     for axis in axes[:, 1:].flat:

@@ -34,7 +34,10 @@ N_STATISTICS = 4000  # held-out data from which activations are standardised
 _FIRST_SEED = 2  # of the data that are noised; TreeData trains and tests with 0 and 1
 
 _RHM_CNNS = [name for name in TREE_CLASSIFIERS if name.startswith("rhm-cnn")]
-_EPSILONS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.74, 0.77, 0.8, 0.83, 0.86, 0.9, 0.95, 1.0]
+_EPSILONS = [
+    0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.93,
+    0.96, 1.0,
+]  # fmt: skip
 _TREE = {
     "networks": _RHM_CNNS,
     "trained": True,
