@@ -66,7 +66,7 @@ PRESETS = {
 }
 
 
-class _World(Protocol):
+class World(Protocol):
     """Data that a network was trained on, and their exact denoising."""
 
     levels: list[int]  # of the tree, those for which ``denoised`` says what is kept
@@ -209,7 +209,7 @@ class ProbeExperiment:
         return digest.hexdigest()
 
     @cached_property
-    def networks(self) -> list[tuple[TreeClassifier, _World]]:
+    def networks(self) -> list[tuple[TreeClassifier, World]]:
         """Each network with its world."""
         pairs = []
         for i, name in enumerate(self.parameters["networks"]):
@@ -234,7 +234,7 @@ class ProbeExperiment:
 
     @cached_property
     def layers(self) -> list[str]:
-        """Modules that are compared: every layer before and after its ReLU, and the logits."""
+        """The modules that are compared, every layer before and after its ReLU, and the logits."""
         n_layers = self.networks[0][0].config.L
         parts = [f"layers.{i}.{part}" for i in range(n_layers) for part in ("convolution", "relu")]
         return [*parts, "logits"]

@@ -412,8 +412,8 @@ def _tree_classifier(
     )
 
 
-#: Classifiers of exactly solvable data, by name: draws of the rules of one Random Hierarchy Model,
-#: and data without a hierarchy.
+#: The classifiers of exactly solvable data by name, those of several draws of the rules of a Random
+#: Hierarchy Model first, then those of data without a hierarchy.
 TREE_CLASSIFIERS = {
     **{
         f"rhm-cnn-{seed}" if seed else "rhm-cnn": _tree_classifier(

@@ -42,7 +42,7 @@ class TreeData:
 
     @cached_property
     def test_levels(self) -> list[torch.Tensor]:
-        """Held-out data with all latents, as :meth:`RandomHierarchyModel.sample` gives them."""
+        """Held-out data with all latents, see :meth:`sample`."""
         return self.sample(N_TEST, _TEST_SEED)
 
     @property
@@ -71,7 +71,7 @@ class TreeData:
         return encode(levels[0], self.rhm.v), levels[-1][:, 0]
 
     def sample(self, n: int, seed: int) -> list[torch.Tensor]:
-        """Data with all latents, as :meth:`RandomHierarchyModel.sample` gives them.
+        """Data with all latents, as :meth:`~hierphase.rhm.RandomHierarchyModel.sample` gives them.
 
         Args:
             n: how many. Shuffled leaves depend on it.
