@@ -167,6 +167,32 @@ def mode_curve(
     return percentile_estimate(modes[0], modes[1:], confidence)
 
 
+def function_of_mean(
+    function, values: np.ndarray, confidence: float = 0.95, n_resamples: int = 500, seed: int = 0
+) -> Estimate:
+    """A function of the mean over images, such as a ratio of two means, with its interval.
+
+    Args:
+        function: of the mean, an array (...) without the first axis of ``values``. It is called
+            once more with all resampled means (n_resamples, ...), and must keep that axis.
+        values: (n, ...), one array for each image.
+        confidence: of the percentile interval.
+        n_resamples: bootstrap resamples over images.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: no images, or confidence outside (0, 1).
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim < 1 or len(values) == 0:
+        raise ValueError(f"need values of shape (n, ...), got {values.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    weights = resampling_weights(len(values), n_resamples, seed)
+    resampled = np.tensordot(weights, values, axes=1)
+    return percentile_estimate(function(values.mean(axis=0)), function(resampled), confidence)
+
+
 def means_and_resamples(
     values: np.ndarray,
     where: np.ndarray | None,

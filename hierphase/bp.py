@@ -161,6 +161,18 @@ class Posterior:
                 ours[unsafe] = exact.to(ours.dtype)
         return marginals
 
+    @cached_property
+    def messages(self) -> list[torch.Tensor]:
+        """Upward messages, L+1 float64 tensors; ``[l]``: (n, s**(L-l), symbols), largest entry 1.
+
+        The likelihood of what was observed below a node, as a function of its symbol.
+        """
+        messages = [message.double() for message in self._up]
+        if self._unsafe.any():
+            for ours, exact in zip(messages, self._upward_log(self._unsafe)[0], strict=True):
+                ours[self._unsafe] = (exact - exact.amax(-1, keepdim=True)).exp()
+        return messages
+
     def probability_of(self, levels: list[torch.Tensor]) -> torch.Tensor:
         """Marginal probability of given symbols, averaged over the nodes of each level.
 

@@ -253,6 +253,28 @@ class ImageExperiment:
             coords={"layer": ("channel", np.repeat(list(scales), channels))},
         )
 
+    def reconstructions(self, start: int, stop: int, timesteps: Sequence[int]) -> torch.Tensor:
+        """x̂0(t) of images start..stop - 1, (n_times, stop - start, channels, height, width).
+
+        Args:
+            start: first image.
+            stop: one past the last.
+            timesteps: reversal times, 0 to T; each repetition of one is another draw.
+        """
+        n_classes, seed = len(self.class_names), self.parameters["seed"]
+        generators = [
+            derived_generator(seed, int(label), i // n_classes)
+            for i, label in zip(range(start, stop), self.labels[start:stop], strict=True)
+        ]
+        return ForwardBackwardPipeline(self._compiled, self._denoiser[1])(
+            self.images(start, stop),
+            timesteps,
+            self.parameters["num_inference_steps"],
+            generators,
+            self.parameters["batch_size"],
+            autocast_dtype=PRECISIONS[self.parameters["precision"]],
+        ).samples.to(self.device)
+
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
@@ -270,22 +292,9 @@ class ImageExperiment:
             of x̂0(t), 0..255, of the images below n_shown.
         """
         scheduler = self._denoiser[1]
-        x0 = self.images(start, stop)
-        n_classes, seed = len(self.class_names), self.parameters["seed"]
-        generators = [
-            derived_generator(seed, int(label), i // n_classes)
-            for i, label in zip(range(start, stop), self.labels[start:stop], strict=True)
-        ]
         times = self.times()
-        samples = ForwardBackwardPipeline(self._compiled, scheduler)(
-            x0,
-            times.tolist(),
-            self.parameters["num_inference_steps"],
-            generators,
-            self.parameters["batch_size"],
-            autocast_dtype=PRECISIONS[self.parameters["precision"]],
-        ).samples.to(self.device)
-        x0 = x0.to(self.device)
+        samples = self.reconstructions(start, stop, times.tolist())
+        x0 = self.images(start, stop).to(self.device)
 
         probability = torch.stack([class_probabilities(self.classifier, x) for x in samples]).cpu()
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)

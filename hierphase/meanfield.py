@@ -102,6 +102,19 @@ def critical_epsilon(v, m, s) -> float | None:
     return None if p is None else (1 - p) / (1 - 1 / v)
 
 
+def length_exponent(v, m, s) -> float | None:
+    """nu = ln s / ln F'(p*) of the correlation length, or None where there is no transition.
+
+    A deviation from p* grows by F'(p*) a level, so |eps - eps*|^-nu is the number of leaves below
+    the level at which it decides.
+
+    Raises:
+        ValueError: sizes without unambiguous rules.
+    """
+    p = fixed_point(v, m, s)
+    return None if p is None else float(np.log(s) / np.log(slope(p, v, m, s)))
+
+
 def leaf_belief(epsilon, v):
     """p_0 = 1 - eps + eps/v: belief in the true symbol of a leaf in the epsilon-process.
 
@@ -231,19 +244,15 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
     p, q = beliefs(p_0, v, m, s, L)
     right = marginal(p[0], q[0], v)
     correlations = [4 * right * (1 - right)]
-    kept = np.array([1.0, 0.0])  # P(leaf is right | its ancestor at level k-1 is right, wrong)
+    # The covariance of two states is the determinant of their joint weights, W11 W00 - W10^2 =
+    # u^s (1-u)^2 c (q-c), and maps (a x + b) / (g x + d) have differences in closed form. Taken as
+    # differences of numbers, correlations below 1e-16 would be rounding errors.
     for k in range(1, L + 1):
-        if k > 1:
-            state = np.array([1.0, 0.0])
-            for level in range(k - 2, -1, -1):
-                state = downward(state, p[level], v, m, s)
-            kept = marginal(p[0], state, v)
         u, c = p[k - 1], (m - q[k]) / (v**s - 1)
         both = q[k] * u**s + u**2 * (1 - u ** (s - 2)) * c
         one, none = u * (1 - u) * c, (1 - u) ** 2 * c
-        weights = np.array([[both, one], [one, none]]) / (both + 2 * one + none)
-        mean = kept @ weights.sum(1)
-        correlations.append(4 * (kept @ weights @ kept - mean**2))
+        covariance = u**s * (1 - u) ** 2 * c * (q[k] - c) / (both + 2 * one + none) ** 2
+        correlations.append(4 * covariance * _leaf_difference(p[: k - 1], p[0], v, m, s) ** 2)
     return np.array(correlations)
 
 
@@ -261,6 +270,20 @@ def susceptibility(epsilon, v, m, s, L) -> float:
     correlations = correlation(epsilon, v, m, s, L)
     pairs = (s - 1) * float(s) ** np.arange(L)  # leaves at tree distance 1..L of a given leaf
     return float(1 + pairs @ correlations[1:] / correlations[0])
+
+
+def _leaf_difference(p, p_0, v, m, s) -> float:
+    """P(leaf is right | its ancestor is right) - P(... | wrong), for upward beliefs p below it."""
+    # Both maps have the form (a x + b) / (g x + d), so that differences are multiplied by
+    # (a d - b g) / [(g x_1 + d) (g x_2 + d)].
+    state, difference = np.array([1.0, 0.0]), 1.0
+    for belief in p[::-1]:
+        w = belief ** (s - 1)
+        below = state * w + (m - state) / (v**s - 1) * (v - w)
+        difference *= m * w * (v - 1) / (v**s - 1) / below.prod()
+        state = _child(state, w, v, m, s)
+    wrong = (1 - p_0) / (v - 1)
+    return difference * p_0 * wrong / (state * p_0 + (1 - state) * wrong).prod()
 
 
 def _parent(w, v, m, s):

@@ -27,9 +27,10 @@ from hierphase.shards import (
     sweep_key,
 )
 
-#: For each chapter the ``module:class`` of its experiment. The module has a dictionary ``PRESETS``
-#: with the parameters of the class for each preset.
+#: For each chapter the ``module:class`` of its experiment (or a function that makes it). The module
+#: has a dictionary ``PRESETS`` with the parameters for each preset.
 EXPERIMENTS = {
+    "correlations": "hierphase.correlation_experiment:correlation_experiment",
     "imagenet-transition": "hierphase.image_experiment:ImageExperiment",
     "probe-curves": "hierphase.probe_experiment:ProbeExperiment",
 }

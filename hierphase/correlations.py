@@ -1,0 +1,251 @@
+"""How far changes are correlated: C(r), the susceptibility and the correlation length.
+
+A datum x_0 is noised and denoised many times. Where it changed is a field over its leaves or
+patches, one field a trajectory; C_ij is the covariance of two places over the trajectories of one
+x_0, averaged over x_0. (Sclocchi et al., arXiv 2410.13770.)
+"""
+
+import numba
+import numpy as np
+import torch
+
+from hierphase.bp import Posterior
+from hierphase.checks import positive_integer
+from hierphase.rhm import check_symbols
+
+
+def block_moments(
+    posterior: Posterior, values: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Mean and variance of the sum of ``values`` over the leaves below each node, exactly.
+
+    Given the observation the tree is a Markov chain from the top down, in which rule r of symbol y
+    has the weight w_r ∝ prod_i up(x_i). So the sum S of a node's leaves has, given its symbol,
+
+        M(y) = sum_r w_r sum_i M(x_i),
+        V(y) = sum_r w_r [sum_i V(x_i) + (sum_i M(x_i) - M(y))^2],
+
+    and the marginal of y gives the moments of S.
+
+    Args:
+        posterior: of n observations.
+        values: (n, s**L, v), a number for each symbol a leaf may have.
+
+    Returns:
+        Means and variances, L+1 float64 tensors each; ``[l]``: (n, s**(L-l)).
+
+    Raises:
+        ValueError: ``values`` of another shape.
+    """
+    rhm, up = posterior.rhm, posterior.messages
+    if values.shape != up[0].shape:
+        raise ValueError(f"values must be of shape {tuple(up[0].shape)}, got {tuple(values.shape)}")
+    mean, variance = values.double(), torch.zeros_like(up[0])
+    means, variances = [], []
+    for level in range(rhm.L + 1):
+        marginal = posterior.marginals[level].double()
+        overall = (marginal * mean).sum(-1)
+        means.append(overall)
+        variances.append((marginal * (variance + (mean - overall[..., None]).square())).sum(-1))
+        if level == rhm.L:
+            return means, variances
+        children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
+        mean = up[level + 1].new_empty(up[level + 1].shape)
+        variance = torch.empty_like(mean)
+        arrays = (rhm.rules[level], *children, mean, variance)
+        _parent_moments(*(tensor.cpu().numpy() for tensor in arrays))
+
+
+@numba.njit(cache=True)
+def _parent_moments(rules, up, means, variances, mean, variance):
+    """M and V of every symbol of the parents, (n, nodes, symbols), from their children's."""
+    n_symbols, m, s = rules.shape
+    weight, centre = np.empty(m), np.empty(m)
+    for sample in range(up.shape[0]):
+        for node in range(up.shape[1]):
+            for y in range(n_symbols):
+                total, first, second = 0.0, 0.0, 0.0
+                for r in range(m):
+                    weight[r], centre[r] = 1.0, 0.0
+                    for i in range(s):
+                        weight[r] *= up[sample, node, i, rules[y, r, i]]
+                        centre[r] += means[sample, node, i, rules[y, r, i]]
+                    total += weight[r]
+                    first += weight[r] * centre[r]
+                if total > 0:  # else the marginal of y is zero
+                    first /= total
+                for r in range(m):
+                    spread = (centre[r] - first) ** 2
+                    for i in range(s):
+                        spread += variances[sample, node, i, rules[y, r, i]]
+                    second += weight[r] * spread
+                mean[sample, node, y] = first
+                variance[sample, node, y] = second / total if total > 0 else 0.0
+
+
+def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarray:
+    """Covariances of the changes of leaves over posterior samples, exactly.
+
+    sigma = +1 if a leaf differs from x_0, -1 if not. The variance of its sum over blocks of s^l
+    leaves, summed over the blocks, grows from l-1 to l by the covariances of the pairs whose
+    common ancestor is l levels up.
+
+    Args:
+        posterior: of n observations x_t.
+        leaves: (n, s**L) integer symbols, the x_0 of each.
+
+    Returns:
+        (n, L+1); index k: the sum of C_ij over ordered pairs at tree distance k, 0 for the
+        variances. As many pairs as :func:`tree_pairs` says.
+
+    Raises:
+        ValueError: leaves of wrong shape, type or range.
+    """
+    rhm = posterior.rhm
+    check_symbols("leaves", leaves, rhm.v, rhm.d)
+    sigma = torch.ones_like(posterior.messages[0]).scatter_(2, leaves.long()[..., None], -1)
+    _, variances = block_moments(posterior, sigma)
+    return _by_distance(np.stack([variance.sum(1).cpu().numpy() for variance in variances], axis=1))
+
+
+def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
+    """The same from samples: covariances of a field over the leaves of a tree.
+
+    Args:
+        fields: (K, n, s**L), K >= 2 trajectories of each of n data.
+        s: branching of the tree.
+
+    Returns:
+        (n, L+1) as :func:`posterior_covariance`, with the unbiased covariance over trajectories.
+
+    Raises:
+        ValueError: another shape, or fewer than two trajectories.
+    """
+    s = positive_integer("s", s, minimum=2)
+    fields = np.asarray(fields, dtype=np.float64)
+    depth = round(np.log(max(fields.shape[-1:], default=1)) / np.log(s))
+    if fields.ndim != 3 or len(fields) < 2 or fields.shape[2] != s**depth:
+        raise ValueError(
+            f"fields must be of shape (K >= 2, n, {s}**L) for s = {s}, got {fields.shape}"
+        )
+    blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
+    return _by_distance(np.stack([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=1))
+
+
+def moments(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """M_j = sum_ij r_ij^j C_ij / sum_i C_ii for j = 0, 1, 2; M_0 is the susceptibility chi.
+
+    Args:
+        covariance: (..., n_distances) sums of C_ij over the pairs at each distance, 0 first, from
+            any of the functions here, averaged over data before; NaN counts as no pair.
+        distances: (n_distances,) r, 0 first.
+
+    Returns:
+        (3, ...).
+    """
+    covariance = np.asarray(covariance, dtype=np.float64)
+    sums = [np.nansum(covariance * np.asarray(distances) ** j, axis=-1) for j in range(3)]
+    return np.stack(sums) / covariance[..., 0]
+
+
+def correlation_length(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """xi = M_2 / M_1, the mean distance of pairs weighted by r C(r); see :func:`moments`.
+
+    Weights that grow with r make xi ~ |eps - eps*|^-nu hold early. In the more usual M_2 / M_0 or
+    M_1 / M_0 the sum of C(r) grows like a logarithm for long where C(r) ~ r^-a with a near 1.
+    """
+    _, first, second = moments(covariance, distances)
+    return second / first
+
+
+def tree_distances(s: int, L: int) -> np.ndarray:
+    """(L+1,) real distances r of leaves at tree distance 0..L: 0, s, s^2, ..., s^L."""
+    s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
+    return np.array([0, *(float(s) ** k for k in range(1, L + 1))])
+
+
+def tree_pairs(s: int, L: int) -> np.ndarray:
+    """(L+1,) ordered pairs of leaves at tree distance 0..L: s^L times 1, s-1, (s-1) s, ..."""
+    s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
+    return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)
+
+
+def _by_distance(block_variances: np.ndarray) -> np.ndarray:
+    """From block variances (n, L+1) to the pairs that each level adds."""
+    return np.diff(block_variances, axis=1, prepend=0)
+
+
+def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
+    """How much every patch of an image changed: root mean square over its values.
+
+    Args:
+        x0: (n, channels, height, width).
+        samples: (K, n, channels, height, width), K trajectories of each.
+        size: side of the square patches; divides height and width.
+
+    Returns:
+        (K, n, height / size, width / size), in units of the pixels.
+
+    Raises:
+        ValueError: shapes that do not fit, or patches that do not tile the images.
+    """
+    size = positive_integer("size", size)
+    if samples.ndim != 5 or samples.shape[1:] != x0.shape:
+        raise ValueError(
+            f"samples must be of shape (K, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
+        )
+    rows, columns = x0.shape[-2:]
+    if rows % size or columns % size:
+        raise ValueError(f"patches of size {size} do not tile images of {rows} x {columns}")
+    squared = np.square(np.asarray(samples, dtype=np.float64) - np.asarray(x0))
+    tiled = squared.reshape(*squared.shape[:-2], rows // size, size, columns // size, size)
+    return np.sqrt(tiled.mean(axis=(2, 4, 6)))
+
+
+def grid_covariance(fields: np.ndarray) -> np.ndarray:
+    """Covariances of a field on a square grid, summed over all pairs at the same distance.
+
+    Args:
+        fields: (K, n, rows, columns), K >= 2 trajectories of each of n data.
+
+    Returns:
+        (n, n_distances), in the order of :func:`grid_distances`: the sum of C_ij over ordered
+        pairs, each the unbiased covariance over the trajectories (K - 1 in the denominator).
+
+    Raises:
+        ValueError: another shape, or fewer than two trajectories.
+    """
+    fields = np.asarray(fields, dtype=np.float64)
+    if fields.ndim != 4 or len(fields) < 2:
+        raise ValueError(f"fields must be of shape (K >= 2, n, rows, columns), got {fields.shape}")
+    _, which, _ = _pairs(*fields.shape[2:])
+    centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
+    return np.stack(
+        [
+            np.bincount(which.ravel(), (x.T @ x).ravel()) / (len(fields) - 1)
+            for x in centred.swapaxes(0, 1)
+        ]
+    )
+
+
+def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The Euclidean distances on a grid, in steps, and how many ordered pairs are that far apart.
+
+    Args:
+        rows, columns: of the grid.
+
+    Returns:
+        (n_distances,) increasing from 0, and (n_distances,) counts.
+    """
+    distances, _, counts = _pairs(
+        positive_integer("rows", rows), positive_integer("columns", columns)
+    )
+    return distances, counts
+
+
+def _pairs(rows, columns):
+    """Distances, which of them each ordered pair (i, j) has, and how many pairs have each."""
+    place = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2)
+    squared = np.square(place[:, None] - place).sum(axis=-1)
+    distances, which, counts = np.unique(squared, return_inverse=True, return_counts=True)
+    return np.sqrt(distances), which, counts

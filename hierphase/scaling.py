@@ -1,0 +1,93 @@
+"""Critical exponents from finite trees: power-law fits and the collapse of curves of many sizes."""
+
+from itertools import permutations
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import minimize
+
+
+def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Exponents of y ~ x^exponent, by least squares on both logarithms.
+
+    Args:
+        x: (n,) positive.
+        y: (..., n) positive.
+
+    Returns:
+        (...) exponents.
+
+    Raises:
+        ValueError: fewer than two points, or values that are not positive.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.ndim != 1 or len(x) < 2 or y.shape[-1:] != x.shape:
+        raise ValueError(f"need x (n >= 2,) and y (..., n), got {x.shape} and {y.shape}")
+    for name, values in (("x", x), ("y", y)):
+        if not (values > 0).all():
+            raise ValueError(f"{name} must be positive for a power law, got {values.min():g}")
+    log_x = np.log(x) - np.log(x).mean()
+    return np.log(y) @ log_x / (log_x @ log_x)
+
+
+def collapsed(x, y, sizes, nu: float, kappa: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled axes: x size^(1/nu) and y size^(-kappa), (n_sizes, n) each.
+
+    Finite-size scaling, y = size^kappa g(x size^(1/nu)), makes one curve of all sizes.
+
+    Args:
+        x: (n,) distances to the critical point.
+        y: (n_sizes, n).
+        sizes: (n_sizes,) linear sizes.
+        nu: exponent of the correlation length.
+        kappa: exponent of y at the critical point.
+    """
+    sizes = np.asarray(sizes, dtype=float)[:, None]
+    return np.asarray(x) * sizes ** (1 / nu), np.asarray(y) * sizes**-kappa
+
+
+def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float:
+    """How far the collapsed curves are apart: root mean square difference of ln y.
+
+    Every curve is compared, at its points with |x| <= reach, with all others that extend so far on
+    the scaled axis, interpolated by cubics. (After Bhattacharjee and Seno, 2001.)
+
+    Args:
+        x, y, sizes, nu, kappa: as for :func:`collapsed`; x increases.
+        reach: half-width of the window that counts. It is one in x, not on the scaled axis, where
+            a small nu would empty it.
+
+    Returns:
+        The spread, or infinity where no two curves overlap.
+    """
+    scaled_x, scaled_y = collapsed(x, y, sizes, nu, kappa)
+    logs, inside, squares = np.log(scaled_y), abs(np.asarray(x)) <= reach, []
+    curves = [
+        PchipInterpolator(*curve, extrapolate=False) for curve in zip(scaled_x, logs, strict=True)
+    ]
+    for a, b in permutations(range(len(curves)), 2):
+        # NaN beyond the ends of curve b
+        squares.append((logs[a, inside] - curves[b](scaled_x[a, inside])) ** 2)
+    squares = np.array(squares)
+    return float(np.sqrt(np.nanmean(squares))) if np.isfinite(squares).any() else np.inf
+
+
+def best_collapse(x, y, sizes, reach: float, start=(1.5, 1.0)) -> tuple[float, float, float]:
+    """The exponents nu and kappa for which :func:`collapse_spread` is smallest, and that spread.
+
+    Args:
+        x, y, sizes, reach: as there.
+        start: nu and kappa at which the search (Nelder-Mead) begins.
+
+    Raises:
+        ValueError: the search does not converge.
+    """
+
+    def spread(exponents):
+        nu, kappa = exponents
+        return collapse_spread(x, y, sizes, nu, kappa, reach) if nu > 0.2 else np.inf
+
+    found = minimize(spread, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7})
+    if not found.success or not np.isfinite(found.fun):
+        raise ValueError(f"no collapse found from nu, kappa = {start}: {found.message}")
+    return float(found.x[0]), float(found.x[1]), float(found.fun)
