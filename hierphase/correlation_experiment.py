@@ -55,7 +55,7 @@ PRESETS = {
         "depths": [5, 6, 7, 8, 9, 10, 11],
         "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
         "L": 9,
-        "n_times": 21,
+        "n_times": 25,
         "n_rules": 32,
         "n_data": 12,
         "n_draws": 4,
@@ -190,7 +190,7 @@ class TreeCorrelations:
         """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""
         n_times, T = self.parameters["n_times"], self._gaussian.scheduler.config.num_train_timesteps
         snr = self._gaussian.snr(torch.arange(T)).numpy()
-        steps = [abs(np.log(snr / wanted)).argmin() for wanted in np.geomspace(25, 0.7, n_times)]
+        steps = [abs(np.log(snr / wanted)).argmin() for wanted in np.geomspace(18, 1.2, n_times)]
         return np.stack([np.linspace(0.05, 0.95, n_times), np.array(steps) / T])
 
     def _log_beliefs(self, which: int, leaves, t: float, generator) -> torch.Tensor:

@@ -4,6 +4,7 @@ Each function returns a closed figure: as the last line of a cell it is shown on
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -561,3 +562,83 @@ def _finished(figure: Figure) -> Figure:
     sns.despine(figure)
     plt.close(figure)
     return figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes of :func:`panels`.
+
+    Attributes:
+        curves: name -> (x, estimate), points with a band.
+        xlabel: of the axis.
+        ylabel: of the axis.
+        lines: name -> (x, y); in the colour of the curve of that name, without a name of their own.
+        verticals: name -> x of a vertical line.
+        horizontals: name -> y of a horizontal line.
+        log: "x", "y" or "xy" for logarithmic axes.
+    """
+
+    curves: Mapping[str, tuple[np.ndarray, Estimate]]
+    xlabel: str
+    ylabel: str
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    verticals: Mapping[str, float] = field(default_factory=dict)
+    horizontals: Mapping[str, float] = field(default_factory=dict)
+    log: str = ""
+
+
+def panels(*content: Panel, ordered: bool = False) -> Figure:
+    """Measured curves with bands, and lines to compare them with, side by side.
+
+    Args:
+        content: the panels, from left to right.
+        ordered: the curves are the steps of a scale (of depth, of noise): colours from dark to
+            light instead of different ones.
+    """
+    figure, axes = plt.subplots(
+        1, len(content), figsize=(4.8 * len(content), 3.8), layout="constrained", squeeze=False
+    )
+    for axis, panel in zip(axes[0], content, strict=True):
+        n_curves = len(panel.curves)
+        colors = sns.color_palette("viridis", n_curves) if ordered else COLORS
+        color_of = dict(zip(panel.curves, cycle(colors), strict=False))
+        for (name, (x, estimate)), marker in zip(
+            panel.curves.items(), cycle(MARKERS), strict=False
+        ):
+            style = {"color": color_of[name], "alpha": 0.25, "linewidth": 0}
+            axis.fill_between(x, estimate.low, estimate.high, **style)
+            joined = "" if name in panel.lines else "-"
+            axis.plot(
+                x, estimate.value, joined, color=color_of[name], marker=marker, markersize=4,
+                label=name,
+            )  # fmt: skip
+        for name, (x, y) in panel.lines.items():
+            known = name in color_of
+            style = {"color": color_of[name]} if known else {"color": "0.2", "linestyle": "--"}
+            axis.plot(x, y, linewidth=1.2, label=None if known else name, **style)
+        styles = cycle(("--", ":", "-."))
+        for name, x in panel.verticals.items():
+            axis.axvline(x, color="0.5", linestyle=next(styles), linewidth=1, label=name)
+        for name, y in panel.horizontals.items():
+            axis.axhline(y, color="0.5", linestyle=next(styles), linewidth=1, label=name)
+        axis.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+        for which in panel.log:
+            axis.set(**{f"{which}scale": "log"})
+        axis.legend(frameon=False, fontsize="small")
+    return _finished(figure)
+
+
+def change_fields(fields: Mapping[str, np.ndarray]) -> Figure:
+    """Which leaves changed, a panel for each noise and a row for each posterior sample.
+
+    Args:
+        fields: name of the noise -> (samples, leaves), whether the leaf changed.
+    """
+    figure, axes = plt.subplots(
+        len(fields), 1, figsize=(8, 1.1 * len(fields) + 0.4), sharex=True, layout="constrained"
+    )
+    for axis, (name, changed) in zip(np.atleast_1d(axes), fields.items(), strict=True):
+        axis.imshow(changed, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        axis.set(yticks=[], ylabel=name)
+    axis.set_xlabel("leaf")
+    return _finished(figure)

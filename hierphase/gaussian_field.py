@@ -115,8 +115,8 @@ def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> n
 def spectral_exponent(images: np.ndarray) -> float:
     """Exponent g of the power spectrum |k|^-g of images around their mean image.
 
-    The power is averaged over images and over rings of whole |k|, in cycles a side; g is fitted
-    from 1 to half the side by least squares on logarithms.
+    Least squares on logarithms, over rings of whole |k| from 1 to half the side (cycles a side);
+    |k| and the power, averaged over images, enter with their geometric mean over the ring.
 
     Args:
         images: (n, side, side).
@@ -130,6 +130,11 @@ def spectral_exponent(images: np.ndarray) -> float:
     side = images.shape[1]
     power = (abs(np.fft.fft2(images - images.mean(axis=0))) ** 2).mean(axis=0)
     frequency = np.fft.fftfreq(side, 1 / side)
-    ring = np.rint(np.hypot(frequency[:, None], frequency)).astype(int)
-    rings = np.arange(1, side // 2 + 1)
-    return -float(power_law(rings, [power[ring == k].mean() for k in rings]))
+    length = np.hypot(frequency[:, None], frequency)
+    ring = np.rint(length)
+    rings = [ring == k for k in range(1, side // 2 + 1)]
+
+    def mean(values):
+        return [np.exp(np.log(values[inside]).mean()) for inside in rings]
+
+    return -float(power_law(mean(length), mean(power)))

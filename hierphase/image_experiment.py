@@ -164,6 +164,11 @@ class ImageExperiment:
         """(n,) class index of every starting image."""
         return self._data[1]
 
+    @property
+    def held_out(self) -> torch.Tensor | None:
+        """All held-out images of a data set, (n, channels, height, width); None for a folder."""
+        return self._data[3]
+
     def images(self, start: int, stop: int) -> torch.Tensor:
         """Starting images x_0, (stop - start, channels, height, width) in [-1, 1]."""
         return self._data[2](torch.arange(start, stop))
@@ -225,7 +230,7 @@ class ImageExperiment:
             ``mean`` and ``std`` of every channel of every layer along ``channel``, whose coordinate
             ``layer`` says whose it is; ``mean_image`` (colour, row, column).
         """
-        held_out = self._data[3]
+        held_out = self.held_out
         batches = (
             (self.images(i, min(i + 64, len(self))) for i in range(0, len(self), 64))
             if held_out is None
