@@ -57,7 +57,9 @@ def test_noise_and_time_of_the_drawn_processes():
 
 
 def test_seeds_give_other_rules_and_equal_seeds_the_same():
-    seeds = {s: [experiment("tree", **TREE | {"seed": s})._seed(i) for i in range(3)] for s in (0, 1)}
+    seeds = {
+        s: [experiment("tree", **TREE | {"seed": s})._seed(i) for i in range(3)] for s in (0, 1)
+    }
     assert len({*seeds[0], *seeds[1]}) == 6
     assert seeds[0] == [experiment("tree", **TREE)._seed(i) for i in range(3)]
 
@@ -109,5 +111,7 @@ def test_bad_parameters_are_refused(preset, changes, message):
 
 def test_patches_have_to_match_the_map_of_the_features():
     one = experiment("digits", **DIGITS | {"patch_size": 4})
-    with pytest.raises(ValueError, match=r"size 4 make a grid of \(2, 2\).*'stages.1' one of \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"size 4 make a grid of \(2, 2\).*'stages.1' one of \(4, 4\)"
+    ):
         one.measure(0, 1, one.prepare())

@@ -56,9 +56,7 @@ def test_exact_covariance_where_messages_underflow():
     logs = beliefs[:, torch.arange(8), trees].double().sum(-1)
     for x_0, weight, row in zip(leaves, logs.softmax(1).numpy(), ours, strict=True):
         sigma = (2.0 * (trees != x_0) - 1).numpy()
-        np.testing.assert_allclose(
-            row, by_distance(covariance_of(sigma, weight), 2), atol=1e-10
-        )
+        np.testing.assert_allclose(row, by_distance(covariance_of(sigma, weight), 2), atol=1e-10)
 
 
 def test_block_moments_of_any_function_of_the_leaves():
@@ -106,7 +104,9 @@ def test_two_parts_add_up_to_the_covariance_over_fresh_noise():
     sigma = (2.0 * (trees[0] != x_0) - 1).numpy()
     exact = by_distance(covariance_of(sigma, (probability @ weights).numpy()), 2)
 
-    drawn = torch.multinomial(probability, 2 * 20_000, True, generator=torch.Generator().manual_seed(0))
+    drawn = torch.multinomial(
+        probability, 2 * 20_000, True, generator=torch.Generator().manual_seed(0)
+    )
     posterior = BeliefPropagation(rhm)(seen)
     within = correlations.posterior_covariance(posterior, x_0.repeat(16, 1))
     means = 1 - 2 * posterior.marginals[0].gather(-1, x_0.repeat(16, 1)[..., None])[..., 0].numpy()

@@ -135,6 +135,7 @@ def test_population_follows_bp_where_the_mean_belief_does_not():
 def test_known_critical_values():
     assert meanfield.fixed_point(32, 8, 2) == pytest.approx(7 / 24, abs=1e-14)
     assert meanfield.critical_epsilon(32, 8, 2) == pytest.approx(0.7312, abs=5e-5)
+    assert meanfield.length_exponent(32, 17, 2) is None
     assert meanfield.slope(7 / 24, 32, 8, 2) == pytest.approx(1.4422, abs=5e-5)
     assert meanfield.fixed_point(16, 4, 2) == pytest.approx(3 / 12, abs=1e-14)
 
@@ -176,6 +177,39 @@ def test_correlation_at_distance_zero_is_the_variance():
     correlation = meanfield.correlation(0.7, 32, 8, 2, 6)
     assert correlation[0] == pytest.approx(4 * leaf * (1 - leaf))
     assert (np.diff(correlation) < 0).all() and correlation[-1] > 0
+
+
+@pytest.mark.parametrize(("v", "m", "s", "epsilon"), [(32, 8, 2, 0.7), (8, 3, 3, 0.5)])
+def test_correlation_is_the_covariance_of_the_weights_of_two_leaves(v, m, s, epsilon):
+    """The equations of the docstring, taken literally: P(sigma_i, sigma_j) = T W T^t."""
+    p, q = meanfield.beliefs(meanfield.leaf_belief(epsilon, v), v, m, s, 5)
+    correlation = meanfield.correlation(epsilon, v, m, s, 5)
+    for k in range(1, 6):
+        state = np.array([1.0, 0.0])
+        for level in range(k - 2, -1, -1):
+            state = meanfield.downward(state, p[level], v, m, s)
+        kept = meanfield.marginal(p[0], state, v) if k > 1 else state
+        u, c = p[k - 1], (m - q[k]) / (v**s - 1)
+        one = u * (1 - u) * c
+        weights = np.array(
+            [[q[k] * u**s + u**2 * (1 - u ** (s - 2)) * c, one], [one, (1 - u) ** 2 * c]]
+        )
+        to_leaf = np.array([kept, 1 - kept])
+        both = to_leaf @ (weights / weights.sum()) @ to_leaf.T
+        covariance = both[0, 0] - both[0].sum() ** 2
+        assert correlation[k] == pytest.approx(4 * covariance, rel=1e-9)
+
+
+def test_correlation_far_below_rounding():
+    """At eps* a power law, r^-a with a = 2 - 2/nu, goes on to 1e-9 of the variance."""
+    critical, nu = meanfield.critical_epsilon(32, 8, 2), meanfield.length_exponent(32, 8, 2)
+    assert nu == pytest.approx(1.893, abs=5e-4)
+    correlation = meanfield.correlation(critical, 32, 8, 2, 45)
+    slopes = -np.diff(np.log2(correlation))[5:25]
+    np.testing.assert_allclose(slopes, 2 - 2 / nu, atol=2e-3)
+    # off the transition it falls by (F'(1) / s)^2 and more a level, without end and without a sign
+    ordered = meanfield.correlation(0.5, 32, 8, 2, 40)
+    assert (ordered > 0).all() and (np.diff(ordered) < 0).all() and ordered[-1] < 1e-40
 
 
 @pytest.mark.parametrize(
