@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hierphase: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"hierphase: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"hierphase: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
 

@@ -134,6 +134,7 @@ def train(
         ValueError: unknown name, non-positive steps, negative seed, or a checkpoint in the output
             directory that was begun with another name, number of steps or seed.
         FileNotFoundError: a model that the training needs is missing.
+        KeyboardInterrupt: interrupted; its message says what is kept.
     """
     if name not in TRAININGS:
         raise ValueError(f"unknown training {name!r}; there are {', '.join(sorted(TRAININGS))}")
@@ -149,7 +150,16 @@ def train(
     model = training.model()
     initialise(model, derived_generator(seed, 0))
     run = {"name": name, "steps": steps, "seed": seed}
-    seconds = _optimise(training, run, model, data, output)
+    try:
+        seconds = _optimise(training, run, model, data, output)
+    except KeyboardInterrupt:
+        checkpoint = output / CHECKPOINT
+        kept = (
+            f"the same command goes on from {checkpoint}"
+            if checkpoint.is_file()
+            else "nothing is kept, as it came before the first checkpoint"
+        )
+        raise KeyboardInterrupt(f"training {name} was interrupted; {kept}") from None
     model = model.to("cpu").eval()
     quality = training.finish(model, data, output, seed)
     (output / QUALITY).write_text(json.dumps(quality, indent=1) + "\n")

@@ -44,3 +44,14 @@ def test_train_passes_its_options_on(monkeypatch):
     monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
     assert main(["train", "digits", "--output", "out", "--steps", "3", "--seed", "5"]) == 0
     assert calls == [(("digits",), {"output": "out", "steps": 3, "seed": 5})]
+
+
+def test_interruption_is_told_with_its_status(monkeypatch, capsys):
+    for message, expected in ((), "interrupted"), (("after 3 steps",), "after 3 steps"):
+
+        def train(*args, message=message, **options):
+            raise KeyboardInterrupt(*message)
+
+        monkeypatch.setattr(training, "train", train)
+        assert main(["train", "digits"]) == 130
+        assert capsys.readouterr().err == f"hierphase: {expected}\n"
