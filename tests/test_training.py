@@ -56,7 +56,7 @@ def test_killed_training_resumes_to_the_same_weights(name, tmp_path, monkeypatch
 
     changed = dataclasses.replace(training.TRAININGS[name], loss=killing_loss)
     monkeypatch.setitem(training.TRAININGS, name, changed)
-    with pytest.raises(KeyboardInterrupt, match=f"{name} was interrupted; the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=f"{name} was interrupted; the same"):
         training.train(name, tmp_path / "killed", steps=STEPS)
     with pytest.raises(ValueError, match=r'"seed": 0.*, not to .*"seed": 1.*delete the file'):
         training.train(name, tmp_path / "killed", steps=STEPS, seed=1)
