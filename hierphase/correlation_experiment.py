@@ -234,11 +234,11 @@ class ImageCorrelations:
         return len(self.images)
 
     def fingerprint(self) -> str:
-        """As :meth:`ImageExperiment.fingerprint`."""
+        """That of the image experiment."""
         return self.images.fingerprint()
 
     def prepare(self) -> xr.Dataset:
-        """As :meth:`ImageExperiment.prepare`."""
+        """That of the image experiment."""
         return self.images.prepare()
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
@@ -247,7 +247,7 @@ class ImageCorrelations:
         Args:
             start: first image.
             stop: one past the last.
-            prepared: what :meth:`ImageExperiment.prepare` gave.
+            prepared: what :meth:`prepare` gave.
 
         Returns:
             ``covariance`` (field, time, image, distance): the sum of C_ij over all ordered pairs
@@ -272,7 +272,7 @@ class ImageCorrelations:
             x0: (n, channels, height, width).
             samples: (n_times, K, n, ...) like x0: K trajectories of each, for all times of the
                 experiment but 0.
-            prepared: what :meth:`ImageExperiment.prepare` gave.
+            prepared: what :meth:`prepare` gave.
 
         Raises:
             ValueError: the grid of the patches is not that of the layer of the features.

@@ -95,8 +95,8 @@ def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarr
         leaves: (n, s**L) integer symbols, the x_0 of each.
 
     Returns:
-        (n, L+1); index k: the sum of C_ij over ordered pairs at tree distance k, 0 for the
-        variances. As many pairs as :func:`tree_pairs` says.
+        (n, L+1), the sum of C_ij over all ordered pairs at tree distance 0 (the variances) to L,
+        as many as :func:`tree_pairs` says.
 
     Raises:
         ValueError: leaves of wrong shape, type or range.
@@ -151,8 +151,8 @@ def moments(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
 def correlation_length(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """xi = M_2 / M_1, the mean distance of pairs weighted by r C(r); see :func:`moments`.
 
-    Weights that grow with r make xi ~ |eps - eps*|^-nu hold early. In the more usual M_2 / M_0 or
-    M_1 / M_0 the sum of C(r) grows like a logarithm for long where C(r) ~ r^-a with a near 1.
+    With weights that grow with r, ``xi ~ |eps - eps*|^-nu`` holds early. In the more usual
+    sqrt(M_2 / M_0), the sum M_0 grows like a logarithm for long where C(r) ~ r^-a with a near 1.
     """
     _, first, second = moments(covariance, distances)
     return second / first

@@ -84,7 +84,7 @@ class GaussianField:
 
 
 def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> np.ndarray:
-    """Covariance of a window of an isotropic field with power spectrum |k|^-exponent.
+    """Covariance of a window of an isotropic field with power spectrum ``|k|^-exponent``.
 
     The field lives on a torus of twice the side, so that no two pixels of the window are neighbours
     around it; its mean mode is left out.
@@ -113,7 +113,7 @@ def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> n
 
 
 def spectral_exponent(images: np.ndarray) -> float:
-    """Exponent g of the power spectrum |k|^-g of images around their mean image.
+    """Exponent g of the power spectrum ``|k|^-g`` of images around their mean image.
 
     Least squares on logarithms, over rings of whole |k| from 1 to half the side (cycles a side);
     |k| and the power, averaged over images, enter with their geometric mean over the ring.

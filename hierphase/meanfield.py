@@ -105,8 +105,8 @@ def critical_epsilon(v, m, s) -> float | None:
 def length_exponent(v, m, s) -> float | None:
     """nu = ln s / ln F'(p*) of the correlation length, or None where there is no transition.
 
-    A deviation from p* grows by F'(p*) a level, so |eps - eps*|^-nu is the number of leaves below
-    the level at which it decides.
+    A deviation from p* grows by F'(p*) a level, so the number of leaves below
+    the level at which it decides is ``|eps - eps*|^-nu``.
 
     Raises:
         ValueError: sizes without unambiguous rules.
