@@ -87,7 +87,7 @@ def test_curves_cross_on_the_tree_and_in_no_control():
     lead, deficit, crossing = found.pop("tree")
     assert lead.low > 0 and deficit.low > 0.1 and 0.65 < crossing.value < 0.85
     for preset, (lead, deficit, _) in found.items():
-        assert min(lead.value, deficit.value) < 0.03, preset
+        assert min(lead.low, deficit.low) < 0.01, preset  # one of both may be nothing
     assert found["mixture"][0].low > 0.5 and found["untrained"][1].low > 0.1
 
 
