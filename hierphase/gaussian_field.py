@@ -115,8 +115,9 @@ def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> n
 def spectral_exponent(images: np.ndarray) -> float:
     """Exponent g of the power spectrum ``|k|^-g`` of images around their mean image.
 
-    Least squares on logarithms, over rings of whole ``|k|`` from 1 to half the side (cycles a side);
-    ``|k|`` and the power, averaged over images, enter with their geometric mean over the ring.
+    Least squares on logarithms, over rings of whole ``|k|`` from 1 to half the side (in cycles a
+    side); ``|k|`` and the power, averaged over images, enter with their geometric mean over the
+    ring.
 
     Args:
         images: (n, side, side).

@@ -49,8 +49,8 @@ def collapsed(x, y, sizes, nu: float, kappa: float) -> tuple[np.ndarray, np.ndar
 def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float:
     """How far the collapsed curves are apart: root mean square difference of ln y.
 
-    Every curve is compared, at its points with ``|x| <= reach``, with all others that extend so far on
-    the scaled axis, interpolated by cubics. (After Bhattacharjee and Seno, 2001.)
+    Every curve is compared, at its points with ``|x| <= reach``, with all others that extend so far
+    on the scaled axis, interpolated by cubics. (After Bhattacharjee and Seno, 2001.)
 
     Args:
         x, y, sizes, nu, kappa: as for :func:`collapsed`; x increases.
