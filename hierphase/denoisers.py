@@ -61,9 +61,9 @@ class BayesDenoiser:
         x_0 = posterior.marginals[0].mT
         if self.prediction_type == "sample":
             return BayesDenoiserOutput(sample=x_0)
-        alpha_bar = self.process.alpha_bar(t).reshape(-1, 1, 1).to(x_t.device)
-        signal, noise = alpha_bar.sqrt().to(x_t.dtype), (1 - alpha_bar).sqrt().to(x_t.dtype)
-        epsilon = (x_t - signal * x_0) / noise
+        epsilon = self.process.noise(x_t, x_0, t)
         if self.prediction_type == "epsilon":
             return BayesDenoiserOutput(sample=epsilon)
+        alpha_bar = self.process.alpha_bar(t).reshape(-1, 1, 1).to(x_t.device)
+        signal, noise = alpha_bar.sqrt().to(x_t.dtype), (1 - alpha_bar).sqrt().to(x_t.dtype)
         return BayesDenoiserOutput(sample=signal * epsilon - noise * x_0)

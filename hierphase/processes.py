@@ -142,6 +142,20 @@ class GaussianProcess:
         """Softmax over the symbols of :meth:`log_beliefs`: (n, d, v)."""
         return self.log_beliefs(x_t, t).softmax(-1)
 
+    def noise(self, x_t: torch.Tensor, x_0: torch.Tensor, t) -> torch.Tensor:
+        """The noise that takes x_0 to x_t; of E[x_0 | x_t], the noise that is best predicted.
+
+        Args:
+            x_t: (n, v, d), the noisy code.
+            x_0: (n, v, d), the code, or its mean.
+            t: time index, an integer or an integer tensor (n,).
+
+        Returns:
+            (x_t - sqrt(abar) x_0) / sqrt(1 - abar), in the dtype of ``x_t``.
+        """
+        alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
+        return (x_t - alpha_bar.sqrt().to(x_t.dtype) * x_0) / (1 - alpha_bar).sqrt().to(x_t.dtype)
+
 
 @dataclass(frozen=True)
 class MaskingProcess:

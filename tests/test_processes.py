@@ -176,3 +176,14 @@ def test_masking_evidence_counts_the_data_that_fit():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_noise_is_what_was_added():
+    scheduler = DDPMScheduler(beta_schedule="linear")
+    process, leaves = GaussianProcess(scheduler, 5), torch.arange(18).view(3, 6) % 5
+    times = torch.tensor([0, 300, 999])
+    x_t = process.corrupt(leaves, times, torch.Generator().manual_seed(1))
+    x_0 = torch.nn.functional.one_hot(leaves, 5).mT.float()
+    drawn = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(process.noise(x_t, x_0, times), drawn, rtol=0, atol=1e-4)
+    torch.testing.assert_close(scheduler.add_noise(x_0, drawn, times), x_t)
