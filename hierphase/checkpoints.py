@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from hierphase.early_stopping import BestWeights
+
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -22,6 +24,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     ema: EMAModel,
+    best: BestWeights,
 ) -> None:
     """Write weights, optimiser state and averaged weights, atomically (all of it or nothing).
 
@@ -33,14 +36,17 @@ def save_checkpoint(
         model: the network in training.
         optimizers: its optimisers.
         ema: its averaged weights.
+        best: the best of them so far.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{i}": value for i, value in enumerate(ema.shadow_params)}
+    tensors |= {f"best.{i}": value for i, value in enumerate(best.weights)}
     for k, optimizer in enumerate(optimizers):
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{k}.{i}.{name}": value for name, value in state.items()}
     temporary = directory / f".{CHECKPOINT}.{os.getpid()}.tmp"
     position = {"run": json.dumps(run), "step": str(step), "seconds": str(seconds)}
+    position["lowest"] = str(best.lowest)
     try:
         save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, position)
         os.replace(temporary, directory / CHECKPOINT)
@@ -54,8 +60,9 @@ def load_checkpoint(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     ema: EMAModel,
+    best: BestWeights,
 ) -> tuple[int, float]:
-    """Put model, optimiser and averaged weights where the checkpoint has them, if there is one.
+    """Put networks and optimisers where the checkpoint has them, if there is one.
 
     Returns:
         Steps done and seconds spent, (0, 0.0) without a checkpoint.
@@ -74,7 +81,7 @@ def load_checkpoint(
             f"{path} belongs to the training {position['run']}, not to {json.dumps(run)}: "
             "continue that one, delete the file, or give another output directory"
         )
-    parts = {"model": {}, "ema": {}, "optimizer": {}}
+    parts = {"model": {}, "ema": {}, "best": {}, "optimizer": {}}
     for name, value in tensors.items():
         part, rest = name.split(".", 1)
         parts[part][rest] = value
@@ -82,6 +89,8 @@ def load_checkpoint(
     for i, average in enumerate(ema.shadow_params):
         average.copy_(parts["ema"][str(i)])
     ema.optimization_step = int(position["step"])
+    best.lowest = float(position["lowest"])
+    best.weights = [parts["best"][str(i)] for i in range(len(parts["best"]))]
     states = [{} for _ in optimizers]
     for name, value in parts["optimizer"].items():
         k, i, quantity = name.split(".")

@@ -25,6 +25,7 @@ from hierphase.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from hierphase.checks import positive_integer
 from hierphase.classifiers import ConvClassifier, class_probabilities
 from hierphase.datasets import digits, fashion_mnist
+from hierphase.early_stopping import BestWeights
 from hierphase.mixtures import TwoModeMixture
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.quality import sample_quality
@@ -32,12 +33,14 @@ from hierphase.results import book_directory
 from hierphase.rhm import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 from hierphase.tree_data import TreeData
+from hierphase.tree_denoisers import TreeTransformer, TreeUNet
 from hierphase.tree_networks import TreeClassifier
 
 LOG = "training.csv"
 QUALITY = "quality.json"
 WARM_UP_STEPS = 100
 N_RULE_DRAWS = 6
+N_VALIDATION = 1000  # the last of the held-out data, on which training decides when it was best
 
 
 class Data(Protocol):
@@ -68,6 +71,8 @@ class Training:
         checkpoint_every: steps between checkpoints.
         muon: use Muon for the matrices inside the network and AdamW for the rest, instead of AdamW
             for everything.
+        keep_best: end on the averaged weights with the lowest loss on the last 1000 held-out data,
+            among those of all checkpoints and the end, instead of the last ones (early stopping).
         needs: trainings whose saved models ``finish`` uses.
     """
 
@@ -82,6 +87,7 @@ class Training:
     ema_decay: float = 0.999
     checkpoint_every: int = 250
     muon: bool = False
+    keep_best: bool = False
     needs: tuple[str, ...] = ()
 
 
@@ -173,7 +179,8 @@ def _optimise(training, run, model, data, output) -> float:
     accelerator = Accelerator()
     wrapped, *optimizers = accelerator.prepare(model, *_optimizers(model, training.muon))
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
-    first, seconds = load_checkpoint(output, run, model, optimizers, ema)
+    best = BestWeights(_validation_loss(training, run, data, accelerator.device))
+    first, seconds = load_checkpoint(output, run, model, optimizers, ema, best)
     steps = run["steps"]
     begun = time.perf_counter() - seconds
     with _log(output / LOG, first) as log:
@@ -198,11 +205,29 @@ def _optimise(training, run, model, data, output) -> float:
             if done % max(1, steps // 200) == 0:
                 csv.writer(log).writerow([done, f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.1f}"])
                 progress.set_postfix(loss=f"{loss:.4f}")
-            if done % training.checkpoint_every == 0:
+            checkpoint = done % training.checkpoint_every == 0
+            if training.keep_best and (checkpoint or done == steps):
+                best.offer(model, ema)
+            if checkpoint:
                 log.flush()
-                save_checkpoint(output, run, done, seconds, model, optimizers, ema)
-    ema.copy_to(model.parameters())
+                save_checkpoint(output, run, done, seconds, model, optimizers, ema, best)
+    if training.keep_best:
+        best.copy_to(model)
+    else:
+        ema.copy_to(model.parameters())
     return seconds
+
+
+def _validation_loss(training, run, data, device) -> Callable[[nn.Module], float]:
+    """Loss on the last held-out data, with the same random numbers at every call."""
+
+    def loss(model):
+        images, labels = (
+            part[-N_VALIDATION:].to(device) for part in (data.test_images, data.test_labels)
+        )
+        return training.loss(model, images, labels, derived_generator(run["seed"], 0)).item()
+
+    return loss
 
 
 def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
@@ -347,8 +372,8 @@ def _write_card(directory, training, run, model, seconds, quality) -> None:
         f"- parameters: {parameters:,} (safetensors)",
         f"- training: {run['steps']} steps of {training.batch_size} examples, "
         f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
-        f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}), "
-        f"seed {run['seed']}",
+        f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}"
+        f"{', the best on held-out data' if training.keep_best else ''}), seed {run['seed']}",
         f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
         f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
         "",
@@ -453,6 +478,70 @@ TREE_CLASSIFIERS = {
     ),
 }  # fmt: skip
 
+
+def _finish_tree_denoiser(model, data, directory, seed):
+    """Save a denoiser of the tree, and measure its loss on training and on held-out data."""
+    # Half precision halves the file; what is judged is what was stored.
+    model.half().save_pretrained(directory)
+    model = model.float()
+    parts = {
+        "loss": data.batch(N_VALIDATION, derived_generator(seed, 0))[0],
+        "loss_held_out": data.test_images[:N_VALIDATION],
+    }
+    generators = [derived_generator(seed, 0, i) for i in range(20)]
+    with torch.no_grad():
+        return {
+            name: sum(denoising_loss(model, x, None, g).item() for g in generators) / 20
+            for name, x in parts.items()
+        }
+
+
+def tree_denoiser_name(architecture: str, P: int | None, draw: int = 0) -> str:
+    """Name in :data:`TRAININGS` of the denoiser trained on P data of a draw of the rules."""
+    name = f"rhm-{architecture}-{'fresh' if P is None else P}"
+    return f"{name}-rules-{draw}" if draw else name
+
+
+def tree_rhm(draw: int) -> RandomHierarchyModel:
+    """The small tree of the denoisers, with the ``draw``-th draw of its rules."""
+    return RandomHierarchyModel(v=8, m=3, s=2, L=4, seed=draw)
+
+
+def _tree_denoiser(architecture: str, P: int | None, draw: int) -> Training:
+    """Training of a denoiser on P data of a small tree, or on fresh ones (None)."""
+    rhm = tree_rhm(draw)
+    return Training(
+        about=f"Denoiser of data of `{rhm}`, trained on "
+        f"{'fresh examples' if P is None else f'{P} examples'}. Below, `loss` and `loss_held_out` "
+        "are the noise-prediction errors on training and held-out data.",
+        data=lambda: TreeData(rhm, P=P),
+        model=TREE_DENOISERS[architecture],
+        loss=denoising_loss,
+        finish=_finish_tree_denoiser,
+        steps=2000 if P is not None and P < 500 else 4000,  # with few data it overfits before
+        batch_size=512 if architecture == "unet" else 256,
+        learning_rate=1e-2 if architecture == "unet" else 3e-3,
+        ema_decay=0.99,
+        checkpoint_every=100,
+        muon=True,
+        keep_best=True,
+    )
+
+
+#: Architectures of denoisers of the tree.
+TREE_DENOISERS = {"unet": TreeUNet, "transformer": TreeTransformer}
+
+#: Training set sizes of the denoisers of the tree; None is fresh data without end.
+TREE_SIZES = (*(2**k for k in range(2, 15)), None)
+
+#: Trainings of the denoisers of the tree, by name, for two draws of its rules.
+TREE_TRAININGS = {
+    tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, draw)
+    for architecture in TREE_DENOISERS
+    for P in TREE_SIZES
+    for draw in range(2)
+}
+
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
     "digits": Training(
@@ -508,4 +597,5 @@ TRAININGS = {
         ema_decay=0.99,
     ),
     **TREE_CLASSIFIERS,
+    **TREE_TRAININGS,
 }

@@ -37,7 +37,8 @@ class TreeData:
             positive_integer("P", self.P)
 
     @cached_property
-    def _train(self) -> list[torch.Tensor]:
+    def train_levels(self) -> list[torch.Tensor]:
+        """The P training data with all latents, as :meth:`sample` gives them."""
         return self.sample(self.P, _TRAIN_SEED)
 
     @cached_property
@@ -67,7 +68,7 @@ class TreeData:
             levels = self.sample(n, int(seed))
         else:
             rows = torch.randperm(self.P, generator=generator)[:n]
-            levels = [self._train[0][rows], self._train[-1][rows]]
+            levels = [self.train_levels[0][rows], self.train_levels[-1][rows]]
         return encode(levels[0], self.rhm.v), levels[-1][:, 0]
 
     def sample(self, n: int, seed: int) -> list[torch.Tensor]:
