@@ -32,6 +32,7 @@ from hierphase.shards import (
 EXPERIMENTS = {
     "correlations": "hierphase.correlation_experiment:correlation_experiment",
     "imagenet-transition": "hierphase.image_experiment:ImageExperiment",
+    "learned-denoisers": "hierphase.denoiser_experiment:DenoiserExperiment",
     "probe-curves": "hierphase.probe_experiment:ProbeExperiment",
 }
 
