@@ -112,7 +112,7 @@ class DenoiserExperiment:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """All denoisers: belief propagation for each draw of the rules, then the trained ones."""
+        """All denoisers, belief propagation for each draw of the rules, then the trained ones."""
         sizes = self.parameters["sizes"]
         n_draws = max((len(draws) for draws in sizes.values()), default=1)
         return [Entry("bayes", draw) for draw in range(n_draws)] + [
