@@ -93,3 +93,13 @@ def unknown(kind: str, name: str, known: dict[str, str] | list[str]) -> str:
     question = f" (did you mean {folded[close[0]]!r}?)" if close else ""
     shown = known.values() if isinstance(known, dict) else known
     return f"unknown {kind} {name!r}{question}; known: {', '.join(shown) or 'none'}"
+
+
+def all_names(parameters, expected) -> None:
+    """Raise a ValueError unless the dictionary ``parameters`` has exactly the keys ``expected``."""
+    if parameters.keys() != expected:
+        missing, extra = expected - parameters.keys(), parameters.keys() - expected
+        raise ValueError(
+            f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
+            f"experiment takes {', '.join(expected)}"
+        )

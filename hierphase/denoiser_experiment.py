@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from hierphase.bp import BeliefPropagation
-from hierphase.checks import positive_integer
+from hierphase.checks import all_names, positive_integer
 from hierphase.denoisers import BayesDenoiser
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.processes import GaussianProcess
@@ -93,12 +93,7 @@ class DenoiserExperiment:
 
     def __init__(self, parameters: dict):
         expected = PRESETS["tree"].keys()
-        if parameters.keys() != expected:
-            missing, extra = expected - parameters.keys(), parameters.keys() - expected
-            raise ValueError(
-                f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
-                f"experiment takes {', '.join(expected)}"
-            )
+        all_names(parameters, expected)
         for name in expected - {"sizes", "seed"}:
             positive_integer(name, parameters[name])
         positive_integer("seed", parameters["seed"], minimum=0)

@@ -18,7 +18,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from hierphase import datasets
 from hierphase.adm import load_adm
 from hierphase.bands import band_similarity, max_bands
-from hierphase.checks import positive_integer
+from hierphase.checks import all_names, positive_integer
 from hierphase.classifiers import (
     PAPER_LAYERS,
     ConvClassifier,
@@ -119,12 +119,7 @@ class ImageExperiment:
 
     def __init__(self, parameters: dict):
         expected = PRESETS["digits"].keys()
-        if parameters.keys() != expected:
-            missing, extra = expected - parameters.keys(), parameters.keys() - expected
-            raise ValueError(
-                f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
-                f"experiment takes {', '.join(expected)}"
-            )
+        all_names(parameters, expected)
         for name in ("n_per_class", "n_times", "num_inference_steps", "batch_size"):
             positive_integer(name, parameters[name])
         for name in ("seed", "n_shown"):

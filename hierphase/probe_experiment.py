@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from hierphase.bp import BeliefPropagation
-from hierphase.checks import fraction, positive_integer, unknown
+from hierphase.checks import all_names, fraction, positive_integer, unknown
 from hierphase.classifiers import class_probabilities
 from hierphase.decoding import linear_decoding
 from hierphase.mixtures import TwoModeMixture
@@ -163,12 +163,7 @@ class ProbeExperiment:
 
     def __init__(self, parameters: dict):
         expected = PRESETS["tree"].keys()
-        if parameters.keys() != expected:
-            missing, extra = expected - parameters.keys(), parameters.keys() - expected
-            raise ValueError(
-                f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
-                f"experiment takes {', '.join(expected)}"
-            )
+        all_names(parameters, expected)
         for name in ("n_blocks", "block"):
             positive_integer(name, parameters[name])
         for name in ("seed", "n_decoding"):
