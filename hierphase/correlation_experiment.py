@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 import xarray as xr
-from diffusers import DDPMScheduler
 
 from hierphase import image_experiment, meanfield
 from hierphase.bp import BeliefPropagation
@@ -18,7 +17,12 @@ from hierphase.correlations import (
 )
 from hierphase.image_experiment import ImageExperiment
 from hierphase.probes import activations
-from hierphase.processes import EpsilonProcess, GaussianProcess, MaskingProcess
+from hierphase.processes import (
+    EpsilonProcess,
+    GaussianProcess,
+    MaskingProcess,
+    ddpm_scheduler,
+)
 from hierphase.rhm import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
@@ -183,8 +187,7 @@ class TreeCorrelations:
 
     @property
     def _gaussian(self) -> GaussianProcess:
-        scheduler = DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
-        return GaussianProcess(scheduler, self.parameters["v"])
+        return GaussianProcess(ddpm_scheduler(), self.parameters["v"])
 
     def _times(self) -> np.ndarray:
         """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""

@@ -7,7 +7,7 @@ for :class:`hierphase.bp.BeliefPropagation`.
 from dataclasses import dataclass
 
 import torch
-from diffusers import SchedulerMixin
+from diffusers import DDPMScheduler, SchedulerMixin
 from torch.nn.functional import one_hot
 
 from hierphase.checks import fraction, positive_integer
@@ -15,6 +15,22 @@ from hierphase.rhm import check_symbols
 from hierphase.seeds import checked_generators
 
 Generators = torch.Generator | list[torch.Generator]
+
+
+def ddpm_scheduler() -> DDPMScheduler:
+    """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        timestep_spacing="linspace",
+    )
+
+
+def encode(leaves: torch.Tensor, v: int) -> torch.Tensor:
+    """One-hot code (n, v, d), float32, of leaves (n, d)."""
+    return one_hot(leaves.long(), v).mT.float()
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class GaussianProcess:
             raise ValueError(f"leaves of shape {tuple(leaves.shape)} show no symbols: say v")
         v = int(leaves.max()) + 1 if self.v is None else self.v
         alpha_bar = _per_sample(self.alpha_bar(t), len(leaves)).to(leaves.device)
-        x_0 = one_hot(leaves.long(), v).mT.float()
+        x_0 = encode(leaves, v)
         noise = _draw(torch.randn, x_0.shape, generator, x_0.device)
         return alpha_bar.sqrt().float() * x_0 + (1 - alpha_bar).sqrt().float() * noise
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMPipeline, DDPMScheduler, ModelMixin, UNet2DModel
+from diffusers import DDPMPipeline, ModelMixin, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.nn import functional
@@ -28,6 +28,7 @@ from hierphase.datasets import digits, fashion_mnist
 from hierphase.early_stopping import BestWeights
 from hierphase.mixtures import TwoModeMixture
 from hierphase.pipeline import ForwardBackwardPipeline
+from hierphase.processes import ddpm_scheduler
 from hierphase.quality import sample_quality
 from hierphase.results import book_directory
 from hierphase.rhm import RandomHierarchyModel
@@ -103,17 +104,6 @@ def model_directory(name: str) -> Path:
             f"no trained model {directory}; train it with: hierphase train {name}"
         )
     return directory
-
-
-def ddpm_scheduler() -> DDPMScheduler:
-    """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="linear",
-        beta_start=1e-4,
-        beta_end=0.02,
-        timestep_spacing="linspace",
-    )
 
 
 SCHEDULE = ddpm_scheduler()

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch.nn.functional import one_hot
 
 from hierphase.checks import positive_integer
+from hierphase.processes import encode
 from hierphase.rhm import RandomHierarchyModel
 
 N_TEST = 10_000
@@ -84,8 +84,3 @@ class TreeData:
             order = torch.rand(n, self.rhm.d, generator=generator).argsort(0)
             levels[0] = levels[0].gather(0, order)
         return levels
-
-
-def encode(leaves: torch.Tensor, v: int) -> torch.Tensor:
-    """One-hot code (n, v, d), float32, of leaves (n, d)."""
-    return one_hot(leaves.long(), v).mT.float()

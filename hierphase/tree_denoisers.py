@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from hierphase.checks import positive_integer
-from hierphase.processes import GaussianProcess
+from hierphase.processes import GaussianProcess, ddpm_scheduler
 
 
 @dataclass
@@ -91,7 +91,7 @@ class TreeUNet(TreeDenoiser):
     def __init__(self, v: int = 8, s: int = 2, L: int = 4, width: int = 32, n_hidden: int = 96):
         super().__init__()
         _check_sizes(v, s, L=L, width=width, n_hidden=n_hidden)
-        self._build_ends(_scheduler(), v, width)
+        self._build_ends(ddpm_scheduler(), v, width)
         self.merge = nn.ModuleList(Feedforward(s * width, n_hidden, width) for _ in range(L))
         self.split = nn.ModuleList(
             Feedforward((s + 1) * width, n_hidden, s * width) for _ in range(L)
@@ -135,7 +135,7 @@ class TreeTransformer(TreeDenoiser):
         _check_sizes(v, s, L=L, width=width, n_blocks=n_blocks, n_heads=n_heads)
         if width % n_heads:
             raise ValueError(f"n_heads must divide the width {width}, got {n_heads}")
-        self._build_ends(_scheduler(), v, width)
+        self._build_ends(ddpm_scheduler(), v, width)
         self.positions = nn.Linear(s**L, width, bias=False)
         self.blocks = nn.ModuleList(_Block(width, n_heads) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)
@@ -172,10 +172,6 @@ class _Block(nn.Module):
         attended = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         x = x + self.mixed(attended)
         return x + self.feedforward(self.norms[1](x))
-
-
-def _scheduler() -> DDPMScheduler:
-    return DDPMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
 
 
 def _check_sizes(v, s, **sizes) -> None:
