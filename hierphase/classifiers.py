@@ -111,6 +111,11 @@ def class_probabilities(
     return torch.cat([model(batch).softmax(dim=1) for batch in images.split(batch_size)])
 
 
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of images (n, ...) whose most likely class is their label (n,)."""
+    return (class_probabilities(model, images).argmax(dim=1) == labels).float().mean().item()
+
+
 class TorchvisionClassifier(nn.Module):
     """A classifier of torchvision behind our images: it resizes, crops and normalises them itself.
 

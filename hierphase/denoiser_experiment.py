@@ -16,17 +16,11 @@ from hierphase.bp import BeliefPropagation
 from hierphase.checks import all_names, positive_integer
 from hierphase.denoisers import BayesDenoiser
 from hierphase.pipeline import ForwardBackwardPipeline
-from hierphase.processes import GaussianProcess
+from hierphase.processes import GaussianProcess, ddpm_scheduler, encode
 from hierphase.seeds import derived_generator
-from hierphase.training import (
-    TREE_DENOISERS,
-    TREE_SIZES,
-    ddpm_scheduler,
-    model_directory,
-    tree_denoiser_name,
-    tree_rhm,
-)
-from hierphase.tree_data import TreeData, encode
+from hierphase.training import model_directory
+from hierphase.tree_data import TreeData
+from hierphase.tree_training import TREE_DENOISERS, TREE_SIZES, tree_denoiser_name, tree_rhm
 
 # Independent streams of the experiment's seed.
 _LOSS, _TRAIN_LOSS, _KEPT, _GENERATED = range(4)
@@ -60,7 +54,7 @@ class Entry:
     """One denoiser: what kind, of which draw of the rules, trained on how many data.
 
     Attributes:
-        architecture: "bayes", or a key of :data:`~hierphase.training.TREE_DENOISERS`.
+        architecture: "bayes", or a key of :data:`~hierphase.tree_training.TREE_DENOISERS`.
         draw: seed of the rules.
         P: size of the training set; None for fresh data, and for "bayes".
     """

@@ -15,20 +15,17 @@ import xarray as xr
 
 from hierphase.bp import BeliefPropagation
 from hierphase.checks import all_names, fraction, positive_integer, unknown
-from hierphase.classifiers import class_probabilities
+from hierphase.classifiers import accuracy, class_probabilities
 from hierphase.decoding import linear_decoding
 from hierphase.mixtures import TwoModeMixture
 from hierphase.probes import Standardiser, activations, fit_standardisers, layer_similarity
-from hierphase.processes import EpsilonProcess, GaussianProcess
+from hierphase.processes import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
 from hierphase.seeds import derived_generator
-from hierphase.training import (
-    TREE_CLASSIFIERS,
-    ddpm_scheduler,
-    initialise,
-    model_directory,
-)
-from hierphase.tree_data import TreeData, encode
+from hierphase.training import model_directory
+from hierphase.training_loop import initialise
+from hierphase.tree_data import TreeData
 from hierphase.tree_networks import TreeClassifier
+from hierphase.tree_training import TREE_CLASSIFIERS
 
 N_STATISTICS = 4000  # held-out data from which activations are standardised
 _FIRST_SEED = 2  # of the data that are noised; TreeData trains and tests with 0 and 1
@@ -308,20 +305,19 @@ class ProbeExperiment:
             share of symbols of each level that are read from the leaves, from each layer after
             its ReLU, and from the logits.
         """
-        accuracy, decoding = [], []
+        accuracies, decoding = [], []
         n = self.parameters["n_decoding"]
         read = ["leaves", *(name for name in self.layers if not name.endswith("convolution"))]
         for i, (network, world) in enumerate(self.networks):
-            images, labels = world.data.test_images, world.data.test_labels
-            predicted = class_probabilities(network, images).argmax(1)
-            accuracy.append(float((predicted == labels).float().mean()))
+            data = world.data
+            accuracies.append(accuracy(network, data.test_images, data.test_labels))
             if n:
                 x_0, *levels = world.starts(n, _derived_seed(self.parameters["seed"], i))
                 seen = {"leaves": x_0} | activations(network, x_0, read[1:])
                 decoding.append(
                     [[linear_decoding(seen[name], level) for level in levels] for name in read]
                 )
-        merged = merged.assign(accuracy=("network", accuracy))
+        merged = merged.assign(accuracy=("network", accuracies))
         merged = merged.assign_coords(network=self.parameters["networks"])
         if not n:
             return merged

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
-from hierphase import sweep, training
+from hierphase import sweep, training, tree_training
 from hierphase.denoiser_experiment import DenoiserExperiment, nearest_distance
 from hierphase.rhm import RandomHierarchyModel
 from hierphase.tree_data import TreeData
@@ -68,8 +68,9 @@ def test_losses_are_those_of_training_at_these_times(small):
     """The loss of the experiment against the loss function of the training, averaged over t."""
     experiment, _ = small
     name = experiment.entries[2].trained
-    model = training.TREE_DENOISERS["unet"].from_pretrained(training.model_directory(name)).float()
-    data = TreeData(training.tree_rhm(0))
+    network = tree_training.TREE_DENOISERS["unet"]
+    model = network.from_pretrained(training.model_directory(name)).float()
+    data = TreeData(tree_training.tree_rhm(0))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         expected = training.denoising_loss(model, data.test_images, None, generator).item()

@@ -6,7 +6,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch import nn
 
-from hierphase import training
+from hierphase import training, training_loop
 from hierphase.early_stopping import BestWeights
 
 
@@ -43,7 +43,7 @@ def spoiled(monkeypatch):
         )
         monkeypatch.setitem(training.TRAININGS, "rhm-unet-16", changed)
 
-    monkeypatch.setattr(training, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(training_loop, "WARM_UP_STEPS", 1)
     replace()
     return replace, calls
 
@@ -56,7 +56,7 @@ def test_training_ends_on_the_best_weights_also_when_it_was_killed(spoiled, tmp_
     replace, calls = spoiled
     whole = weights(training.train("rhm-unet-16", tmp_path / "whole", steps=5))
     calls.clear()
-    save, saved = training.save_checkpoint, []
+    save, saved = training_loop.save_checkpoint, []
 
     def killing_save(*arguments):
         save(*arguments)
@@ -64,7 +64,7 @@ def test_training_ends_on_the_best_weights_also_when_it_was_killed(spoiled, tmp_
         if len(saved) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_checkpoint", killing_save)
+    monkeypatch.setattr(training_loop, "save_checkpoint", killing_save)
     with pytest.raises(KeyboardInterrupt):
         training.train("rhm-unet-16", tmp_path / "killed", steps=5)
     resumed = weights(training.train("rhm-unet-16", tmp_path / "killed", steps=5))

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
 
-from hierphase import training
+from hierphase import training, tree_training
 from hierphase.datasets import ImageData
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.quality import frechet_distance, nearest_distance, sample_quality
@@ -98,7 +98,7 @@ def test_seeds_give_other_weights_and_classifier_learns(tmp_path):
 
 def test_classifier_of_a_small_tree_learns_its_rules(tmp_path, monkeypatch):
     rhm = RandomHierarchyModel(6, 2, 2, 3)
-    small = training._tree_classifier("Small.", TreeData(rhm), v=6, s=2, L=3, n_classes=6)
+    small = tree_training._tree_classifier("Small.", TreeData(rhm), v=6, s=2, L=3, n_classes=6)
     monkeypatch.setitem(training.TRAININGS, "rhm-cnn", small)
     directory = training.train("rhm-cnn", tmp_path, steps=400)
     assert json.loads((directory / training.QUALITY).read_text())["accuracy_held_out"] > 0.99

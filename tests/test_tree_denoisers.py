@@ -3,9 +3,8 @@ import torch
 
 from hierphase.bp import BeliefPropagation
 from hierphase.denoisers import BayesDenoiser
-from hierphase.processes import GaussianProcess
+from hierphase.processes import GaussianProcess, ddpm_scheduler
 from hierphase.rhm import RandomHierarchyModel
-from hierphase.training import ddpm_scheduler
 from hierphase.tree_denoisers import TreeTransformer, TreeUNet
 
 SIZES = {TreeUNet: {"width": 8, "n_hidden": 12}, TreeTransformer: {"width": 8, "n_heads": 2}}
