@@ -4,7 +4,6 @@ Each function returns a closed figure: as the last line of a cell it is shown on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -107,11 +106,11 @@ def kept_class(
         axis.axvspan(star.low, star.high, color=color, alpha=0.25, linewidth=0)
         axis.axvline(star.value, color=color, linewidth=1)
         axis.axhline(chance[name], color=color, linestyle=":")
-        _curve(axis, times, curve, color, f"{name}: $t^*/T$ = {star.value:.3f}", marker)
+        draw_curve(axis, times, curve, color, f"{name}: $t^*/T$ = {star.value:.3f}", marker)
     axis.set(xlabel="reversal time $t/T$", ylabel="probability of keeping the class")
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     axis.legend(frameon=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def calibration(
@@ -134,12 +133,12 @@ def calibration(
     axes[0].set(xlim=(0.3, 1.02), ylim=(0, 1.02))
     styles = zip(confident.items(), COLORS, MARKERS, strict=False)
     for (name, curve), color, marker in styles:
-        _curve(axes[1], times, curve, color, name, marker)
+        draw_curve(axes[1], times, curve, color, name, marker)
     axes[1].set(xlabel="reversal time $t/T$", ylabel="share of confident verdicts")
     axes[1].set(xlim=(0, 1), ylim=(0, 1.02))
     for axis in axes:
         axis.legend(frameon=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def layer_similarities(
@@ -158,7 +157,7 @@ def layer_similarities(
     """
     figure, axis = plt.subplots(figsize=(6, 3.8))
     _layer_similarities(axis, times, layers, t_star, ylabel)
-    return _finished(figure)
+    return finished(figure)
 
 
 def layer_panels(
@@ -182,7 +181,7 @@ def layer_panels(
         _layer_similarities(axis, noise, layers, star, SIMILARITY, label)
     for axis in axes[:, 1:].flat:
         axis.set_ylabel("")
-    return _finished(figure)
+    return finished(figure)
 
 
 def tracked_levels(panels: Mapping[str, xr.Dataset], critical: float | None = None) -> Figure:
@@ -204,7 +203,7 @@ def tracked_levels(panels: Mapping[str, xr.Dataset], critical: float | None = No
         axis.set(xlabel=label, ylim=(None, 1.02))
     axes[0, 0].set_ylabel("cosine similarity, or share kept")
     axes[0, 0].legend(frameon=False, fontsize="small")
-    return _finished(figure)
+    return finished(figure)
 
 
 def _layer_similarities(
@@ -217,17 +216,32 @@ def _layer_similarities(
     for i, (name, curve) in enumerate(layers.items()):
         # with many layers only the ends of the scale need names
         named = len(layers) <= len(MARKERS) or i in (0, len(layers) - 1)
-        _curve(axis, times, curve, colors[i], name if named else None, MARKERS[i % len(MARKERS)])
+        marker = MARKERS[i % len(MARKERS)]
+        draw_curve(axis, times, curve, colors[i], name if named else None, marker)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     top = max(np.max(curve.high) for curve in layers.values())
     axis.set(xlim=(0, 1), ylim=(None, 1.02 * max(1, top)))
     axis.legend(frameon=False)
 
 
-def _curve(axis, times, estimate: Estimate, color, label: str | None, marker: str) -> None:
-    """A curve with its band."""
+def draw_curve(
+    axis, times, estimate: Estimate, color, label: str | None, marker: str, linestyle: str = "-"
+) -> None:
+    """A curve with its band, points and the line that joins them.
+
+    Args:
+        axis: matplotlib's axes.
+        times: (n_times,) where the points are.
+        estimate: curve and band, arrays (n_times,).
+        color: of all of it.
+        label: in the legend; None for none.
+        marker: of the points.
+        linestyle: of the line; "" for none.
+    """
     axis.fill_between(times, estimate.low, estimate.high, color=color, alpha=0.25, linewidth=0)
-    axis.plot(times, estimate.value, color=color, label=label, marker=marker, markersize=4)
+    axis.plot(
+        times, estimate.value, linestyle, color=color, label=label, marker=marker, markersize=4
+    )
 
 
 def tree(rhm: RandomHierarchyModel, levels: Sequence[torch.Tensor]) -> Figure:
@@ -286,7 +300,7 @@ def tree(rhm: RandomHierarchyModel, levels: Sequence[torch.Tensor]) -> Figure:
     table.axis("off")
     axis.set_frame_on(False)
     axis.tick_params(left=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def leaf_correlations(dataset: xr.Dataset, noise: float) -> Figure:
@@ -314,7 +328,7 @@ def leaf_correlations(dataset: xr.Dataset, noise: float) -> Figure:
     axis.set(yscale="log", xlabel="tree distance $k$ (levels)", ylabel="typical correlation $C_k$")
     axis.set_xticks(x)
     axis.legend(frameon=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def overview(
@@ -328,7 +342,7 @@ def overview(
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     _level_profiles(axes[0], levels, "noise $\\epsilon$", critical)
     _layer_similarities(axes[1], times, layers, t_star, SIMILARITY)
-    return _finished(figure)
+    return finished(figure)
 
 
 def level_profiles(dataset: xr.Dataset, xlabel: str, critical: float | None = None) -> Figure:
@@ -342,7 +356,7 @@ def level_profiles(dataset: xr.Dataset, xlabel: str, critical: float | None = No
     """
     figure, axis = plt.subplots(figsize=(6.4, 4))
     _level_profiles(axis, dataset, xlabel, critical)
-    return _finished(figure)
+    return finished(figure)
 
 
 def _level_profiles(axis, dataset, xlabel, critical) -> None:
@@ -370,7 +384,7 @@ def depth_profiles(dataset: xr.Dataset, critical: float | None = None) -> Figure
     _critical_line(axis, critical)
     axis.set(xlabel="noise $\\epsilon$", ylabel="probability of the true class", ylim=(0, 1.02))
     axis.legend(frameon=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def cobweb(models: Sequence[tuple[int, int, int]], n_steps: int) -> Figure:
@@ -413,7 +427,7 @@ def cobweb(models: Sequence[tuple[int, int, int]], n_steps: int) -> Figure:
         axis.set(xlabel="belief of the children $p$", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
         axis.legend(frameon=False, loc="upper left")
     axes[0].set_ylabel("belief of the parent $F(p)$")
-    return _finished(figure)
+    return finished(figure)
 
 
 def phase_diagram(dataset: xr.Dataset, boundary: tuple[Sequence[float], Sequence[float]]) -> Figure:
@@ -442,7 +456,7 @@ def phase_diagram(dataset: xr.Dataset, boundary: tuple[Sequence[float], Sequence
         axis.legend(frameon=False, labelcolor="white")
     axes[0].set_ylabel("noise $\\epsilon$")
     figure.colorbar(mesh, ax=axes, label="probability of the true class")
-    return _finished(figure)
+    return finished(figure)
 
 
 def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarray) -> Figure:
@@ -469,7 +483,7 @@ def theory_failure(offsets: np.ndarray, alphabets: Sequence[int], gap: np.ndarra
     axes[0].set_ylabel("class probability, BP $-$ theory")
     axes[1].set_ylabel("standard deviation over rules")
     axes[1].legend(frameon=False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def _measured_and_theory(axis, dataset: xr.Dataset, labels: Sequence[str]) -> None:
@@ -524,7 +538,7 @@ def process_curves(processes: Mapping[str, xr.Dataset], critical: float | None) 
         ylim=(0, 1.02),
     )
     axis.legend(frameon=False, fontsize="small", loc="lower left")
-    return _finished(figure)
+    return finished(figure)
 
 
 def stepwise_agreement(dataset: xr.Dataset) -> Figure:
@@ -554,78 +568,7 @@ def stepwise_agreement(dataset: xr.Dataset) -> Figure:
         xlabel="reversal time $t/T$", ylabel="probability that the symbol is kept", ylim=(0, 1.02)
     )
     axis.legend(frameon=False)
-    return _finished(figure)
-
-
-def _finished(figure: Figure) -> Figure:
-    """Close the figure, so that a notebook shows it once: as the value of the cell."""
-    sns.despine(figure)
-    plt.close(figure)
-    return figure
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes of :func:`panels`.
-
-    Attributes:
-        curves: name -> (x, estimate), points with a band.
-        xlabel: of the axis.
-        ylabel: of the axis.
-        lines: name -> (x, y); in the colour of the curve of that name, without a name of their own.
-        verticals: name -> x of a vertical line.
-        horizontals: name -> y of a horizontal line.
-        log: "x", "y" or "xy" for logarithmic axes.
-    """
-
-    curves: Mapping[str, tuple[np.ndarray, Estimate]]
-    xlabel: str
-    ylabel: str
-    lines: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    verticals: Mapping[str, float] = field(default_factory=dict)
-    horizontals: Mapping[str, float] = field(default_factory=dict)
-    log: str = ""
-
-
-def panels(*content: Panel, ordered: bool = False) -> Figure:
-    """Measured curves with bands, and lines to compare them with, side by side.
-
-    Args:
-        content: the panels, from left to right.
-        ordered: the curves are the steps of a scale (of depth, of noise): colours from dark to
-            light instead of different ones.
-    """
-    figure, axes = plt.subplots(
-        1, len(content), figsize=(4.8 * len(content), 3.8), layout="constrained", squeeze=False
-    )
-    for axis, panel in zip(axes[0], content, strict=True):
-        n_curves = len(panel.curves)
-        colors = sns.color_palette("viridis", n_curves) if ordered else COLORS
-        color_of = dict(zip(panel.curves, cycle(colors), strict=False))
-        for (name, (x, estimate)), marker in zip(
-            panel.curves.items(), cycle(MARKERS), strict=False
-        ):
-            style = {"color": color_of[name], "alpha": 0.25, "linewidth": 0}
-            axis.fill_between(x, estimate.low, estimate.high, **style)
-            joined = "" if name in panel.lines else "-"
-            axis.plot(
-                x, estimate.value, joined, color=color_of[name], marker=marker, markersize=4,
-                label=name,
-            )  # fmt: skip
-        for name, (x, y) in panel.lines.items():
-            known = name in color_of
-            style = {"color": color_of[name]} if known else {"color": "0.2", "linestyle": "--"}
-            axis.plot(x, y, linewidth=1.2, label=None if known else name, **style)
-        styles = cycle(("--", ":", "-."))
-        for name, x in panel.verticals.items():
-            axis.axvline(x, color="0.5", linestyle=next(styles), linewidth=1, label=name)
-        for name, y in panel.horizontals.items():
-            axis.axhline(y, color="0.5", linestyle=next(styles), linewidth=1, label=name)
-        axis.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
-        for which in panel.log:
-            axis.set(**{f"{which}scale": "log"})
-        axis.legend(frameon=False, fontsize="small")
-    return _finished(figure)
+    return finished(figure)
 
 
 def change_fields(fields: Mapping[str, np.ndarray]) -> Figure:
@@ -641,77 +584,11 @@ def change_fields(fields: Mapping[str, np.ndarray]) -> Figure:
         axis.imshow(changed, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         axis.set(yticks=[], ylabel=name)
     axis.set_xlabel("leaf")
-    return _finished(figure)
+    return finished(figure)
 
 
-def curve_panels(
-    content: Mapping[str, Mapping[str, tuple[np.ndarray, Estimate]]],
-    xlabel: str,
-    ylabel: str,
-    references: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    scales: tuple[str, str] = ("linear", "linear"),
-) -> Figure:
-    """Curves with bands, the steps of one scale, in panels that share axes, colours and legend.
-
-    Args:
-        content: what the panel shows (empty where that is clear) -> label -> (x, estimate).
-        xlabel: what x is.
-        ylabel: what the curves are.
-        references: (x, y) drawn dashed in all panels, in the colour of the curve of the same label,
-            or in black with a label of their own.
-        scales: of the two axes, as in matplotlib.
-    """
-    n_columns = min(3 if len(content) % 3 == 0 else 2, len(content))
-    n_rows = -(-len(content) // n_columns)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(1.4 + 4.2 * n_columns, 3.5 * n_rows), sharex=True, sharey=True,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
-    labels = list(dict.fromkeys(label for curves in content.values() for label in curves))
-    colors = dict(zip(labels, sns.color_palette("viridis", len(labels)), strict=True))
-    markers = dict(zip(labels, cycle(MARKERS), strict=False))
-    handles = {}
-    for axis, (name, curves) in zip(axes.flat, content.items(), strict=False):
-        for label, (x, estimate) in curves.items():
-            _curve(axis, x, estimate, colors[label], label, markers[label])
-        others = cycle(["--", ":", "-."])
-        for label, (x, y) in references.items():
-            known = label in colors
-            style = "--" if known else next(others)
-            color = colors.get(label, "black")
-            axis.plot(x, y, style, color=color, linewidth=1.2, label=None if known else label)
-        axis.set(xscale=scales[0], yscale=scales[1])
-        axis.set_xlabel(f"{xlabel}, {name}" if name else xlabel)
-        lines, names = axis.get_legend_handles_labels()
-        handles |= dict(zip(names, lines, strict=True))
-    for axis in axes[:, 0]:
-        axis.set_ylabel(ylabel)
-    order = [*labels, *(name for name in handles if name not in colors)]
-    figure.legend([handles[name] for name in order], order, loc="outside right", frameon=False)
-    return _finished(figure)
-
-
-def learning_thresholds(
-    thresholds: Mapping[str, Sequence[Estimate | None]], theory: Sequence[float], m: int
-) -> Figure:
-    """Training set size from which a level is generated correctly, against the level.
-
-    Args:
-        thresholds: what was trained -> P_l of levels 1 to L; None where it was not reached.
-        theory: P_l of theory for these levels.
-        m: rules per symbol, for the label.
-    """
-    figure, axis = plt.subplots(figsize=(5.6, 4))
-    levels = np.arange(1, len(theory) + 1)
-    axis.plot(levels, theory, "k--", linewidth=1.2, label=f"$v\\,m^{{l+1}}$, $m$ = {m}")
-    for k, (name, estimates) in enumerate(thresholds.items()):
-        found = [(level, e) for level, e in zip(levels, estimates, strict=True) if e is not None]
-        values = np.array([[e.value, e.low, e.high] for _, e in found]).reshape(-1, 3).T
-        axis.errorbar(
-            [level + 0.05 * k for level, _ in found], values[0],
-            [values[0] - values[1], values[2] - values[0]],
-            color=COLORS[k], marker=MARKERS[k], linestyle="", capsize=3, label=name,
-        )  # fmt: skip
-    axis.set(xlabel="level $l$", ylabel="training set size $P_l$", yscale="log", xticks=levels)
-    axis.legend(frameon=False)
-    return _finished(figure)
+def finished(figure: Figure) -> Figure:
+    """Close the figure, so that a notebook shows it once: as the value of the cell."""
+    sns.despine(figure)
+    plt.close(figure)
+    return figure
