@@ -135,6 +135,8 @@ def _process_pool(workers: int | None):
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_follow_parent
     )
+    before = threading.excepthook
+    threading.excepthook = _unless_cancelled(before)
     try:
         yield pool
     except KeyboardInterrupt:  # do not wait for the shards under way
@@ -143,6 +145,21 @@ def _process_pool(workers: int | None):
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        threading.excepthook = before
+
+
+def _unless_cancelled(hook: Callable) -> Callable:
+    """``hook`` without the fault of a pool's thread whose workers died after a call was cancelled.
+
+    That thread (of Python 3.11) tells every call that the pool is broken, and a cancelled one does
+    not take it. Nothing is lost by that, but the traceback would hide our message.
+    """
+
+    def selective(arguments):
+        if not issubclass(arguments.exc_type, concurrent.futures.InvalidStateError):
+            hook(arguments)
+
+    return selective
 
 
 @contextlib.contextmanager

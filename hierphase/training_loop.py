@@ -43,7 +43,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """What one training consists of; the loop of :func:`train` is the same for all.
+    """What one training consists of; the loop is the same for all.
 
     Attributes:
         about: what is trained, one line for the model card.

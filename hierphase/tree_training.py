@@ -100,7 +100,7 @@ def _finish_tree_denoiser(model, data, directory, seed):
 
 
 def tree_denoiser_name(architecture: str, P: int | None, draw: int = 0) -> str:
-    """Name in :data:`TRAININGS` of the denoiser trained on P data of a draw of the rules."""
+    """Name of the training of a denoiser on P data of a draw of the rules."""
     name = f"rhm-{architecture}-{'fresh' if P is None else P}"
     return f"{name}-rules-{draw}" if draw else name
 

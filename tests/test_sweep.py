@@ -5,6 +5,7 @@ The experiment is tests/slow_experiment.py, which also is a command line that kn
 
 import concurrent.futures
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -177,6 +178,25 @@ def test_ctrl_c(tmp_path, executor):
     assert "and the same command goes on from there" in stderr
     assert "Traceback" not in stderr
     assert not list(tmp_path.glob("out/*.nc"))
+
+
+def test_cancelled_calls_whose_workers_die_raise_nothing_in_the_thread_of_the_pool(monkeypatch):
+    raised = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    before = threading.excepthook
+    with pytest.raises(KeyboardInterrupt):
+        with executors.open_executor("processes", ".", workers=1) as pool:
+            futures = [pool.submit(time.sleep, 20) for _ in range(20)]
+            wait_for(futures[1].running)  # the queue of the worker is full, the others wait
+            for future in futures:
+                future.cancel()
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+            wait_for(futures[0].done)
+            raise KeyboardInterrupt
+    assert raised == []
+    assert threading.excepthook == before
 
 
 def test_two_processes_in_one_directory_do_no_harm(undisturbed, tmp_path):
