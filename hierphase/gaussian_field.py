@@ -18,7 +18,7 @@ class GaussianField:
 
     Args:
         mean: (p,), the mean of each of p pixels.
-        covariance: (p, p), symmetric; eigenvalues that are negative by rounding count as zero.
+        covariance: (p, p), symmetric; eigenvalues that are zero up to rounding count as zero.
 
     Raises:
         ValueError: shapes that do not fit, or a covariance that is not symmetric.
@@ -41,7 +41,8 @@ class GaussianField:
                 f"{abs(covariance - covariance.T).max():g}"
             )
         variances, modes = np.linalg.eigh(covariance)
-        object.__setattr__(self, "_variances", variances.clip(min=0))
+        rounding = abs(variances).max() * len(mean) * np.finfo(float).eps
+        object.__setattr__(self, "_variances", np.where(variances > rounding, variances, 0))
         object.__setattr__(self, "_modes", modes)
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -78,7 +79,7 @@ class GaussianField:
     def _posterior(self, alpha_bar):
         """Of each mode: E[x_0 | x_t] = gain x_t, and the variance of x_0 given x_t."""
         alpha_bar = fraction("alpha_bar", alpha_bar)
-        total = alpha_bar * self._variances + 1 - alpha_bar
+        total = alpha_bar * self._variances + (1 - alpha_bar)
         scale = np.divide(self._variances, total, out=np.zeros_like(total), where=total > 0)
         return scale * np.sqrt(alpha_bar), scale * (1 - alpha_bar)
 

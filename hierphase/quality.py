@@ -17,7 +17,8 @@ def nearest_distance(images: torch.Tensor, references: torch.Tensor) -> torch.Te
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
 
-    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, with means mu and covariances S.
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, with means mu and covariances S. With
+    ``S = R^T R`` the last trace is the sum of the singular values of ``R_1 R_2^T``.
 
     Args:
         first: (n, features), n > features, or the covariance is singular and the distance biased.
@@ -31,14 +32,14 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
         len(first), len(second)
     ) < 2:
         raise ValueError(f"need features (n, k) and (m, k), n and m at least 2, got {shapes}")
-    first, second = first.double(), second.double()
-    covariances = torch.cov(first.T), torch.cov(second.T)
-    values, vectors = torch.linalg.eigh(covariances[0])
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    # S_1 S_2 has the eigenvalues of the symmetric S_1^(1/2) S_2 S_1^(1/2)
-    cross = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
-    shift = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
-    return (shift + covariances[0].trace() + covariances[1].trace() - 2 * cross).item()
+    means = [features.double().mean(dim=0) for features in (first, second)]
+    roots = [
+        torch.linalg.qr((features.double() - mean) / (len(features) - 1) ** 0.5, mode="r").R
+        for features, mean in zip((first, second), means, strict=True)
+    ]
+    cross = torch.linalg.matrix_norm(roots[0] @ roots[1].mT, "nuc")
+    shift = (means[0] - means[1]).square().sum()
+    return (shift + sum(root.square().sum() for root in roots) - 2 * cross).item()
 
 
 @torch.no_grad()

@@ -10,6 +10,23 @@ def field():
     return GaussianField(np.arange(6.0), root @ root.T)
 
 
+# Of sums of some ten numbers of about 30, a hundred times over.
+ROUNDING = 100 * 30 * np.finfo(float).eps
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_modes_without_variance_stay_empty(seed):
+    """The square root of an eigenvalue that is zero up to rounding would be 1e-8, not zero."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(12, 5))
+    field = GaussianField(np.zeros(12), root @ root.T)
+    outside = np.linalg.svd(root)[0][:, 5:]
+    drawn = field.sample(10, rng)
+    assert abs(drawn @ outside).max() < ROUNDING
+    for alpha_bar in (1.0, 0.7, 0.0):
+        assert abs(field.reconstruct(drawn, alpha_bar, rng) @ outside).max() < ROUNDING
+
+
 def dense(field, alpha_bar):
     """Gain and covariance of the posterior by conditioning the joint Gaussian of x_0 and x_t."""
     prior = field.covariance
@@ -44,7 +61,7 @@ def test_reconstructions_have_the_moments_of_the_theory(field):
 def test_ends_of_the_noise(field):
     rng = np.random.default_rng(2)
     x_0 = field.sample(3, rng)
-    np.testing.assert_allclose(field.reconstruct(x_0, 1.0, rng), x_0, atol=1e-10)
+    np.testing.assert_allclose(field.reconstruct(x_0, 1.0, rng), x_0, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(field.change_covariance(0.0), field.covariance, atol=1e-12)
     assert np.cov(field.sample(50_000, rng).T) == pytest.approx(field.covariance, abs=0.2)
 

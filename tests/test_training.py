@@ -180,6 +180,13 @@ def test_sample_quality_of_known_samples():
     assert nearest_distance(samples, train_images).tolist() == [0.0, 0.0, 4.0, 2.0]
 
 
+def test_frechet_distance_of_equal_data_is_zero_up_to_rounding():
+    """Also where the covariance is singular: no square root of a rounding error."""
+    generator = np.random.default_rng(0)
+    features = torch.from_numpy(generator.normal(size=(50, 3)) @ generator.normal(size=(3, 40)))
+    assert abs(frechet_distance(features, features.flip(0))) < 1e-11
+
+
 def test_frechet_distance_against_scipy_and_for_shifted_data():
     generator = np.random.default_rng(0)
     first = generator.normal(size=(400, 5)) @ generator.normal(size=(5, 5))
