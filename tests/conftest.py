@@ -6,13 +6,37 @@ import signal
 import pytest
 import references
 
+from hierphase import datasets
+
 os.environ.update(references.ENVIRONMENT)
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Fixtures that need more than Python, make and git. Their tests are skipped, with the reason, where
+# it is not there; `.ci/run` installs it and runs `pytest -m extras`.
+EXTRAS = {"chromium", "published", "slurm"}
+
+
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_html.py")
+    for item in items:
+        if EXTRAS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("extras")
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Loads a data set as it was published; the test is skipped where it is not on this machine."""
+    monkeypatch.setattr(datasets, "FASHION_MNIST_URL", "http://127.0.0.1:9")  # nobody listens
+
+    def load(data):
+        try:
+            return data()
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+
+    return load
 
 
 CHAPTER = """---

@@ -232,13 +232,8 @@ def test_without_fashion_mnist_the_error_says_where_it_was_looked_for(places, re
     assert "Install Debian's package dataset-fashion-mnist" in message
 
 
-@pytest.mark.skipif(
-    not datasets.FASHION_MNIST_SYSTEM.is_dir(),
-    reason=f"Debian's package dataset-fashion-mnist is not installed: no "
-    f"{datasets.FASHION_MNIST_SYSTEM}",
-)
-def test_fashion_mnist_as_published():
-    data = fashion_mnist()
+def test_fashion_mnist_as_published(published):
+    data = published(fashion_mnist)
     assert data.train_images.shape == (60_000, 1, 28, 28)
     assert data.test_images.shape == (10_000, 1, 28, 28)
     assert data.train_labels.bincount().tolist() == [6_000] * 10
@@ -336,11 +331,8 @@ def test_missing_or_damaged_files_name_the_remedy(npm_cache, load):
     (mnist, [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]),
     (cifar10, [6, 9, 9, 4, 1, 1, 2, 7, 8, 3], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]),
 ])
-def test_real_files_are_in_published_order(load, train, test):
-    try:
-        data = load()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+def test_real_files_are_in_published_order(published, load, train, test):
+    data = published(load)
     assert data.train_labels[:10].tolist() == train
     assert data.test_labels[:10].tolist() == test
     n = len(data.test_labels) // 10
