@@ -5,13 +5,13 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-# All is called as a module of this folder, which may have been renamed since it was installed.
+# All is run by name of the interpreter, from this folder: it may have been renamed since.
 export PYTHONPATH := $(CURDIR)
 
 .PHONY: book test reference overview lint clean
 
 book: $(INSTALLED)
-	$(BIN)/python -m jupyter_book build . -W -n --keep-going
+	$(BIN)/python $(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
 test: $(INSTALLED)

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="an option of the SLURM jobs, such as partition, time (minutes) or gpus_per_node",
     )
-    sweep.add_argument("--shard-size", type=int, default=16, metavar="N", help="images; default: 16")
+    sweep.add_argument("--shard-size", type=int, default=16, metavar="N", help="default: 16")
     sweep.set_defaults(command=_sweep)
 
     convert = commands.add_parser(
