@@ -230,8 +230,8 @@ def execute(
         lines = error.source.strip().splitlines()
         lines = lines[:5] + ["..."] * (len(lines) > 5)
         source = "\n".join(f"    {line}" for line in lines)
-        # a wrong magic command only prints what is wrong
-        reason = f"{error.ename}: {error.evalue}" if error.traceback else printed.getvalue().strip()
+        last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
+        reason = f"{error.ename}: {error.evalue}" if error.traceback else last
         raise CellError(
             f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}{kept}"
         ) from None
