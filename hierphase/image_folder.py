@@ -110,7 +110,7 @@ def image_folder(
         raise FileNotFoundError(f"no folder of images at {path}")
     classes, rejected = _classes(path)
     for name in classes:
-        utf8(f"class folder of {path}", name)
+        utf8(f"class folder of {path}:", name)
     paths, labels = [], []
     for label, (name, files) in enumerate(tqdm(classes.items(), desc=path.name, disable=None)):
         n_chosen = 0

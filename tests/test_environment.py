@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import nbformat
@@ -113,6 +114,78 @@ def test_a_page_too_in_a_folder_of_any_name_beside_a_notebook(tmp_path, hostile,
     assert process.returncode == 0, process.stdout[-3000:]
     assert_clean(root / "_build" / "jupyter_execute" / "book" / "probe.ipynb")
     assert len(list((root / "_build" / "html" / "_images").glob("*.png"))) == 1
+
+
+def test_make_works_after_the_folder_was_renamed(tmp_path):
+    root = tmp_path / "a new name %20"
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / "hierphase").mkdir()
+    (root / "hierphase" / "__init__.py").touch()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root)
+    (root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (root / ".venv" / "bin" / "jupyter-book").write_text(
+        "#!/the/old/name/.venv/bin/python\nimport hierphase; print(hierphase.__file__)\n"
+    )
+    (root / ".venv" / ".installed").touch()
+    process = subprocess.run(
+        ["make", "book"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert f"{root}/hierphase/__init__.py\n" in process.stdout
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Folder with an sdist and a wheel of the files that git knows."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout says which files belong to the project")
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    (source / "book" / "models" / ".DS_Store").touch()
+    code = "from setuptools import build_meta; build_meta.build_{}({!r})"
+    code = "\n".join(code.format(kind, str(built)) for kind in ("sdist", "wheel"))
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return source, built
+
+
+def test_the_sdist_is_the_repository(distributions):
+    source, built = distributions
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        held = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+    ours = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    ours = {name for name in ours if not name.startswith(("build/", "hierphase.egg-info/"))}
+    assert ours - held == {"book/models/.DS_Store"}
+
+
+def test_the_wheel_serves_anywhere(distributions, tmp_path):
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target",
+         site, next(distributions[1].glob("*.whl"))],
+        check=True,
+    )
+    outside = {name: value for name, value in os.environ.items() if name != "HIERPHASE_BOOK"}
+    options = {"cwd": elsewhere, "env": outside | {"PYTHONPATH": str(site)}}
+    assert run("--version", **options).stdout == f"hierphase {hierphase.__version__}\n"
+    assert "\nrandom-hierarchy-model: " in run("list", **options).stdout
+    small = ["-p", "L", "2", "-p", "n_rules", "2", "-p", "n_data", "1024"]
+    run("run", "random-hierarchy-model", *small, **options)
+    sizes = ["-p", "n_per_class", "1", "-p", "n_times", "2", "-p", "num_inference_steps", "4"]
+    run("sweep", "imagenet-transition", "--preset", "digits", *sizes, **options)
+    left = sorted(str(p.relative_to(elsewhere)) for p in elsewhere.glob("runs/*/*.*"))
+    assert left == [
+        "runs/imagenet-transition-digits/imagenet-transition-digits.nc",
+        "runs/random-hierarchy-model/random-hierarchy-model-statistics.nc",
+        "runs/random-hierarchy-model/random-hierarchy-model.ipynb",
+    ]
 
 
 @pytest.mark.parametrize("change", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])

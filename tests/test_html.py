@@ -192,7 +192,7 @@ kernelspec:
 ```{code-cell} ipython3
 import time
 from hierphase import answer, results
-stored = results.book_directory() / "results" / "stored.txt"
+stored = results.book_directory() / "results" / "stored.nc"
 print(answer.ANSWER, stored.read_text(), time.time_ns())
 ```
 """
@@ -205,7 +205,7 @@ def small_book(tmp_path):
     (tmp_path / "hierphase" / "answer.py").write_text("ANSWER = 'answer 41'\n")
     book = tmp_path / "book"
     (book / "results").mkdir(parents=True)
-    (book / "results" / "stored.txt").write_text("stored 1")
+    (book / "results" / "stored.nc").write_text("stored 1")
     (book / "small.md").write_text(CHAPTER)
     shutil.copytree(ROOT / "book" / "_ext", book / "_ext")
     shutil.copy(ROOT / "book" / "references.bib", book)
@@ -229,13 +229,16 @@ def test_a_change_executes_chapters_again_and_nothing_else_does(small_book):
 
     first = printed()
     assert first[:2] == ("answer 41", "stored 1")
+    for other in ("models/.DS_Store", "models/a/README.md", "results/._a.nc", "results/notes~"):
+        (small_book / "book" / other).parent.mkdir(parents=True, exist_ok=True)
+        (small_book / "book" / other).touch()
     assert printed() == first
 
     (small_book / "hierphase" / "answer.py").write_text("ANSWER = 'answer 42'\n")
     second = printed()
     assert second[:2] == ("answer 42", "stored 1")
 
-    (small_book / "book" / "results" / "stored.txt").write_text("stored 2")
+    (small_book / "book" / "results" / "stored.nc").write_text("stored 2")
     third = printed()
     assert third[:2] == ("answer 42", "stored 2")
     assert len({first[2], second[2], third[2]}) == 3
