@@ -65,8 +65,8 @@ class CellError(RuntimeError):
 
 def names() -> list[str]:
     """Names of the executable chapters of the book, also of those that cannot be read."""
-    pages = sorted(book_directory().glob("*.md"))
-    return [path.stem for path in pages if _TAGGED.search(path.read_bytes())]
+    pages = book_directory().glob("*.md")
+    return sorted(path.stem for path in pages if _TAGGED.search(path.read_bytes()))
 
 
 def load(name: str) -> Chapter:
@@ -114,8 +114,7 @@ def parse_value(text: str, default: object) -> object:
         with contextlib.suppress(ValueError, SyntaxError):
             value = read(text)
             break
-    is_text = isinstance(default, str) and not isinstance(value, str | None)
-    return text if is_text else value
+    return text if isinstance(default, str) and not isinstance(value, str | None) else value
 
 
 def check_values(owner: str, defaults: dict, values: dict) -> dict:
@@ -253,11 +252,13 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
     temporary = tempfile.TemporaryDirectory(prefix="hierphase-", ignore_cleanup_errors=True)
     folder = Path(temporary.name)
     (folder / "matplotlibrc").touch()
+    own = (sys.prefix, sys.base_prefix)  # what the interpreter has of itself
+    modules = [path for path in map(os.path.abspath, sys.path) if not path.startswith(own)]
     environment = {
         "IPYTHONDIR": str(folder / "ipython"),
         "MATPLOTLIBRC": str(folder),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONSTARTUP": "",
     }
     write_kernel_spec(
