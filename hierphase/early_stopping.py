@@ -34,6 +34,14 @@ class BestWeights:
             self.weights = [parameter.detach().clone() for parameter in model.parameters()]
         ema.restore(model.parameters())
 
+    def state_dict(self) -> dict:
+        """What a checkpoint has to hold."""
+        return {"lowest": self.lowest, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.lowest, self.weights = state["lowest"], state["weights"]
+
     def copy_to(self, model: nn.Module) -> None:
         """Give ``model`` the best weights."""
         with torch.no_grad():

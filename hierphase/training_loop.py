@@ -85,7 +85,8 @@ def optimise(training, run, model, data, output) -> float:
     wrapped, *optimizers = accelerator.prepare(model, *_optimizers(model, training.muon))
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
     best = BestWeights(_validation_loss(training, run, data, accelerator.device))
-    first, seconds = load_checkpoint(output, run, model, optimizers, ema, best)
+    parts = [model, *optimizers, ema, best]
+    first, seconds = load_checkpoint(output, run, parts)
     steps = run["steps"]
     begun = time.perf_counter() - seconds
     with _log(output / LOG, first) as log:
@@ -115,7 +116,7 @@ def optimise(training, run, model, data, output) -> float:
                 best.offer(model, ema)
             if checkpoint:
                 log.flush()
-                save_checkpoint(output, run, done, seconds, model, optimizers, ema, best)
+                save_checkpoint(output, run, done, seconds, parts)
     if training.keep_best:
         best.copy_to(model)
     else:

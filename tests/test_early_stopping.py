@@ -70,7 +70,7 @@ def test_training_ends_on_the_best_weights_also_when_it_was_killed(spoiled, tmp_
     resumed = weights(training.train("rhm-unet-16", tmp_path / "killed", steps=5))
     assert len(calls) == 5
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    best = saved[-1][-1]  # of the last checkpoint
+    best = saved[-1][-1][-1]  # of the last checkpoint
     stored = training.TRAININGS["rhm-unet-16"].model()
     stored.load_state_dict({name: value.float() for name, value in whole.items()})
     for parameter, expected in zip(stored.parameters(), best.weights, strict=True):

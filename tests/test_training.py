@@ -58,7 +58,7 @@ def test_killed_training_resumes_to_the_same_weights(name, tmp_path, monkeypatch
     monkeypatch.setitem(training.TRAININGS, name, changed)
     with pytest.raises(KeyboardInterrupt, match=f"{name} was interrupted; the same"):
         training.train(name, tmp_path / "killed", steps=STEPS)
-    with pytest.raises(ValueError, match=r'"seed": 0.*, not to .*"seed": 1.*delete the file'):
+    with pytest.raises(ValueError, match=r"'seed': 0.*, not to .*'seed': 1.*delete the file"):
         training.train(name, tmp_path / "killed", steps=STEPS, seed=1)
     resumed = training.train(name, tmp_path / "killed", steps=STEPS)
 
