@@ -5,10 +5,13 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
+# All is run by name of the interpreter, from this folder: it may have been renamed since.
+export PYTHONPATH := $(CURDIR)
+
 .PHONY: book test reference overview lint clean
 
 book: $(INSTALLED)
-	$(BIN)/jupyter-book build . -W -n --keep-going
+	$(BIN)/python $(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
 test: $(INSTALLED)
@@ -19,11 +22,11 @@ reference: $(INSTALLED)
 
 # The figure of the README: that of the first page.
 overview: $(INSTALLED)
-	$(BIN)/hierphase run index
+	$(BIN)/python -m hierphase run index
 	cp runs/index/overview.png book/overview.png
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check .
+	$(BIN)/python -m ruff check .
 
 # torch first and alone: elsewhere in the list pip would weigh its other builds again.
 $(INSTALLED): pyproject.toml constraints.txt

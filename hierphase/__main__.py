@@ -2,11 +2,11 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
-from hierphase import chapters
-from hierphase.checks import unknown
+from hierphase import __version__, chapters
 from hierphase.executors import EXECUTORS, ShardError, open_executor
 
 
@@ -20,23 +20,42 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 1 for a cell, a training or shards that failed, 2 for wrong usage, 130
         after Ctrl-C.
     """
+    _open_standard_streams()
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"hierphase: error: {error}", file=sys.stderr)
-        return 2
-    except (chapters.CellError, ShardError) as error:
-        print(f"hierphase: error: {error}", file=sys.stderr)
-        return 1
+        return 0
     except KeyboardInterrupt as interrupt:
-        print(f"hierphase: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        return 130
-    return 0
+        status, message = 130, str(interrupt) or "interrupted"
+    except (chapters.CellError, ShardError) as error:
+        status, message = 1, f"error: {error}"
+    except (ValueError, OSError, ImportError) as error:
+        status, message = 2, f"error: {error}"
+    print(f"hierphase: {message}", file=sys.stderr)
+    return status
+
+
+def _open_standard_streams() -> None:
+    """Open those that are closed: the next file would take their place, in kernels too."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, "r+"))
+
+
+def _print(text: str) -> None:
+    """Print for any terminal and pipe: what a terminal lacks is escaped, what nobody reads lost."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hierphase", description="Run the book's experiments.")
+    parser.add_argument("--version", action="version", version=f"hierphase {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     values = {
@@ -50,10 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute a chapter, with other parameters if you like")
     run.add_argument("chapter", metavar="CHAPTER", help="as in `hierphase list`")
     run.add_argument("-p", **values)
-    run.add_argument(
-        "--output", metavar="DIR",
-        help="receives the executed notebook and its results (default: runs/CHAPTER)",
-    )
+    run.add_argument("--output", metavar="DIR", help="of what is left (default: runs/CHAPTER)")
     run.set_defaults(command=_run)
 
     train = commands.add_parser("train", help="train one of the book's models")
@@ -67,10 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("chapter", metavar="CHAPTER", help="an unknown one lists them")
     sweep.add_argument("--preset", required=True, metavar="NAME", help="an unknown one lists them")
     sweep.add_argument("-p", **values)
-    sweep.add_argument(
-        "--output", metavar="DIR",
-        help="receives the result and what is done of it (default: runs/CHAPTER-PRESET)",
-    )
+    sweep.add_argument("--output", metavar="DIR", help="default: runs/CHAPTER-PRESET")
     sweep.add_argument(
         "--executor", default="in-process", metavar="NAME",
         help=f"one of {', '.join(EXECUTORS)} (default: in-process)",
@@ -79,48 +92,43 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N",
         help="processes, Dask workers or SLURM jobs at once (default: one a core; SLURM: 256)",
     )
-    sweep.add_argument(
-        "--scheduler", metavar="ADDRESS", help="of a running Dask cluster, with --executor dask"
-    )
+    sweep.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running")
     sweep.add_argument(
         "--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="an option of the SLURM jobs, such as partition, time (minutes) or gpus_per_node",
     )
-    sweep.add_argument(
-        "--shard-size", type=int, default=16, metavar="N", help="images per shard (default: 16)"
-    )
+    sweep.add_argument("--shard-size", type=int, default=16, metavar="N", help="default: 16")
     sweep.set_defaults(command=_sweep)
 
     convert = commands.add_parser(
-        "convert-adm", help="turn a checkpoint of guided-diffusion into a diffusers model"
+        "convert-adm", help="turn a checkpoint of guided-diffusion into a diffusers model",
+        description="-p sets a flag of guided-diffusion that is not that of the unconditional "
+        "256x256 model, e.g. -p class_cond True",
     )
     convert.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt or .safetensors file")
     convert.add_argument("output", metavar="OUTPUT_DIR", help="receives unet/ and scheduler/")
-    convert.add_argument(
-        "-p",
-        **values
-        | {
-            "metavar": ("FLAG", "VALUE"),
-            "help": "a flag of guided-diffusion that differs from the unconditional 256x256 model, "
-            "e.g. -p class_cond True. Repeat it for more flags",
-        },
-    )
+    convert.add_argument("-p", **values)
     convert.set_defaults(command=_convert_adm)
     return parser
 
 
 def _list(options: argparse.Namespace) -> None:
-    for chapter in chapters.load_all().values():
-        print(f"{chapter.name}: {chapter.title}")
+    for name in chapters.names():
+        try:
+            chapter = chapters.load(name)
+        except ValueError as error:
+            print(f"hierphase: error: {error}", file=sys.stderr)
+            continue
+        _print(f"{chapter.name}: {chapter.title}")
         for parameter in chapter.parameters.values():
             assignment = f"{parameter.name} = {parameter.default!r}"
             comment = f"  # {parameter.comment}" if parameter.comment else ""
-            print(f"    {assignment:<32}{comment}".rstrip())
+            _print(f"    {assignment:<32}{comment}".rstrip())
 
 
 def _run(options: argparse.Namespace) -> None:
     values = _parse_values(options.values, chapters.load(options.chapter).defaults)
-    print(f"executed notebook: {chapters.run(options.chapter, values, options.output)}")
+    _print(f"executed notebook: {chapters.run(options.chapter, values, options.output)}")
 
 
 def _parse_values(pairs: list[list[str]], defaults: dict) -> dict:
@@ -136,11 +144,7 @@ def _parse_values(pairs: list[list[str]], defaults: dict) -> dict:
 def _train(options: argparse.Namespace) -> None:
     from hierphase import training
 
-    if options.name not in training.TRAININGS:
-        raise ValueError(unknown("training", options.name, list(training.TRAININGS)))
-    training.train(
-        options.name, output=options.output, steps=options.steps, seed=options.seed
-    )
+    training.train(options.name, options.output, options.steps, options.seed)
 
 
 def _convert_adm(options: argparse.Namespace) -> None:
@@ -154,7 +158,7 @@ def _convert_adm(options: argparse.Namespace) -> None:
     defaults = {field.name: field.default for field in dataclasses.fields(ADMFlags)}
     unet, scheduler = load_adm(options.checkpoint, **_parse_values(options.values, defaults))
     DDPMPipeline(unet, scheduler).save_pretrained(options.output)
-    print(f"diffusers model: {options.output}")
+    _print(f"diffusers model: {options.output}")
 
 
 def _sweep(options: argparse.Namespace) -> None:
@@ -162,7 +166,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     chapter, preset = options.chapter, options.preset
     values = _parse_values(options.values, sweep.preset_parameters(chapter, preset))
-    sweep.check_parameters(chapter, preset, values)
+    sweep.all_parameters(chapter, preset, values)
     output = options.output or f"runs/{chapter}-{preset}"
     executor = open_executor(
         options.executor, output, options.workers, options.scheduler,
@@ -170,7 +174,7 @@ def _sweep(options: argparse.Namespace) -> None:
     )
     with executor as opened:
         sweep.run_sweep(chapter, preset, values, output, options.shard_size, opened)
-    print(f"result: {results.result_path(chapter, preset, output)}")
+    _print(f"result: {results.result_path(chapter, preset, output)}")
 
 
 if __name__ == "__main__":

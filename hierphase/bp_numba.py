@@ -9,6 +9,7 @@ shared among ``torch.get_num_threads()`` threads.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numba
@@ -21,10 +22,17 @@ LANES = 64
 # Below this number of multiplications, starting threads costs more than it saves.
 _WORTH_THREADS = 1 << 21
 
+
+def njit(function, **options):
+    """``numba.njit``; what it compiles is kept, where there is a folder that can be written."""
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache
+        return numba.njit(**options)(function)
+
+
 # Reordering sums is allowed; NaN and infinity keep their meaning.
-_jit = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-)
+_jit = partial(njit, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 
 @dataclass(frozen=True)

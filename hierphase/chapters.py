@@ -6,17 +6,26 @@ what the chapter computes.
 """
 
 import ast
+import contextlib
 import dataclasses
+import functools
 import io
+import json
+import os
+import re
 import sys
-import tokenize
+import tempfile
+import time
 from pathlib import Path
 
 import jupytext
 import nbformat
+from ipykernel.kernelspec import write_kernel_spec
 
-from hierphase.checks import unknown
+from hierphase.checks import unknown, utf8
 from hierphase.results import book_directory
+
+_TAGGED = re.compile(rb"tags:.*\bparameters\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,62 +63,65 @@ class CellError(RuntimeError):
     """A cell of a chapter failed, or its kernel died."""
 
 
-def load_all() -> dict[str, Chapter]:
-    """Every executable chapter of the book, by name.
-
-    Raises:
-        ValueError: a line of a parameters cell is not ``name = literal``.
-    """
-    chapters = {}
-    for path in sorted(book_directory().glob("*.md")):
-        notebook = jupytext.read(path)
-        tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-        if tagged:
-            headings = (line for cell in notebook.cells for line in cell.source.splitlines()
-                        if cell.cell_type == "markdown" and line.startswith("# "))
-            chapters[path.stem] = Chapter(
-                name=path.stem,
-                title=next(headings, path.stem).removeprefix("# ").strip(),
-                parameters=_read_parameters(path.stem, tagged[0].source),
-                notebook=notebook,
-            )
-    return chapters
+def names() -> list[str]:
+    """Names of the executable chapters of the book, also of those that cannot be read."""
+    pages = book_directory().glob("*.md")
+    return sorted(path.stem for path in pages if _TAGGED.search(path.read_bytes()))
 
 
 def load(name: str) -> Chapter:
-    """The chapter called ``name``.
+    """The chapter called ``name``; the other pages of the book are not looked at.
 
     Raises:
-        ValueError: there is none; the message names the closest and lists them all.
+        ValueError: there is none (the message names the closest and lists them all), its page
+            cannot be read, or a line of its parameters cell is not ``name = literal``.
     """
-    chapters = load_all()
-    if name not in chapters:
-        raise ValueError(unknown("chapter", name, list(chapters)))
-    return chapters[name]
+    if name not in names():
+        raise ValueError(unknown("chapter", name, names()))
+    path = book_directory() / f"{name}.md"
+    source = path.read_bytes()
+    try:
+        notebook = jupytext.reads(source.decode(), fmt={"extension": ".md"})
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: {error.reason}; a page is UTF-8 text") from None
+    except Exception as error:  # no limit to what a damaged header makes the readers raise
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    headings = (line for cell in notebook.cells for line in cell.source.splitlines()
+                if cell.cell_type == "markdown" and line.startswith("# "))
+    return Chapter(
+        name=name,
+        title=next(headings, name).removeprefix("# ").strip(),
+        parameters=_read_parameters(path, cells[0].source) if cells else {},
+        notebook=notebook,
+    )
 
 
 def parse_value(text: str, default: object) -> object:
     """A parameter's value as written on the command line.
 
     Args:
-        text: a Python literal (``true``, ``false`` and ``null`` do as well); anything else is text.
-        default: the parameter's default. Where it is text, ``text`` needs no quotes.
+        text: a Python literal or JSON (``true``, ``null``, ``{"a": null}``); anything else is text.
+        default: the parameter's default. Where it is text, ``text`` needs no quotes, but ``None``
+            is None.
 
     Returns:
         The value; :func:`check_values` compares its type with that of the default.
     """
-    words = {"true": True, "false": False, "null": None}
-    try:
-        value = words[text] if text in words else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return text if isinstance(default, str) and not isinstance(value, str) else value
+    value = text
+    for read in (ast.literal_eval, functools.partial(json.loads, parse_constant=ast.literal_eval)):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = read(text)
+            break
+    return text if isinstance(default, str) and not isinstance(value, str | None) else value
 
 
 def check_values(owner: str, defaults: dict, values: dict) -> dict:
     """Values for parameters, with the types of the defaults.
 
-    An integer serves where the default is a float, anything where it is None.
+    An integer serves where the default is a float, None where it is text, anything where it is
+    None.
 
     Args:
         owner: what has the parameters, in words ("chapter bp-theory").
@@ -128,6 +140,7 @@ def check_values(owner: str, defaults: dict, values: dict) -> dict:
             shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
             raise ValueError(unknown(f"parameter of {owner}", name, shown))
         default = defaults[name]
+        utf8(f"parameter {name} of {owner}:", value)
         try:
             checked[name] = _convert(value, default)
         except TypeError as error:
@@ -146,7 +159,8 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
 
     Args:
         name: the chapter.
-        values: parameter -> value, for those that shall differ from the default.
+        values: parameter -> value, for those that shall differ from the default. The parameter
+            ``output`` is the directory, and goes before the next argument.
         output: directory for the executed notebook and the chapter's results; by default
             ``runs/<name>``.
 
@@ -159,17 +173,17 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
         KeyboardInterrupt: the run was interrupted.
     """
     chapter = load(name)
-    if "output" in values:
-        raise ValueError(
-            f"parameter output of chapter {name} is the run's directory: "
-            f"give {values['output']!r} as the output directory instead (--output)"
-        )
     values = check_values(f"chapter {name}", chapter.defaults, values)
-    output = Path("runs", name) if output is None else Path(output)
-    output = output.resolve()
+    output = Path(str(values.get("output") or output or f"runs/{name}")).resolve()
+    utf8("output directory", output)
     output.mkdir(parents=True, exist_ok=True)
-    notebook = output / f"{name}.ipynb"
-    execute(chapter, values | {"output": str(output)}, notebook, cwd=output)
+    notebook, begun = output / f"{name}.ipynb", time.time()
+    try:
+        execute(chapter, values | {"output": str(output)}, notebook, cwd=output)
+    except (CellError, KeyboardInterrupt) as error:
+        older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
+        kept = f"; of an earlier run: {', '.join(older)}" if older else ""
+        raise type(error)(f"{error}{kept}") from None
     return notebook
 
 
@@ -192,19 +206,22 @@ def execute(
         KeyboardInterrupt: the run was interrupted.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
 
+    clean_kernel()
     kept = f"\nwhat was done until then: {notebook}" if notebook else ""
+    printed = io.StringIO()
     try:
         return papermill.execute_notebook(
             chapter.notebook,
-            notebook,
+            # papermill formats the path with the parameters
+            notebook and str(notebook).replace("{", "{{").replace("}", "}}"),
             parameters=values,
             kernel_name="python3",
             language="python",
             progress_bar=sys.stderr.isatty(),
-            cwd=cwd,
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own log, not its output
+            stderr_file=printed,
+            # not papermill's cwd, which moves the whole process there, and its other threads
+            resources={"metadata": {"path": str(cwd)}},
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted{kept}") from None
@@ -212,46 +229,75 @@ def execute(
         lines = error.source.strip().splitlines()
         lines = lines[:5] + ["..."] * (len(lines) > 5)
         source = "\n".join(f"    {line}" for line in lines)
+        last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
+        reason = f"{error.ename}: {error.evalue}" if error.traceback else last
         raise CellError(
-            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n"
-            f"{error.ename}: {error.evalue}{kept}"
+            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}{kept}"
         ) from None
-    except DeadKernelError:
-        raise CellError(f"the kernel of chapter {chapter.name} died{kept}") from None
+    except RuntimeError as error:
+        raise CellError(f"the kernel of chapter {chapter.name} died: {error}{kept}") from None
 
 
-def _read_parameters(chapter: str, source: str) -> dict[str, Parameter]:
-    """The parameters of a parameters cell."""
-    comments = {
-        token.start[0]: token.string.lstrip("# ")
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
+@functools.cache
+def clean_kernel() -> tempfile.TemporaryDirectory:
+    """Have this process run notebooks on its own interpreter and modules, with nobody's settings.
+
+    The kernel ``python3`` of the process is from then on this interpreter with the modules that it
+    finds, and starts from the defaults of IPython and matplotlib: whatever kernels, profiles,
+    backends and ``matplotlibrc`` the user's environment names, pages come out the same.
+
+    Returns:
+        The folder that says so, first in JUPYTER_PATH; it goes with the process.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="hierphase-", ignore_cleanup_errors=True)
+    folder = Path(temporary.name)
+    (folder / "matplotlibrc").touch()
+    own = (sys.prefix, sys.base_prefix)  # what the interpreter has of itself
+    modules = [path for path in map(os.path.abspath, sys.path) if not path.startswith(own)]
+    environment = {
+        "IPYTHONDIR": str(folder / "ipython"),
+        "MATPLOTLIBRC": str(folder),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join(modules),
+        "PYTHONSTARTUP": "",
     }
-    parameters = {}
-    for statement in ast.parse(source).body:
-        line = ast.get_source_segment(source, statement)
-        try:
+    write_kernel_spec(
+        folder / "kernels" / "python3",
+        {"env": {name: value.replace("$", "$$") for name, value in environment.items()}},
+        ["--log-level=CRITICAL", "--HistoryManager.enabled=False"],  # the log, not the output
+    )
+    os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{os.environ.get('JUPYTER_PATH', '')}"
+    return temporary
+
+
+def _read_parameters(path: Path, source: str) -> dict[str, Parameter]:
+    """The parameters of the cell ``source`` of a page."""
+    lines, number, parameters = source.splitlines(), 1, {}
+    try:
+        for statement in ast.parse(source).body:
+            number = statement.lineno
             (target,) = statement.targets
             default = ast.literal_eval(statement.value)
-            parameters[target.id] = Parameter(
-                target.id, default, comments.get(statement.end_lineno, "")
-            )
-        except (AttributeError, ValueError):
-            raise ValueError(
-                f"parameters cell of chapter {chapter}: {line!r} is not `name = literal`"
-            ) from None
+            after = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
+            parameters[target.id] = Parameter(target.id, default, after.lstrip(" #"))
+    except (AttributeError, ValueError, SyntaxError) as error:
+        line = lines[getattr(error, "lineno", number) - 1]
+        before = path.read_text(encoding="utf-8").partition(f"\n{line}\n")[0]
+        raise ValueError(
+            f"{path}, line {before.count(chr(10)) + 2}: {line!r} is not `name = literal`, as the "
+            "lines of a parameters cell have to be"
+        ) from None
     return parameters
 
 
 def _convert(value: object, default: object) -> object:
     """``value`` with the type of ``default``; TypeError where it has another."""
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(default, tuple):
-        default = list(default)
+    value, default = (list(x) if isinstance(x, tuple) else x for x in (value, default))
     if isinstance(default, float) and type(value) is int:
         return float(value)
-    if default is not None and type(value) is not type(default):
+    if default is None or (value is None and isinstance(default, str)):
+        return value
+    if type(value) is not type(default):
         raise TypeError(f"{value!r} is of type {type(value).__name__}")
     if isinstance(default, list) and default:
         example = next((item for item in default if isinstance(item, float)), default[0])

@@ -77,6 +77,12 @@ def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
     return v, m, s
 
 
+def utf8(name: str, value) -> None:
+    """Raise a ValueError where ``value`` as text, the name of a file say, is no valid UTF-8."""
+    if (text := str(value)) != text.encode(errors="replace").decode():
+        raise ValueError(f"{name} {text!r} is not UTF-8, as notebooks and results need: rename it")
+
+
 def unknown(kind: str, name: str, known: dict[str, str] | list[str]) -> str:
     """Message for a name that does not exist.
 

@@ -5,11 +5,11 @@ patches, one field a trajectory; C_ij is the covariance of two places over the t
 x_0, averaged over x_0. (Sclocchi et al., arXiv 2410.13770.)
 """
 
-import numba
 import numpy as np
 import torch
 
 from hierphase.bp import Posterior
+from hierphase.bp_numba import njit
 from hierphase.checks import positive_integer
 from hierphase.rhm import check_symbols
 
@@ -56,7 +56,7 @@ def block_moments(
         _parent_moments(*(tensor.cpu().numpy() for tensor in arrays))
 
 
-@numba.njit(cache=True)
+@njit
 def _parent_moments(rules, up, means, variances, mean, variance):
     """M and V of every symbol of the parents, (n, nodes, symbols), from their children's."""
     n_symbols, m, s = rules.shape

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from hierphase.checks import positive_integer
+from hierphase.checks import positive_integer, utf8
 
 #: Formats that are opened, whatever the name says (ImageNet has a PNG called ``.JPEG``).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -109,6 +109,8 @@ def image_folder(
     if not path.is_dir():
         raise FileNotFoundError(f"no folder of images at {path}")
     classes, rejected = _classes(path)
+    for name in classes:
+        utf8(f"class folder of {path}:", name)
     paths, labels = [], []
     for label, (name, files) in enumerate(tqdm(classes.items(), desc=path.name, disable=None)):
         n_chosen = 0

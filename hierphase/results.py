@@ -15,27 +15,29 @@ from pathlib import Path
 
 import xarray as xr
 
+PACKAGE = Path(__file__).resolve().parent
 RECORDED_PACKAGES = ("hierphase", "numpy", "torch", "diffusers", "numba", "xarray")
 
 
 def book_directory() -> Path:
     """Directory of the chapters, their stored results and models.
 
-    ``$HIERPHASE_BOOK`` if set, else ``book/`` beside the package (a checkout or an editable
-    install).
+    ``$HIERPHASE_BOOK`` if set, else what a wheel has installed in the package, else ``book/``
+    beside it (a checkout or an editable install).
 
     Raises:
-        FileNotFoundError: the directory does not exist.
+        FileNotFoundError: the directory does not exist, or has no chapters.
         ValueError: ``$HIERPHASE_BOOK`` is relative (a chapter runs in another directory).
     """
-    directory = os.environ.get("HIERPHASE_BOOK") or Path(__file__).resolve().parent.parent / "book"
-    directory = Path(directory)
+    installed = PACKAGE / "book"
+    beside = installed if installed.is_dir() else PACKAGE.parent / "book"
+    directory = Path(os.environ.get("HIERPHASE_BOOK") or beside)
     if not directory.is_absolute():
         raise ValueError(f"HIERPHASE_BOOK must be an absolute path, got {str(directory)!r}")
-    if not directory.is_dir():
+    if not any(directory.glob("*.md")):
         raise FileNotFoundError(
-            f"no book directory at {directory}: work in a checkout of the repository "
-            "(pip install -e .) or set HIERPHASE_BOOK to its book/ folder"
+            f"no book directory with chapters at {directory}: install the wheel, work in a "
+            "checkout of the repository (pip install -e .), or set HIERPHASE_BOOK to its book/"
         )
     return directory
 
@@ -75,8 +77,7 @@ def save(
         parameters=json.dumps(parameters, sort_keys=True),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         commit=_git_commit(),
-        machine=f"{platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}",
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         packages=json.dumps(package_versions()),
     )
     write(dataset, path)
@@ -111,8 +112,8 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such result.
-        ValueError: the stored parameters differ; the message names each difference.
-            Both messages name the command that computes the result.
+        ValueError: the file is damaged or no result, or the stored parameters differ; the message
+            names each difference. All messages name the command that computes the result.
     """
     directory = book_directory() / "results" if directory is None else Path(directory)
     path = result_path(chapter, preset, directory)
@@ -122,9 +123,15 @@ def load(
     )
     if not path.is_file():
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
-    with xr.open_dataset(path, engine="h5netcdf") as stored:
-        dataset = stored.load()
-    theirs = json.loads(dataset.attrs["parameters"])
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as stored:
+            dataset = stored.load()
+        theirs = dict(json.loads(dataset.attrs["parameters"]))
+    except Exception as error:  # no limit to what a damaged file makes the readers raise
+        raise ValueError(
+            f"{path} is damaged or no stored result ({type(error).__name__}: {error}): delete it "
+            f"and {remedy}"
+        ) from None
     ours = json.loads(json.dumps(parameters))
     different = [
         f"{name}: stored {theirs.get(name, 'absent')!r}, wanted {ours.get(name, 'absent')!r}"
@@ -140,7 +147,11 @@ def load(
 
 
 def _git_commit() -> str:
-    """Commit of the checkout that holds the package, '+' when modified, 'unknown' outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    """Commit of the checkout that holds the package, '+' when modified, 'unknown' outside git.
+
+    A repository further up, or one that the environment names, is another's.
+    """
+    checkout = ["--git-dir", PACKAGE.parent / ".git", "--work-tree", PACKAGE.parent]
+    command = ["/usr/bin/env", "git", *checkout, "describe", "--always", "--dirty=+"]
     described = subprocess.run(command, capture_output=True, text=True, check=False)
     return described.stdout.strip() or "unknown"

@@ -15,7 +15,7 @@ import xarray as xr
 from tqdm import tqdm
 
 from hierphase import chapters, results
-from hierphase.checks import positive_integer, unknown
+from hierphase.checks import positive_integer, unknown, utf8
 from hierphase.executors import ShardError, outcomes
 from hierphase.shards import (
     ShardSpec,
@@ -72,9 +72,10 @@ def run_sweep(
     """
     parameters = all_parameters(experiment, preset, parameters)
     shard_size = positive_integer("shard_size", shard_size)
+    directory = Path(directory).resolve()
+    utf8("output directory", directory)
     target = EXPERIMENTS[experiment]
     key = sweep_key(target, parameters)
-    directory = Path(directory).resolve()
     shards = directory / "shards" / key[:16]
     shards.mkdir(parents=True, exist_ok=True)
     for needed in (directory, shards):
@@ -126,26 +127,19 @@ def preset_parameters(experiment: str, preset: str) -> dict:
     return dict(presets[preset])
 
 
-def check_parameters(experiment: str, preset: str, parameters: dict) -> dict:
-    """Values that differ from the preset's, with the types of the defaults.
-
-    Raises:
-        ValueError: an unknown experiment, preset or parameter, or a value of another type.
-    """
-    defaults = preset_parameters(experiment, preset)
-    return chapters.check_values(f"preset {preset}", defaults, parameters)
-
-
 def all_parameters(experiment: str, preset: str, changes: dict) -> dict:
     """The parameters of a preset with changes, as :func:`run_sweep` computes and stores them.
 
     Args:
         experiment: chapter, key of :data:`EXPERIMENTS`.
         preset: one of its presets.
-        changes: values that differ; checked as by :func:`check_parameters`.
+        changes: values that differ.
+
+    Raises:
+        ValueError: an unknown experiment, preset or parameter, or a value of another type.
     """
     defaults = preset_parameters(experiment, preset)
-    return defaults | check_parameters(experiment, preset, changes)
+    return defaults | chapters.check_values(f"preset {preset}", defaults, changes)
 
 
 def _call(function, specs, executor, failure: str, progress: tqdm | None = None) -> None:

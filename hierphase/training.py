@@ -13,7 +13,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from torch.nn import functional
 
 from hierphase.checkpoints import CHECKPOINT
-from hierphase.checks import positive_integer
+from hierphase.checks import positive_integer, unknown
 from hierphase.classifiers import ConvClassifier, accuracy
 from hierphase.datasets import cifar10, digits, fashion_mnist, mnist
 from hierphase.pipeline import ForwardBackwardPipeline
@@ -65,7 +65,7 @@ def train(
         KeyboardInterrupt: interrupted; its message says what is kept.
     """
     if name not in TRAININGS:
-        raise ValueError(f"unknown training {name!r}; there are {', '.join(sorted(TRAININGS))}")
+        raise ValueError(unknown("training", name, list(TRAININGS)))
     training = TRAININGS[name]
     steps = positive_integer("steps", training.steps if steps is None else steps)
     seed = positive_integer("seed", seed, minimum=0)

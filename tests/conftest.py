@@ -7,8 +7,10 @@ import pytest
 import references
 
 from hierphase import datasets
+from hierphase.chapters import clean_kernel
 
 os.environ.update(references.ENVIRONMENT)
+clean_kernel()  # for nbval
 # A shell that runs the tests in the background has them ignore Ctrl-C, and what they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

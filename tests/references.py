@@ -26,14 +26,14 @@ ENVIRONMENT = dict.fromkeys(
 def small_parameters(path=NOTEBOOKS / "parameters.yml"):
     """Chapter -> the parameters of its reference; every chapter must be there, and nothing else."""
     wanted = yaml.safe_load(path.read_text()) or {}
-    known = chapters.load_all()
-    if wanted.keys() != known.keys():
-        raise ValueError(
-            f"{path} names the chapters {sorted(wanted)}, the book has {sorted(known)}"
-        )
+    known = chapters.names()
+    if sorted(wanted) != known:
+        raise ValueError(f"{path} names the chapters {sorted(wanted)}, the book has {known}")
     return {
-        name: chapters.check_values(f"chapter {name}", chapter.defaults, wanted[name] or {})
-        for name, chapter in known.items()
+        name: chapters.check_values(
+            f"chapter {name}", chapters.load(name).defaults, wanted[name] or {}
+        )
+        for name in known
     }
 
 

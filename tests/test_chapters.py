@@ -4,28 +4,32 @@ The chapter ``tree`` of the fixture ``book`` is in conftest.py; it fails when L 
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from hierphase import chapters
+from hierphase.__main__ import main
 
 
 def test_every_chapter_of_the_book_can_be_run():
-    known = chapters.load_all()
+    known = chapters.names()
     assert known
-    for chapter in known.values():
+    for chapter in map(chapters.load, known):
         assert chapter.parameters["output"].default is None, chapter.name
         for parameter in chapter.parameters.values():
             assert parameter.comment, f"{chapter.name}: parameter {parameter.name} has no comment"
 
 
 def test_parameters_with_defaults_and_comments(book):
-    assert list(chapters.load_all()) == ["tree"]
+    assert chapters.names() == ["tree"]
     chapter = chapters.load("tree")
     assert chapter.title == "A chapter about trees"
     parameters = {p.name: (p.default, p.comment) for p in chapter.parameters.values()}
@@ -39,12 +43,35 @@ def test_parameters_with_defaults_and_comments(book):
     }
 
 
-@pytest.mark.parametrize("line", ["L = 2 * depth", "import os", "a, b = 1, 2", "a = b = 1"])
-def test_parameters_cell_must_hold_literals(book, line):
-    text = (book / "tree.md").read_text()
-    (book / "tree.md").write_text(text.replace("L = 10", line))
-    with pytest.raises(ValueError, match=f"chapter tree: '{line.replace('*', '.')}' is not"):
-        chapters.load_all()
+@pytest.mark.parametrize(
+    "old, new, line, message",
+    [
+        *((b"L = 10", line.encode(), 16, f"{line + '  # depth'!r} is not `name = literal`")
+          for line in ("L = 2 * depth", "import os", "a, b = 1, 2", "a = b = 1", "a: int = 1",
+                       "%matplotlib inline", "!ls", "L = [1", "L =", "lambda: L")),
+        (b"n_classes = None", b"n_classes = int", 21, "'n_classes = int' is not"),
+        (b"Some prose", b"Some pr\xe9se", 12, "a page is UTF-8 text"),
+        (b"  name: python3", b"  name: [python3", None, "expected ',' or ']'"),
+    ],
+)
+def test_one_faulty_page_stops_only_itself(book, capsys, old, new, line, message):
+    source = (book / "tree.md").read_bytes()
+    (book / "oak.md").write_bytes(source.replace(old, new))
+    where = f"{book / 'oak.md'}" + (f", line {line}: " if line else ": ")
+    with pytest.raises(ValueError, match=re.escape(where)) as caught:
+        chapters.load("oak")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert main(["run", "oak"]) == 2
+    assert main(["list"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == f"hierphase: error: {caught.value}\n" * 2
+    assert shown.out.startswith("tree: A chapter about trees\n    L = 10")
+    assert chapters.load("tree").parameters["L"].default == 10
+
+
+def test_a_page_that_is_no_chapter_may_be_anything(book):
+    (book / "prose.md").write_bytes(b"caf\xe9")
+    assert chapters.names() == ["tree"]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +99,15 @@ def test_unknown_chapter(book, name, message):
         ("null", None, None),
         ("[1, 2.5]", [0.1], [1, 2.5]),
         ("ten", 10, "ten"),
+        ('{"a": null}', None, {"a": None}),
+        ('{"a": [true, 1.5]}', {}, {"a": [True, 1.5]}),
+        ("null", "cuda", None),
+        ("None", "cuda", None),
+        ("'None'", "cuda", "None"),
+        ("{'a': None}", "cuda", "{'a': None}"),
+        ("NaN", 0.5, "NaN"),
+        ("-Infinity", None, "-Infinity"),
+        ('{"a": NaN}', {}, '{"a": NaN}'),
     ],
 )
 def test_values_of_the_command_line(text, default, value):
@@ -80,6 +116,7 @@ def test_values_of_the_command_line(text, default, value):
 
 def test_values_take_the_type_of_the_default(book):
     defaults = chapters.load("tree").defaults
+    assert chapters.check_values("chapter tree", defaults, {"name": None}) == {"name": None}
     values = {"epsilon": 1, "grid": (1, 2), "n_classes": "any"}
     checked = chapters.check_values("chapter tree", defaults, values)
     assert checked == {"epsilon": 1.0, "grid": [1.0, 2.0], "n_classes": "any"}
@@ -98,7 +135,7 @@ def test_values_take_the_type_of_the_default(book):
         ({"epsilon": "nan"}, "type float \\(default 0.5\\); 'nan' is of type str"),
         ({"grid": 0.1}, "0.1 is of type float"),
         ({"grid": [0.1, "x"]}, "'x' is of type str"),
-        ({"output": "here"}, "give 'here' as the output directory instead"),
+        ({"name": "caf\udce9"}, r"parameter name of chapter tree: 'caf\\udce9' is not UTF-8"),
     ],
 )
 def test_wrong_values_are_refused_before_anything_runs(book, tmp_path, values, message):
@@ -115,6 +152,61 @@ def test_a_run_leaves_notebook_and_results(book, tmp_path):
     notebook = nbformat.read(path, 4)
     assert all(c.execution_count for c in notebook.cells if c.cell_type == "code")
     assert sorted(book.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", ["{L}/{x}/{}", "a{b/{{/}", "%20 $HOME é/~", "-p"])
+def test_folders_of_any_name(book, tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / folder)
+    path = chapters.run("tree", {"L": 2}, folder)
+    assert path == tmp_path / folder / folder / "tree.ipynb"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["summary.txt", "tree.ipynb"]
+
+
+@pytest.mark.parametrize("where", ["output", "here"])
+def test_names_that_are_not_text_are_refused_at_once(book, tmp_path, monkeypatch, where):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    output = folder
+    if where == "here":
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        output = "out"
+    with pytest.raises(ValueError, match=r"output directory '.*caf\\udce9.*' is not UTF-8"):
+        chapters.run("tree", {}, output)
+    assert not Path(output).exists()
+
+
+def test_the_parameter_output_is_the_directory_too(book, tmp_path):
+    assert chapters.run("tree", {"output": "there"}) == tmp_path / "there" / "tree.ipynb"
+
+
+def test_threads_do_not_disturb_one_another(book, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda L: chapters.run("tree", {"L": L}, f"runs/depth-{L}"), (1, 2, 3))
+        assert list(made) == [tmp_path / "runs" / f"depth-{L}" / "tree.ipynb" for L in (1, 2, 3)]
+    assert sorted(os.listdir("runs")) == ["depth-1", "depth-2", "depth-3"]
+    assert Path.cwd() == tmp_path
+    for L in (1, 2, 3):
+        assert Path("runs", f"depth-{L}", "summary.txt").read_text().startswith(f"({L}, ")
+
+
+@pytest.mark.parametrize("line", ["%nonsense", "%%nonsense"])
+def test_what_a_wrong_magic_prints_is_shown(book, line):
+    text = (book / "tree.md").read_text()
+    (book / "tree.md").write_text(text.replace("# This cell\n", f"{line}\n"))
+    with pytest.raises(chapters.CellError, match=r"cell \[4\] of chapter tree failed") as caught:
+        chapters.run("tree", {})
+    told = str(caught.value).splitlines()[-2]
+    assert told.startswith("UsageError: ") and f"`{line}`" in told
+
+
+def test_results_of_an_earlier_run_are_told_from_those_of_a_failed_one(book):
+    Path("out").mkdir()
+    for name in ("tree-leaves.nc", "oak-leaves.nc"):
+        Path("out", name).touch()
+        os.utime(Path("out", name), (1, 1))
+    with pytest.raises(chapters.CellError, match=r"until then: .*; of an earlier run: tree-leav"):
+        chapters.run("tree", {"L": -1}, "out")
 
 
 def test_a_failing_cell_is_named_and_the_rest_is_kept(book, tmp_path):

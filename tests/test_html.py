@@ -18,7 +18,7 @@ from hierphase import chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
-BUILD = [str(Path(sys.executable).with_name("jupyter-book")), "build", ".", "-W", "-n"]
+BUILD = [sys.executable, str(Path(sys.executable).with_name("jupyter-book")), "build", "."]
 PAGES = [entry["file"] for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
          for entry in part["chapters"]]
 PAGES = [f"{name}.html" for name in ["book/index", *PAGES, "genindex", "py-modindex", "search"]]
@@ -35,7 +35,7 @@ CHROMIUM = [
 def build(directory, **environment):
     """Build a book as `make book` does; the completed process."""
     return subprocess.run(
-        [*BUILD, "--keep-going"], cwd=directory, env=os.environ | environment,
+        [*BUILD, "-W", "-n", "--keep-going"], cwd=directory, env=os.environ | environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )
 
@@ -168,7 +168,7 @@ def test_a_chapter_has_its_buttons(book):
 
 def test_statistics_page_lists_every_chapter(book):
     table = (book / "book" / "statistics.html").read_text().partition("<table")[2]
-    for name in chapters.load_all():
+    for name in chapters.names():
         assert f'href="{name}.html"' in table
 
 
@@ -192,7 +192,7 @@ kernelspec:
 ```{code-cell} ipython3
 import time
 from hierphase import answer, results
-stored = results.book_directory() / "results" / "stored.txt"
+stored = results.book_directory() / "results" / "stored.nc"
 print(answer.ANSWER, stored.read_text(), time.time_ns())
 ```
 """
@@ -205,7 +205,7 @@ def small_book(tmp_path):
     (tmp_path / "hierphase" / "answer.py").write_text("ANSWER = 'answer 41'\n")
     book = tmp_path / "book"
     (book / "results").mkdir(parents=True)
-    (book / "results" / "stored.txt").write_text("stored 1")
+    (book / "results" / "stored.nc").write_text("stored 1")
     (book / "small.md").write_text(CHAPTER)
     shutil.copytree(ROOT / "book" / "_ext", book / "_ext")
     shutil.copy(ROOT / "book" / "references.bib", book)
@@ -229,13 +229,16 @@ def test_a_change_executes_chapters_again_and_nothing_else_does(small_book):
 
     first = printed()
     assert first[:2] == ("answer 41", "stored 1")
+    for other in ("models/.DS_Store", "models/a/README.md", "results/._a.nc", "results/notes~"):
+        (small_book / "book" / other).parent.mkdir(parents=True, exist_ok=True)
+        (small_book / "book" / other).touch()
     assert printed() == first
 
     (small_book / "hierphase" / "answer.py").write_text("ANSWER = 'answer 42'\n")
     second = printed()
     assert second[:2] == ("answer 42", "stored 1")
 
-    (small_book / "book" / "results" / "stored.txt").write_text("stored 2")
+    (small_book / "book" / "results" / "stored.nc").write_text("stored 2")
     third = printed()
     assert third[:2] == ("answer 42", "stored 2")
     assert len({first[2], second[2], third[2]}) == 3

@@ -64,6 +64,12 @@ def test_class_folders_give_the_first_of_each_class(classes):
     assert folder.rejected == {}
 
 
+def test_a_class_whose_name_is_no_text_is_refused(classes):
+    save(classes / os.fsdecode(b"caf\xe9") / "a.png")
+    with pytest.raises(ValueError, match=r"class folder of .*: 'caf\\udce9' is not UTF-8"):
+        image_folder(classes, n_per_class=1, image_size=SIZE)
+
+
 def test_flat_names_carry_the_synset(tmp_path):
     save(tmp_path / "ILSVRC2012_val_00000009_n01443537.JPEG")
     save(tmp_path / "ILSVRC2012_val_00000293_n01440764.JPEG")

@@ -43,7 +43,7 @@ def test_train_passes_its_options_on(monkeypatch):
     calls = []
     monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
     assert main(["train", "digits", "--output", "out", "--steps", "3", "--seed", "5"]) == 0
-    assert calls == [(("digits",), {"output": "out", "steps": 3, "seed": 5})]
+    assert calls == [(("digits", "out", 3, 5), {})]
 
 
 def test_interruption_is_told_with_its_status(monkeypatch, capsys):

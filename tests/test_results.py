@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -63,10 +65,76 @@ def test_two_writers_do_no_harm(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "OSError: "),
+        (lambda path: path.write_bytes(b""), "OSError: "),
+        (lambda path: path.write_text("no NetCDF"), "OSError: "),
+        (lambda path: DATA.to_netcdf(path, engine="h5netcdf"), "KeyError: 'parameters'"),
+        *((lambda path, text=text: DATA.assign_attrs(parameters=text).to_netcdf(
+            path, engine="h5netcdf"), reason)
+          for text, reason in [("L: 3", "JSONDecodeError"), ("[1]", "TypeError"),
+                               ("null", "TypeError"), (3, "TypeError")]),
+    ],
+)
+def test_a_file_that_is_no_result_is_named_with_the_remedy(tmp_path, damage, reason):
+    path = results.save(DATA, "chapter", "preset", PARAMETERS, tmp_path)
+    damage(path)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is damaged or no stored")) as caught:
+        results.load("chapter", "preset", PARAMETERS, tmp_path)
+    assert reason in str(caught.value)
+    assert "delete it and compute it with: hierphase run chapter" in str(caught.value)
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=x", "-c", "user.email=x", "-c", "init.defaultBranch=main"]
+    command = ["git", "-C", folder, *identity, *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def committed(folder):
+    """A repository with one file; its commit."""
+    git(folder, "init")
+    (folder / "file").write_text("text")
+    git(folder, "add", "file")
+    git(folder, "commit", "-m", "x")
+    return git(folder, "describe", "--always")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("where", ["nowhere", "inside another", "its own", "modified", "a hook"])
+def test_only_the_commit_of_this_checkout_is_recorded(tmp_path, monkeypatch, where):
+    package = tmp_path / "outer" / "project" / "hierphase"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(results, "PACKAGE", package)
+    expected = "unknown"
+    if where in ("inside another", "a hook"):
+        committed(tmp_path / "outer")
+    if where == "a hook":  # git tells its hooks which repository is theirs
+        monkeypatch.setenv("GIT_DIR", str(tmp_path / "outer" / ".git"))
+    if where in ("its own", "modified"):
+        expected = committed(package.parent)
+    if where == "modified":
+        (package.parent / "file").write_text("another")
+        expected += "+"
+    path = results.save(DATA, "chapter", "preset", PARAMETERS, tmp_path)
+    assert results.load("chapter", "preset", PARAMETERS, path.parent).attrs["commit"] == expected
+
+
+def test_without_git_a_result_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    results.save(DATA, "chapter", "preset", PARAMETERS, tmp_path)
+    assert results.load("chapter", "preset", PARAMETERS, tmp_path).attrs["commit"] == "unknown"
+
+
 def test_book_directory_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("HIERPHASE_BOOK", "book")
     with pytest.raises(ValueError, match="absolute path, got 'book'"):
         results.book_directory()
     monkeypatch.setenv("HIERPHASE_BOOK", str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=r"no book directory at .*none"):
+    with pytest.raises(FileNotFoundError, match=r"no book directory with chapters at .*none"):
+        results.book_directory()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no book directory with chapters at .*none"):
         results.book_directory()

@@ -357,6 +357,13 @@ def test_directory_that_cannot_be_written(tmp_path, monkeypatch):
         run(tmp_path / "out")
 
 
+def test_an_output_that_is_no_text_is_refused_before_anything_runs(tmp_path):
+    output = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"output directory '.*caf\\udce9' is not UTF-8"):
+        sweep.run_sweep(NAME, "tiny", {}, output)
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(("name", "module"), [("dask", "distributed"), ("slurm", "submitit")])
 def test_missing_extra_is_named(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)

@@ -205,7 +205,7 @@ def test_frechet_distance_against_scipy_and_for_shifted_data():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "imagenet"}, r"unknown training 'imagenet'; there are .*, digits, digits"),
+        ({"name": "imagenet"}, r"unknown training 'imagenet'.*; known: digits, digits"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
     ],

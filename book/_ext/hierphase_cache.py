@@ -11,8 +11,14 @@ import platform
 import re
 from pathlib import Path
 
+import jupyter_cache.cache.db
+import sqlalchemy
+
 import hierphase
+from hierphase.chapters import clean_kernel
 from hierphase.results import book_directory
+
+NUMBERS = (".json", ".nc", ".py", ".safetensors")  # what a page can read
 
 
 def fingerprint() -> str:
@@ -23,18 +29,26 @@ def fingerprint() -> str:
             name = re.match(r"[\w.-]+", requirement)[0]
             digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     package, book = Path(hierphase.__file__).parent, book_directory()
-    files = [(package, path) for path in package.glob("*.py")]
+    files = [(package, path) for path in package.rglob("*.py")]
     for folder in ("results", "models"):
-        files += [(book, path) for path in (book / folder).rglob("*")]
+        files += [(book, path) for path in (book / folder).rglob("[!.]*")]
     for root, path in sorted(files):
-        if path.is_file():
+        if path.suffix in NUMBERS:
             digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
+def sqlite_engine(url):
+    """An engine for a file whose path may hold what means something in a URL (``%``, ``?``)."""
+    path = url.removeprefix("sqlite:///")
+    return sqlalchemy.create_engine(sqlalchemy.URL.create("sqlite", database=path))
+
+
 def name_cache(app, config):
-    """Point myst-nb to the cache of this fingerprint, in the build directory."""
+    """Point myst-nb to the cache of this fingerprint, in the build directory; a clean kernel."""
+    clean_kernel()
+    jupyter_cache.cache.db.create_engine = sqlite_engine
     cache = Path(app.outdir).parent / ".jupyter_cache" / fingerprint()
     config.nb_execution_cache_path = str(cache)
 
