@@ -1,7 +1,8 @@
 """The image experiment: x_0 -> x̂0(t) for many images and times, and what is measured on each.
 
 A preset is a dictionary of parameters, so that a sweep can hash, store and compare them. ImageNet
-with the paper's models, Fashion-MNIST and the digits are presets of the one experiment below.
+with the paper's models, Fashion-MNIST, the digits, and flat mixtures fitted to the latter two are
+presets of the one experiment below.
 """
 
 import hashlib
@@ -25,65 +26,55 @@ from hierphase.classifiers import (
     class_probabilities,
     torchvision_classifier,
 )
+from hierphase.flat_mixture import FlatMixture
 from hierphase.image_folder import image_folder
 from hierphase.pipeline import ForwardBackwardPipeline
 from hierphase.probes import Moments, Standardiser, fit_standardisers, layer_similarity
+from hierphase.processes import ddpm_scheduler
 from hierphase.seeds import derived_generator
 from hierphase.training import TRAININGS, model_directory
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 N_TOP = 5  # most likely classes that are stored for every image
 N_BANDS = 5  # spatial scales, fewer on small images
-STAGES = ["stages.0", "stages.1", "stages.2", "logits"]
+FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
 
 #: Data sets that come whole, by name; any other value of ``images`` is a folder.
 DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
 
 _BOOK = {
+    "images": "fashion-mnist",
+    "n_per_class": 100,
+    "model": "fashion-mnist",
     "model_flags": {},
+    "classifier": "fashion-mnist-classifier",
     "classifier_weights": None,
-    "layers": STAGES,
+    "layers": ["stages.0", "stages.1", "stages.2", "logits"],
     "n_times": 20,
+    "num_inference_steps": 50,
     "seed": 0,
     "batch_size": 64,
     "precision": "float32",
     "compile": False,
+    "n_shown": 100,
 }
 
 #: Preset -> the parameters of :class:`ImageExperiment`.
 PRESETS = {
-    "fashion-mnist": {
-        "images": "fashion-mnist",
-        "n_per_class": 100,
-        "model": "fashion-mnist",
-        "classifier": "fashion-mnist-classifier",
-        "num_inference_steps": 50,
-        "n_shown": 100,
-        **_BOOK,
+    "fashion-mnist": _BOOK,
+    "digits": _BOOK | {
+        "images": "digits", "n_per_class": 30, "model": "digits",
+        "classifier": "digits-classifier", "num_inference_steps": 250,
     },
-    "digits": {
-        "images": "digits",
-        "n_per_class": 30,
-        "model": "digits",
-        "classifier": "digits-classifier",
-        "num_inference_steps": 250,
-        "n_shown": 100,
-        **_BOOK,
+    "imagenet": _BOOK | {
+        "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
+        "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
+        "layers": list(PAPER_LAYERS), "n_times": 10, "num_inference_steps": 250,
+        "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
-    "imagenet": {
-        "images": "imagenet/val",
-        "n_per_class": 10,
-        "model": "256x256_diffusion_uncond.pt",
-        "classifier": "convnext_base",
-        "num_inference_steps": 250,
-        "n_shown": 50,
-        **_BOOK,
-        "classifier_weights": "IMAGENET1K_V1",
-        "layers": list(PAPER_LAYERS),
-        "n_times": 10,
-        "batch_size": 16,
-        "precision": "float16",
-    },
+}  # fmt: skip
+PRESETS |= {
+    f"flat-{name}": PRESETS[name] | {"model": FLAT_MIXTURE, "n_shown": 10} for name in DATASETS
 }
 
 
@@ -99,7 +90,9 @@ class ImageExperiment:
             ``images`` a data set or a folder (:func:`~hierphase.image_folder.image_folder`);
             ``n_per_class`` images of each class; ``model`` a trained model of the book, a directory
             in diffusers' layout, or a guided-diffusion checkpoint, with ``model_flags`` where it is
-            not the unconditional 256x256 model (:func:`~hierphase.adm.load_adm`);
+            not the unconditional 256x256 model (:func:`~hierphase.adm.load_adm`), or
+            ``flat-mixture``, the :class:`~hierphase.flat_mixture.FlatMixture` fitted to the
+            training images of the data set: it draws the starting images and denoises in one step;
             ``classifier`` a trained classifier of the book, a directory, or torchvision's name,
             whose ``classifier_weights`` are named too
             (:func:`~hierphase.classifiers.torchvision_classifier`); ``layers`` the modules to
@@ -130,6 +123,11 @@ class ImageExperiment:
             )
         if len(parameters["layers"]) < 2:
             raise ValueError(f"layers must name at least two, got {parameters['layers']}")
+        if parameters["model"] == FLAT_MIXTURE and parameters["images"] not in DATASETS:
+            raise ValueError(
+                f"a {FLAT_MIXTURE} needs images to be one of {', '.join(DATASETS)}, got "
+                f"{parameters['images']!r}"
+            )
         self.parameters = parameters
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -142,35 +140,40 @@ class ImageExperiment:
         name, n_per_class = self.parameters["images"], self.parameters["n_per_class"]
         if name in DATASETS:
             data = DATASETS[name]()
+            if self.parameters["model"] == FLAT_MIXTURE:
+                labels = torch.arange(len(data.class_names)).repeat(n_per_class)
+                return data.class_names, labels, lambda rows: self._denoiser[0].draw(
+                    labels[rows], self._generators(rows, 0)
+                ), None
             order = _balanced_order(data.test_labels, n_per_class, data.class_names)
             images, labels = data.test_images, data.test_labels
             return data.class_names, labels[order], lambda rows: images[order[rows]], images
-        folder = image_folder(name, n_per_class, self._unet.config.sample_size)
+        folder = image_folder(name, n_per_class, self._denoiser[0].config.sample_size)
         order = _balanced_order(folder.labels, n_per_class, folder.class_names)
         return folder.class_names, folder.labels[order], lambda rows: folder.load(order[rows]), None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name per class index."""
-        return self._data[0]
 
     @property
     def labels(self) -> torch.Tensor:
         """(n,) class index of every starting image."""
         return self._data[1]
 
-    @property
-    def held_out(self) -> torch.Tensor | None:
-        """All held-out images of a data set, (n, channels, height, width); None for a folder."""
-        return self._data[3]
-
     def images(self, start: int, stop: int) -> torch.Tensor:
         """Starting images x_0, (stop - start, channels, height, width) in [-1, 1]."""
         return self._data[2](torch.arange(start, stop))
 
+    def _generators(self, rows: torch.Tensor, *stream: int) -> list[torch.Generator]:
+        """One for each image, from the seed, its class and its rank within the class."""
+        (names, labels, *_), seed = self._data, self.parameters["seed"]
+        return [
+            derived_generator(seed, int(labels[i]), int(i) // len(names), *stream) for i in rows
+        ]
+
     @cached_property
-    def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
+    def _denoiser(self) -> tuple[UNet2DModel | FlatMixture, DDPMScheduler]:
         name = self.parameters["model"]
+        if name == FLAT_MIXTURE:
+            data = DATASETS[self.parameters["images"]]()
+            return FlatMixture.fitted(data.train_images, data.train_labels), ddpm_scheduler()
         path = _stored_model(name)
         if path is None:
             raise FileNotFoundError(
@@ -182,11 +185,10 @@ class ImageExperiment:
         else:
             unet = UNet2DModel.from_pretrained(path, subfolder="unet")
             scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
-        return unet.to(self.device).eval(), scheduler
-
-    @property
-    def _unet(self) -> UNet2DModel:
-        return self._denoiser[0]
+        unet = unet.to(self.device).eval()
+        if self.parameters["compile"]:
+            unet = torch.compile(unet.to(memory_format=torch.channels_last))
+        return unet, scheduler
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
@@ -210,7 +212,7 @@ class ImageExperiment:
         for name in (self.parameters["model"], self.parameters["classifier"]):
             path = _stored_model(name)
             if path is None:
-                continue  # torchvision's, fixed by the name of its weights
+                continue  # torchvision's, or fitted to a data set: fixed by the name
             for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
                 with file.open("rb") as stream:
                     digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -225,11 +227,9 @@ class ImageExperiment:
             ``mean`` and ``std`` of every channel of every layer along ``channel``, whose coordinate
             ``layer`` says whose it is; ``mean_image`` (colour, row, column).
         """
-        held_out = self.held_out
-        batches = (
-            (self.images(i, min(i + 64, len(self))) for i in range(0, len(self), 64))
-            if held_out is None
-            else held_out.split(256)
+        _, labels, load, held_out = self._data
+        batches = held_out.split(256) if held_out is not None else map(
+            load, torch.arange(len(labels)).split(64)
         )
         moments = Moments()
 
@@ -261,19 +261,20 @@ class ImageExperiment:
             stop: one past the last.
             timesteps: reversal times, 0 to T; each repetition of one is another draw.
         """
-        n_classes, seed = len(self.class_names), self.parameters["seed"]
-        generators = [
-            derived_generator(seed, int(label), i // n_classes)
-            for i, label in zip(range(start, stop), self.labels[start:stop], strict=True)
-        ]
-        return ForwardBackwardPipeline(self._compiled, self._denoiser[1])(
-            self.images(start, stop),
-            timesteps,
-            self.parameters["num_inference_steps"],
-            generators,
-            self.parameters["batch_size"],
-            autocast_dtype=PRECISIONS[self.parameters["precision"]],
-        ).samples.to(self.device)
+        return self._reconstructed(torch.arange(start, stop), timesteps)[0].to(self.device)
+
+    def _reconstructed(self, rows, timesteps) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x̂0(t) of the images ``rows``, and the class of each where it is known, (n_times, n)."""
+        model, scheduler = self._denoiser
+        x0, generators = self._data[2](rows), self._generators(rows)
+        if isinstance(model, FlatMixture):
+            levels = torch.cat([torch.ones(1), scheduler.alphas_cumprod[1:], torch.zeros(1)])
+            return model.round_trips(x0, self.labels[rows], levels[timesteps], generators)
+        returned = ForwardBackwardPipeline(model, scheduler)(
+            x0, timesteps, self.parameters["num_inference_steps"], generators,
+            self.parameters["batch_size"], autocast_dtype=PRECISIONS[self.parameters["precision"]],
+        )  # fmt: skip
+        return returned.samples, None
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
@@ -289,13 +290,12 @@ class ImageExperiment:
             ``class_probability`` of the first choice for x_0; ``similarity``,
             ``similarity_uncentred`` and ``distance`` (also ``layer``); ``band_similarity`` (also
             ``band``, from fine to coarse). Along ``image``: ``label``. Along ``shown``: ``pixels``
-            of x̂0(t), 0..255, of the images below n_shown.
+            of x̂0(t), 0..255, of the images below n_shown. Of a flat mixture also ``true_class``
+            (time, image), which x̂0(t) was drawn from.
         """
-        scheduler = self._denoiser[1]
         times = self.times()
-        samples = self.reconstructions(start, stop, times.tolist())
-        x0 = self.images(start, stop).to(self.device)
-
+        samples, true_class = self._reconstructed(torch.arange(start, stop), times.tolist())
+        x0, samples = self.images(start, stop).to(self.device), samples.to(self.device)
         probability = torch.stack([class_probabilities(self.classifier, x) for x in samples]).cpu()
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
@@ -312,7 +312,7 @@ class ImageExperiment:
         shown = max(0, min(stop, self.parameters["n_shown"]) - start)
         pixels = ((samples[:, :shown].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
         by_layer = ("layer", "time", "image")
-        return xr.Dataset(
+        measured = xr.Dataset(
             {
                 "label": ("image", self.labels[start:stop].short().numpy()),
                 "top_class": (("time", "image", "rank"), top.indices.short().numpy()),
@@ -331,17 +331,14 @@ class ImageExperiment:
             },
             coords={
                 "image": np.arange(start, stop),
-                "time": times.numpy() / scheduler.config.num_train_timesteps,
+                "time": times.numpy() / int(times[-1]),
                 "layer": list(scales),
-                "class_name": ("class", list(self.class_names)),
+                "class_name": ("class", list(self._data[0])),
             },
         )
-
-    @cached_property
-    def _compiled(self):
-        if not self.parameters["compile"]:
-            return self._unet
-        return torch.compile(self._unet.to(memory_format=torch.channels_last))
+        if true_class is not None:
+            measured["true_class"] = (("time", "image"), true_class.short().numpy())
+        return measured
 
     def _scales(self, prepared: xr.Dataset) -> dict[str, Standardiser]:
         scales = {}

@@ -22,12 +22,21 @@ def preset_parameters(preset, **changes):
 SMALL = {"n_per_class": 2, "n_times": 3, "num_inference_steps": 6, "n_shown": 5}
 
 
-@pytest.fixture(scope="module")
-def small():
-    """(experiment, prepared, measured) on 20 digits."""
-    experiment = ImageExperiment(preset_parameters("digits", **SMALL))
+def measured(preset):
+    """(experiment, prepared, measured) on 20 digits, or on 20 images of their flat mixture."""
+    experiment = ImageExperiment(preset_parameters(preset, **SMALL))
     prepared = experiment.prepare()
     return experiment, prepared, experiment.measure(0, 20, prepared)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return measured("digits")
+
+
+@pytest.fixture(scope="module")
+def small_flat():
+    return measured("flat-digits")
 
 
 def test_starting_images_are_balanced_and_stay_the_same_when_more_are_taken(small):
@@ -41,8 +50,9 @@ def test_starting_images_are_balanced_and_stay_the_same_when_more_are_taken(smal
     assert torch.equal(more.images(0, 20), experiment.images(0, 20))
 
 
-def test_shards_give_the_bits_of_the_whole(small):
-    experiment, prepared, whole = small
+@pytest.mark.parametrize("world", ["small", "small_flat"])
+def test_shards_give_the_bits_of_the_whole(world, request):
+    experiment, prepared, whole = request.getfixturevalue(world)
     parts = [experiment.measure(*bounds, prepared) for bounds in ((0, 3), (3, 12), (12, 20))]
     assert [part.sizes["shown"] for part in parts] == [3, 2, 0]
     for name, variable in whole.items():
@@ -87,6 +97,25 @@ def test_what_is_measured_follows_from_the_pixels(small):
     np.testing.assert_allclose(
         prepared.mean_image[0], digits().test_images.mean(dim=0)[0], atol=1e-5
     )
+
+
+def test_flat_mixture_is_the_same_experiment_with_images_of_its_own(small, small_flat):
+    _, _, real = small
+    experiment, prepared, flat = small_flat
+    assert set(flat) == {*real, "true_class"}
+    assert {name: flat[name].dims for name in real} == {name: real[name].dims for name in real}
+    assert flat.time.equals(real.time) and flat.label.equals(real.label)
+    x0 = experiment.images(0, 20)
+    assert torch.equal(experiment.reconstructions(0, 20, [0])[0], x0)
+    assert not np.array_equal(flat.pixels[0], real.pixels[0])
+    np.testing.assert_allclose(prepared.mean_image, x0.double().mean(dim=0), atol=1e-6)
+    assert np.array_equal(flat.true_class[0], flat.label)
+    assert (flat.true_class[3] != flat.label).mean() > 0.7  # T forgets the class
+    barely = experiment.reconstructions(0, 20, [1]) - x0  # noise of variance 3e-4
+    assert 0.2 < barely.var() / 3e-4 < 1.5
+    assert (flat.true_class == flat.top_class[..., 0]).mean() > 0.9  # the classifier sees it too
+    again = experiment.reconstructions(0, 2, [500, 500])  # each another draw
+    assert not torch.equal(again[0], again[1])
 
 
 def test_seed_changes_the_noise_and_nothing_else(small):
@@ -177,6 +206,7 @@ def test_presets_are_complete_and_errors_repeat_the_value():
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"precision": "fp8"}, "precision must be one of float32, bfloat16, float16, got 'fp8'"),
         ({"layers": ["logits"]}, r"layers must name at least two, got \['logits'\]"),
+        ({"model": "flat-mixture", "images": "val"}, "images to be one of digits, .* got 'val'"),
     ],
 )
 def test_bad_parameters_are_named(changes, message):
