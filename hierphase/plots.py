@@ -78,12 +78,12 @@ def curves(
         for name, (x, y) in panel.lines.items():
             color, label, style = _look(name, looks, others, "0.2")
             axis.plot(x, y, style, color=color, linewidth=1.2, label=label)
-        for lines, along, span in (
-            (panel.verticals, axis.axvline, axis.axvspan),
-            (panel.horizontals, axis.axhline, axis.axhspan),
+        for lines, along, span, own in (
+            (panel.verticals, axis.axvline, axis.axvspan, "-"),
+            (panel.horizontals, axis.axhline, axis.axhspan, ":"),
         ):
             for name, at in lines.items():
-                color, label, style = _look(name, looks, others, "0.5")
+                color, label, style = _look(name, looks, others, "0.5", own)
                 if isinstance(at, Estimate):
                     span(at.low, at.high, color=color, alpha=0.25, linewidth=0)
                     at, style = at.value, "-"
@@ -100,9 +100,9 @@ def curves(
     return finished(figure)
 
 
-def _look(name, looks, styles, otherwise):
-    """Colour, label and line style of a line: those of the curve of that name, or its own."""
-    return (looks[name][0], None, "-") if name in looks else (otherwise, name, next(styles))
+def _look(name, looks, styles, otherwise, own="-"):
+    """Colour, label and style of a line: in the colour of the curve of that name, or by itself."""
+    return (looks[name][0], None, own) if name in looks else (otherwise, name, next(styles))
 
 
 def draw(axis, x, estimate: Estimate, color, marker: str = "", **style) -> None:

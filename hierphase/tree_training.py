@@ -152,7 +152,7 @@ TREE_DENOISERS = {"unet": TreeUNet, "transformer": TreeTransformer}
 #: Training set sizes of the denoisers of the tree; None is fresh data without end.
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 
-#: Trainings of the denoisers of the tree, by name: for two draws of its rules, and U-Nets for three
+#: Trainings of the denoisers of the tree, by name, for two draws of its rules, and U-Nets for three
 #: depths and three numbers of rules.
 TREE_TRAININGS = {
     tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, tree_rhm(draw))
