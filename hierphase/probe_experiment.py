@@ -61,7 +61,7 @@ PRESETS = {
     "depth-1": _CONTROL | {"networks": ["flat-cnn"]},
     "shuffled": _CONTROL | {"networks": ["shuffled-cnn"]},
     "tree-shuffled": _CONTROL | {"networks": ["rhm-cnn"], "shuffled": True},
-    "untrained": _TREE | {"trained": False},
+    "untrained": _TREE | {"trained": False, "n_decoding": 3000},
 }
 
 
