@@ -56,7 +56,7 @@ PRESETS = {
     "tree-gaussian": _TREE
     | {"process": "gaussian", "noise": [40, *range(80, 281, 20), 320, 360, 400, 500, 600]},
     "mixture": _MIXTURE | {"networks": ["mixture-cnn"]},
-    "coloured": _MIXTURE | {"networks": ["coloured-cnn"]},
+    "coloured": _MIXTURE | {"networks": ["coloured-cnn"], "block": 512},
     "coloured-untrained": _MIXTURE | {"networks": ["coloured-cnn"], "trained": False},
     "depth-1": _CONTROL | {"networks": ["flat-cnn"]},
     "shuffled": _CONTROL | {"networks": ["shuffled-cnn"]},
