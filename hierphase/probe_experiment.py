@@ -25,12 +25,12 @@ from hierphase.training import model_directory
 from hierphase.training_loop import initialise
 from hierphase.tree_data import TreeData
 from hierphase.tree_networks import TreeClassifier
-from hierphase.tree_training import TREE_CLASSIFIERS
+from hierphase.tree_training import N_RULE_DRAWS, TREE_CLASSIFIERS
 
 N_STATISTICS = 4000  # held-out data from which activations are standardised
 _FIRST_SEED = 2  # of the data that are noised; TreeData trains and tests with 0 and 1
 
-_RHM_CNNS = [name for name in TREE_CLASSIFIERS if name.startswith("rhm-cnn")]
+_RHM_CNNS = [name for name in TREE_CLASSIFIERS if name.startswith("rhm-cnn")][:N_RULE_DRAWS]
 _EPSILONS = [
     0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.93,
     0.96, 1.0,
