@@ -25,12 +25,12 @@ from hierphase.training import model_directory
 from hierphase.training_loop import initialise
 from hierphase.tree_data import TreeData
 from hierphase.tree_networks import TreeClassifier
-from hierphase.tree_training import TREE_CLASSIFIERS
+from hierphase.tree_training import N_RULE_DRAWS, TREE_CLASSIFIERS
 
 N_STATISTICS = 4000  # held-out data from which activations are standardised
 _FIRST_SEED = 2  # of the data that are noised; TreeData trains and tests with 0 and 1
 
-_RHM_CNNS = [name for name in TREE_CLASSIFIERS if name.startswith("rhm-cnn")]
+_RHM_CNNS = [name for name in TREE_CLASSIFIERS if name.startswith("rhm-cnn")][:N_RULE_DRAWS]
 _EPSILONS = [
     0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.93,
     0.96, 1.0,
@@ -48,18 +48,20 @@ _TREE = {
 }
 
 _CONTROL = _TREE | {"block": 128}
+_MIXTURE = _CONTROL | {"process": "gaussian", "noise": [*range(50, 1000, 50), 999]}
 
 #: Preset -> the parameters of :class:`ProbeExperiment`.
 PRESETS = {
     "tree": _TREE | {"n_decoding": 3000},
     "tree-gaussian": _TREE
     | {"process": "gaussian", "noise": [40, *range(80, 281, 20), 320, 360, 400, 500, 600]},
-    "mixture": _CONTROL
-    | {"networks": ["mixture-cnn"], "process": "gaussian", "noise": [*range(50, 1000, 50), 999]},
+    "mixture": _MIXTURE | {"networks": ["mixture-cnn"]},
+    "coloured": _MIXTURE | {"networks": ["coloured-cnn"], "block": 512},
+    "coloured-untrained": _MIXTURE | {"networks": ["coloured-cnn"], "trained": False},
     "depth-1": _CONTROL | {"networks": ["flat-cnn"]},
     "shuffled": _CONTROL | {"networks": ["shuffled-cnn"]},
     "tree-shuffled": _CONTROL | {"networks": ["rhm-cnn"], "shuffled": True},
-    "untrained": _TREE | {"trained": False},
+    "untrained": _TREE | {"trained": False, "n_decoding": 3000},
 }
 
 
@@ -93,8 +95,7 @@ class _TreeWorld:
     def denoised(self, starts, noise, generator):
         x_0, *levels = starts
         if self.process == "epsilon":
-            beliefs = self.epsilon.beliefs(levels[0], noise)
-            log = False
+            beliefs, log = self.epsilon.beliefs(levels[0], noise), False
         else:
             x_t = self.gaussian.corrupt(levels[0], int(noise), generator)
             beliefs, log = self.gaussian.log_beliefs(x_t, int(noise)), True
@@ -118,10 +119,13 @@ class _TreeWorld:
 
 
 class _MixtureWorld:
-    """Data of a mixture of two Gaussians; level 1 is the mode."""
+    """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
 
-    def __init__(self, data: TwoModeMixture):
-        self.levels = [1]
+    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts.
+    """
+
+    def __init__(self, data: TwoModeMixture, process: str):
+        self.levels = [0, 1]
         self.data, self.scheduler = data, ddpm_scheduler()
 
     def starts(self, n, seed):
@@ -133,8 +137,9 @@ class _MixtureWorld:
         z = torch.randn(x_0.shape, generator=generator)
         x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
         up = self.data.class_probability(x_t, alpha_bar)
-        kept = torch.where(labels == 1, up, 1 - up)[:, None]
-        return self.data.denoised(x_t, alpha_bar, generator), kept
+        sample = self.data.denoised(x_t, alpha_bar, generator)
+        cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
+        return sample, torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
 
 
 class ProbeExperiment:
@@ -159,12 +164,9 @@ class ProbeExperiment:
     """
 
     def __init__(self, parameters: dict):
-        expected = PRESETS["tree"].keys()
-        all_names(parameters, expected)
-        for name in ("n_blocks", "block"):
-            positive_integer(name, parameters[name])
-        for name in ("seed", "n_decoding"):
-            positive_integer(name, parameters[name], minimum=0)
+        all_names(parameters, PRESETS["tree"].keys())
+        for name, minimum in {"n_blocks": 1, "block": 1, "seed": 0, "n_decoding": 0}.items():
+            positive_integer(name, parameters[name], minimum)
         process = parameters["process"]
         if process not in ("epsilon", "gaussian"):
             raise ValueError(f"process must be epsilon or gaussian, got {process!r}")
@@ -180,7 +182,7 @@ class ProbeExperiment:
         for name in parameters["networks"]:
             if name not in TREE_CLASSIFIERS:
                 raise ValueError(unknown("network", name, list(TREE_CLASSIFIERS)))
-            if isinstance(_data(name), TwoModeMixture) and (
+            if isinstance(TREE_CLASSIFIERS[name].data(), TwoModeMixture) and (
                 process == "epsilon" or parameters["shuffled"]
             ):
                 raise ValueError(
@@ -208,15 +210,11 @@ class ProbeExperiment:
             network = TreeClassifier.from_pretrained(model_directory(name)).eval()
             if not self.parameters["trained"]:
                 initialise(network, derived_generator(self.parameters["seed"], i))
-            data = _data(name)
+            data = TREE_CLASSIFIERS[name].data()
             if self.parameters["shuffled"]:
                 data = replace(data, shuffled=True)
-            world = (
-                _MixtureWorld(data)
-                if isinstance(data, TwoModeMixture)
-                else _TreeWorld(data, self.parameters["process"])
-            )
-            pairs.append((network, world))
+            world = _MixtureWorld if isinstance(data, TwoModeMixture) else _TreeWorld
+            pairs.append((network, world(data, self.parameters["process"])))
         layouts = {(network.config.L, tuple(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
             raise ValueError(
@@ -264,8 +262,7 @@ class ProbeExperiment:
             whether the network gives x̂0 the class of x_0.
         """
         blocks = [self._block(i, prepared) for i in range(start, stop)]
-        dataset = xr.concat(blocks, "image")
-        return dataset.assign_coords(image=np.arange(start, stop))
+        return xr.concat(blocks, "image").assign_coords(image=np.arange(start, stop))
 
     def _block(self, image: int, prepared: xr.Dataset) -> xr.Dataset:
         i, block = divmod(image, self.parameters["n_blocks"])
@@ -323,11 +320,6 @@ class ProbeExperiment:
             return merged
         merged = merged.assign(decoding=(("network", "read", "level"), np.array(decoding)))
         return merged.assign_coords(read=read)
-
-
-def _data(name: str) -> TreeData | TwoModeMixture:
-    """What the network was trained on."""
-    return TREE_CLASSIFIERS[name].data()
 
 
 def _derived_seed(*numbers: int) -> int:

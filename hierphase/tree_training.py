@@ -90,11 +90,16 @@ TREE_CLASSIFIERS = {
         TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
         v=16, s=2, L=7, n_classes=16,
     ),
-    "mixture-cnn": _tree_classifier(
-        "Classifier of `TwoModeMixture(d=1024, r=0.25)`, a mixture of two Gaussians.",
-        TwoModeMixture(),
-        v=1, s=4, L=5, n_classes=2, steps=500,
-    ),
+    **{
+        name: _tree_classifier(
+            f"Classifier of `{data}`, a mixture of two Gaussians.",
+            data, v=1, s=4, L=5, n_classes=2, steps=500,
+        )
+        for name, data in (
+            ("mixture-cnn", TwoModeMixture(d=1024, r=0.25)),
+            ("coloured-cnn", TwoModeMixture(d=1024, r=0.1, exponent=1.2, component=200)),
+        )
+    },
 }  # fmt: skip
 
 

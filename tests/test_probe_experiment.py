@@ -5,6 +5,7 @@ import torch
 from hierphase import sweep, training
 from hierphase.probe_experiment import PRESETS, ProbeExperiment
 from hierphase.probes import activations
+from hierphase.processes import ddpm_scheduler
 from hierphase.rhm import RandomHierarchyModel
 from hierphase.transition import largest_gaps, layer_crossing
 from hierphase.tree_data import TreeData, encode
@@ -69,7 +70,41 @@ def test_the_book_has_networks_that_know_their_data():
         assert (predicted == levels[-1][:, 0]).float().mean() > 0.99
 
 
-def test_curves_cross_on_the_tree_and_in_no_control():
+def of_mixture(preset, n, times):
+    """Times, cosine of n data, and what is kept of their class from 0 for chance to 1."""
+    _, world = ProbeExperiment(parameters(preset, noise=list(times))).networks[0]
+    starts, generator = world.starts(n, 7), torch.Generator().manual_seed(8)
+    kept = torch.stack([world.denoised(starts, time, generator)[1] for time in times]).numpy()
+    return np.array(times), kept[..., 0], 2 * kept[..., 1] - 1
+
+
+def test_levels_of_white_gaussians_are_those_of_theory():
+    """x̂0 = g x_0 + noise in every dimension, with g = abar, and mu flips with probability (1-K)/2.
+
+    The class has the log-odds of a Gaussian channel: K = E tanh(x/2), x of mean q/2 and variance q.
+    """
+    times, cosine, kept = of_mixture("mixture", 400, [0, 300, 500, 600, 700, 999])
+    abar = ddpm_scheduler().alphas_cumprod.numpy()[times]
+    q = 4 * abar * 1024 * 0.25**2  # squared distance of the modes of x_t, whose variance is 1
+    normal = np.random.default_rng(0).standard_normal(100_000)
+    expected = [np.tanh((odds / 2 + np.sqrt(odds) * normal) / 2).mean() for odds in q]
+    np.testing.assert_allclose(kept.mean(1), expected, atol=0.05)
+    np.testing.assert_allclose(
+        cosine.mean(1), (abar + 0.25**2 * np.array(expected)) / (1 + 0.25**2), atol=0.01
+    )
+
+
+def test_curves_of_class_and_data_cross_in_coloured_gaussians_and_not_in_white_ones():
+    """The null of the crossing: classes, and no hierarchy."""
+    for preset, crosses in (("coloured", True), ("mixture", False)):
+        curves = of_mixture(preset, 3000, [50, 200, 350, 450, 550, 650, 999])
+        lead, deficit = largest_gaps(*curves)
+        assert lead.low > 0.15, preset
+        assert deficit.low > 0.05 if crosses else deficit.high < 0.05, preset
+        assert (layer_crossing(*curves) is not None) == crosses, preset
+
+
+def test_curves_of_layers_cross_on_the_tree_and_in_none_of_five_controls():
     found = {}
     for preset in ("tree", "untrained", "shuffled", "tree-shuffled", "depth-1", "mixture"):
         small = {"n_blocks": 16, "block": 16, "n_decoding": 0}
@@ -121,6 +156,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
         ({"networks": []}, "networks must name at least one"),
         ({"networks": ["rhm-cn"]}, "network 'rhm-cn'.*rhm-cnn"),
         ({"networks": ["mixture-cnn"]}, "mixture-cnn take the process gaussian.*got epsilon"),
+        ({"networks": ["coloured-cnn"]}, "coloured-cnn take the process gaussian.*got epsilon"),
         ({"block": 0}, "block must be at least 1, got 0"),
     ],
 )
