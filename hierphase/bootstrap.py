@@ -53,11 +53,7 @@ def resampling_weights(
 
 
 def bootstrap_means(
-    values: np.ndarray,
-    n_resamples: int,
-    seed: int,
-    where: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
+    values: np.ndarray, n_resamples: int, seed: int, groups: np.ndarray | None = None
 ) -> np.ndarray:
     """Means over resampled images.
 
@@ -68,17 +64,12 @@ def bootstrap_means(
         values: (n_times, n) one number per time and image.
         n_resamples: how many resamples.
         seed: of the resampling.
-        where: (n_times, n) flags of what counts; by default everything.
         groups: (n,) as for :func:`resampling_weights`.
 
     Returns:
-        (n_resamples, n_times); NaN where a resample holds nothing that counts.
+        (n_resamples, n_times).
     """
-    weights = resampling_weights(values.shape[-1], n_resamples, seed, groups)
-    if where is None:
-        return weights @ values.T
-    with np.errstate(invalid="ignore"):
-        return (weights @ (values * where).T) / (weights @ where.astype(float).T)
+    return resampling_weights(values.shape[-1], n_resamples, seed, groups) @ values.T
 
 
 def mean_curve(
@@ -150,9 +141,7 @@ def mode_curve(
     """
     values = checked_values(values, confidence)
     if not (np.abs(values) <= 1 + 1e-5).all():
-        raise ValueError(
-            f"need similarities in [-1, 1], got {values.min():g} to {values.max():g}"
-        )
+        raise ValueError(f"need similarities in [-1, 1], got {values.min():g} to {values.max():g}")
     grid = np.linspace(-1, 1, 401)
     bins = np.rint((values.clip(-1, 1) + 1) * 200).astype(int)
     weights = resampling_weights(values.shape[1], n_resamples, seed)
@@ -215,17 +204,19 @@ def means_and_resamples(
     Raises:
         ValueError: ``where`` of another shape, or a time at which too few images count.
     """
-    if where is None:
-        return values.mean(axis=1), bootstrap_means(values, n_resamples, seed, groups=groups)
-    where = np.asarray(where, dtype=bool)
+    where = np.ones(values.shape, bool) if where is None else np.asarray(where, dtype=bool)
     if where.shape != values.shape:
         raise ValueError(f"where must be of shape {values.shape}, got {where.shape}")
-    resampled = bootstrap_means(values, n_resamples, seed, where, groups)
-    if np.isnan(resampled).any():
+    sums, counts = (
+        np.vstack([x.mean(axis=1), bootstrap_means(x, n_resamples, seed, groups)])
+        for x in (values * where, where)
+    )
+    if not counts.all():
         raise ValueError(
             f"too few images count at some time: {where.sum(axis=1).tolist()} of {where.shape[1]}"
         )
-    return (values * where).sum(axis=1) / where.sum(axis=1), resampled
+    means = sums / counts
+    return means[0], means[1:]
 
 
 def percentile_estimate(value, resampled: np.ndarray, confidence: float) -> Estimate:

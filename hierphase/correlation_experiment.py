@@ -15,6 +15,7 @@ from hierphase.correlations import (
     posterior_covariance,
     tree_covariance,
 )
+from hierphase.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.image_experiment import ImageExperiment
 from hierphase.probes import activations
 from hierphase.processes import (
@@ -29,28 +30,22 @@ from hierphase.seeds import derived_generator
 #: Parameters that :class:`ImageCorrelations` has besides those of the image experiment.
 _OWN = ("n_trajectories", "patch_size", "threshold")
 
+_IMAGES = {"n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15}
+
 #: Preset -> the parameters of :func:`correlation_experiment`.
 PRESETS = {
     "fashion-mnist": {
         **image_experiment.PRESETS["fashion-mnist"],
+        **_IMAGES,
         "layers": ["stages.2", "logits"],
-        "n_per_class": 4,
-        "n_times": 12,
-        "n_shown": 0,
         "precision": "bfloat16",
-        "n_trajectories": 16,
         "patch_size": 4,
-        "threshold": 0.15,
     },
     "digits": {
         **image_experiment.PRESETS["digits"],
+        **_IMAGES,
         "layers": ["stages.1", "logits"],
-        "n_per_class": 4,
-        "n_times": 12,
-        "n_shown": 0,
-        "n_trajectories": 16,
         "patch_size": 2,
-        "threshold": 0.15,
     },
     "tree": {
         "v": 32,
@@ -260,13 +255,54 @@ class ImageCorrelations:
         """
         images, n_trajectories = self.images, self.parameters["n_trajectories"]
         times = images.times()[1:]
-        x0 = images.images(start, stop)
-        samples = images.reconstructions(
-            start, stop, times.repeat_interleave(n_trajectories).tolist()
+        repeated = times.repeat_interleave(n_trajectories).tolist()
+        samples = images.reconstructions(start, stop, repeated).cpu()
+        samples = samples.unflatten(0, (len(times), n_trajectories))
+        changes = self.changes(images.images(start, stop), samples, prepared)
+        return changes.assign_coords(image=np.arange(start, stop))
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All images together, beside two controls without hierarchy, Gaussian fields.
+
+        As many draws of each as there are images go through the same measurement; their denoiser
+        is exact. "same covariance" has the mean and covariance of the held-out images, "power law"
+        is isotropic with their spectrum and the mean of their pixels' variances.
+
+        Args:
+            merged: what :meth:`measure` gives for all images.
+
+        Returns:
+            The same with a dimension ``world`` ("images" and the controls), and what the controls
+            are made of: ``spectral_exponent``, ``pixel_variance`` and, along ``time``,
+            ``alpha_bar``. A folder of images gets no controls, as its covariance may not fit into
+            memory.
+        """
+        held_out = self.images.held_out
+        if held_out is None:
+            return merged
+        pixels, (colours, side) = held_out.flatten(1).double().numpy(), held_out.shape[1:3]
+        exponent, variance = spectral_exponent(held_out.flatten(0, 1)), pixels.var(axis=0).mean()
+        isotropic = np.kron(np.eye(colours), power_law_covariance(side, exponent, variance))
+        fields = {
+            "same covariance": GaussianField(pixels.mean(axis=0), np.cov(pixels.T)),
+            "power law": GaussianField(np.zeros(len(isotropic)), isotropic),
+        }
+        alpha_bar = np.append(ddpm_scheduler().alphas_cumprod, 0)[self.images.times()[1:]]
+        prepared, worlds = self.prepare(), [merged]
+        for i, field in enumerate(fields.values()):
+            rng = np.random.default_rng((self.parameters["seed"], i))
+            x0 = field.sample(len(self), rng)
+            repeated = np.tile(x0, (self.parameters["n_trajectories"], 1, 1))
+            samples = np.stack([field.reconstruct(repeated, level, rng) for level in alpha_bar])
+            x0, samples = (
+                torch.from_numpy(x).float().unflatten(-1, held_out.shape[1:]) for x in (x0, samples)
+            )
+            worlds.append(self.changes(x0, samples, prepared).assign_coords(image=merged.image))
+        return (
+            xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
+            .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar))
+            .assign(spectral_exponent=exponent, pixel_variance=variance)
         )
-        return self.changes(
-            x0, samples.unflatten(0, (len(times), n_trajectories)).cpu(), prepared
-        ).assign_coords(image=np.arange(start, stop))
 
     def changes(self, x0: torch.Tensor, samples: torch.Tensor, prepared: xr.Dataset) -> xr.Dataset:
         """What :meth:`measure` gives, for trajectories from anywhere.

@@ -7,6 +7,7 @@ x_0, averaged over x_0. (Sclocchi et al., arXiv 2410.13770.)
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from hierphase.bp import Posterior
 from hierphase.bp_numba import njit
@@ -105,7 +106,7 @@ def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarr
     check_symbols("leaves", leaves, rhm.v, rhm.d)
     sigma = torch.ones_like(posterior.messages[0]).scatter_(2, leaves.long()[..., None], -1)
     _, variances = block_moments(posterior, sigma)
-    return _by_distance(np.stack([variance.sum(1).cpu().numpy() for variance in variances], axis=1))
+    return np.diff([variance.sum(1).cpu().numpy() for variance in variances], axis=0, prepend=0).T
 
 
 def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
@@ -129,7 +130,38 @@ def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
             f"fields must be of shape (K >= 2, n, {s}**L) for s = {s}, got {fields.shape}"
         )
     blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
-    return _by_distance(np.stack([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=1))
+    return np.diff([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=0, prepend=0).T
+
+
+def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.ndarray:
+    """The same for a flat mixture: leaves that are independent given the class.
+
+    The posterior of the epsilon-process is such a mixture too. So given the class the leaves do
+    not covary, and all covariance of two leaves is that of their means over the classes.
+
+    Args:
+        likelihood: (n, classes, d) P(symbol of x_0 at leaf i | class), the classes equally likely.
+        epsilon: noise in (0, 1].
+        v: number of symbols.
+
+    Returns:
+        (n, 2), the sum of C_ij over i = j and over i != j.
+
+    Raises:
+        ValueError: likelihoods of another shape, or epsilon not in (0, 1].
+    """
+    if np.ndim(likelihood) != 3 or not 0 < epsilon <= 1:
+        raise ValueError(
+            f"need likelihoods (n, classes, d) and epsilon in (0, 1], got the shape "
+            f"{np.shape(likelihood)} and epsilon = {epsilon}"
+        )
+    evidence = epsilon / v + (1 - epsilon) * likelihood
+    sigma = 1 - 2 * likelihood * (1 - epsilon + epsilon / v) / evidence
+    weight = softmax(np.log(evidence).sum(axis=2), axis=1)[..., None]
+    mean = (weight * sigma).sum(axis=1, keepdims=True)
+    shift = sigma - mean
+    pairs = weight[..., 0] * (shift.sum(axis=2) ** 2 - (shift**2).sum(axis=2))
+    return np.stack([(1 - mean**2).sum(axis=(1, 2)), pairs.sum(axis=1)], axis=1)
 
 
 def moments(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
@@ -168,11 +200,6 @@ def tree_pairs(s: int, L: int) -> np.ndarray:
     """(L+1,) ordered pairs of leaves at tree distance 0..L: s^L times 1, s-1, (s-1) s, ..."""
     s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
     return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)
-
-
-def _by_distance(block_variances: np.ndarray) -> np.ndarray:
-    """From block variances (n, L+1) to the pairs that each level adds."""
-    return np.diff(block_variances, axis=1, prepend=0)
 
 
 def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
@@ -220,12 +247,8 @@ def grid_covariance(fields: np.ndarray) -> np.ndarray:
         raise ValueError(f"fields must be of shape (K >= 2, n, rows, columns), got {fields.shape}")
     _, which, _ = _pairs(*fields.shape[2:])
     centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
-    return np.stack(
-        [
-            np.bincount(which.ravel(), (x.T @ x).ravel()) / (len(fields) - 1)
-            for x in centred.swapaxes(0, 1)
-        ]
-    )
+    products = centred.transpose(1, 2, 0) @ centred.swapaxes(0, 1) / (len(fields) - 1)
+    return np.stack([np.bincount(which.ravel(), x.ravel()) for x in products])
 
 
 def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -237,10 +260,7 @@ def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (n_distances,) increasing from 0, and (n_distances,) counts.
     """
-    distances, _, counts = _pairs(
-        positive_integer("rows", rows), positive_integer("columns", columns)
-    )
-    return distances, counts
+    return _pairs(positive_integer("rows", rows), positive_integer("columns", columns))[::2]
 
 
 def _pairs(rows, columns):

@@ -71,13 +71,9 @@ def fixed_point(v, m, s) -> float | None:
     """
     if max(slopes(v, m, s)) >= 1:
         return None
-    # F(p) = p is a polynomial equation of degree s+1; the known roots 1 and 1/v are divided out.
-    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
-    polynomial = np.zeros(s + 2)
-    polynomial[[0, 1]] = f - 1, 1 - a
-    polynomial[[-2, -1]] += -f, a
-    remaining, _ = np.polydiv(polynomial, np.poly([1, 1 / v]))
-    return float(brentq(lambda p: np.polyval(remaining, p), 1 / v, 1, xtol=1e-15))
+    # F(p) = p with the known roots 1 and 1/v divided out: sum_j ((v p)^j - m p^j) = 0, j < s.
+    polynomial = [float(v) ** power - m for power in range(s - 1, -1, -1)]
+    return float(brentq(lambda p: np.polyval(polynomial, p), 1 / v, 1, xtol=1e-15))
 
 
 def slope(p, v, m, s) -> float:

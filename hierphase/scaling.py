@@ -30,38 +30,28 @@ def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.log(y) @ log_x / (log_x @ log_x)
 
 
-def collapsed(x, y, sizes, nu: float, kappa: float) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled axes: x size^(1/nu) and y size^(-kappa), (n_sizes, n) each.
+def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float:
+    """How far collapsed curves are apart: root mean square difference of ln y.
 
-    Finite-size scaling, y = size^kappa g(x size^(1/nu)), makes one curve of all sizes.
+    Finite-size scaling, y = size^kappa g(x size^(1/nu)), makes one curve of all sizes. Every curve
+    is compared, at its points with ``|x| <= reach``, with all others that extend so far on the
+    scaled axis, interpolated by cubics. (After Bhattacharjee and Seno, 2001.)
 
     Args:
-        x: (n,) distances to the critical point.
+        x: (n,) distances to the critical point, increasing.
         y: (n_sizes, n).
         sizes: (n_sizes,) linear sizes.
         nu: exponent of the correlation length.
         kappa: exponent of y at the critical point.
-    """
-    sizes = np.asarray(sizes, dtype=float)[:, None]
-    return np.asarray(x) * sizes ** (1 / nu), np.asarray(y) * sizes**-kappa
-
-
-def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float:
-    """How far the collapsed curves are apart: root mean square difference of ln y.
-
-    Every curve is compared, at its points with ``|x| <= reach``, with all others that extend so far
-    on the scaled axis, interpolated by cubics. (After Bhattacharjee and Seno, 2001.)
-
-    Args:
-        x, y, sizes, nu, kappa: as for :func:`collapsed`; x increases.
         reach: half-width of the window that counts. It is one in x, not on the scaled axis, where
             a small nu would empty it.
 
     Returns:
         The spread, or infinity where no two curves overlap.
     """
-    scaled_x, scaled_y = collapsed(x, y, sizes, nu, kappa)
-    logs, inside, squares = np.log(scaled_y), abs(np.asarray(x)) <= reach, []
+    x, sizes = np.asarray(x), np.asarray(sizes, dtype=float)[:, None]
+    scaled_x, logs = x * sizes ** (1 / nu), np.log(y * sizes**-kappa)
+    inside, squares = abs(x) <= reach, []
     curves = [
         PchipInterpolator(*curve, extrapolate=False) for curve in zip(scaled_x, logs, strict=True)
     ]

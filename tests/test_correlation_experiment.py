@@ -24,6 +24,7 @@ def test_a_sweep_gives_the_bits_of_one_measurement(preset, changes, tmp_path):
     result = sweep.run_sweep("correlations", preset, changes, tmp_path, shard_size=2)
     one = experiment(preset, **changes)
     whole = one.measure(0, len(one), one.prepare())
+    whole = one.finish(whole) if preset == "digits" else whole
     assert result.sizes == whole.sizes
     for name, variable in whole.variables.items():
         assert np.array_equal(
@@ -88,11 +89,44 @@ def test_more_trajectories_leave_the_first_as_they_were():
     assert torch.equal(torch.from_numpy(first.values), torch.from_numpy(second.values[..., :2]))
 
 
+def test_controls_beside_the_images():
+    one = experiment("digits", **DIGITS)
+    measured = one.measure(0, 10, one.prepare())
+    result = one.finish(measured)
+    assert result.world.values.tolist() == ["images", "same covariance", "power law"]
+    images = result.sel(world="images")
+    for name in measured:
+        assert (images[name] == measured[name]).all(), name
+    assert result.alpha_bar[-1] == 0 and result.covariance.notnull().all()
+
+    # Of two independent draws a pixel differs by twice its variance; a patch's root mean square
+    # change has no more than this mean square.
+    pixels = one.images.held_out.flatten(1).double().numpy()
+    assert result.pixel_variance == pytest.approx(pixels.var(axis=0).mean())
+    pure = result.sel(field="patches", time=1)
+    for world in ("same covariance", "power law"):
+        change = float(pure["mean"].sel(world=world).mean())
+        variance = float(pure.covariance.sel(world=world).isel(distance=0).mean()) / 16
+        assert change**2 + variance == pytest.approx(2 * pixels.var(axis=0).mean(), rel=0.25)
+
+
+def test_a_folder_has_no_controls(monkeypatch):
+    one = experiment("digits", **DIGITS)
+    monkeypatch.setattr(type(one.images), "held_out", None)
+    merged = object()
+    assert one.finish(merged) is merged
+
+
 def test_the_stored_results_are_of_the_presets():
-    for preset in ("tree", "fashion-mnist"):
-        parameters = sweep.preset_parameters("correlations", preset)
-        stored = results.load("correlations", preset, parameters)
-        assert stored.sizes["image"] == len(correlation_experiment(parameters))
+    """What the chapter draws is all in the file: it asks for no data set."""
+    tree, images = (
+        results.load("correlations", preset, sweep.preset_parameters("correlations", preset))
+        for preset in ("tree", "fashion-mnist")
+    )
+    assert tree.sizes["image"] == len(experiment("tree"))
+    assert images.sizes["image"] == 40
+    assert images.world.values.tolist() == ["images", "same covariance", "power law"]
+    assert images.covariance.notnull().all()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,59 @@ def test_block_moments_of_any_function_of_the_leaves():
             torch.testing.assert_close(variances[level][n], weights[n] @ (sums - mean).square())
 
 
+def test_susceptibility_is_the_slope_of_the_leaves():
+    """The epsilon-process draws each leaf to its symbol in x_0 by h: chi = d_h P / <P (1 - P)>."""
+    rhm = RandomHierarchyModel(8, 3, 2, 5, seed=0)
+    leaves = rhm.sample(4, seed=0)[0]
+
+    def kept(epsilon):
+        beliefs = torch.full((4, 32, 8), epsilon / 8, dtype=torch.float64)
+        beliefs.scatter_(2, leaves[..., None], 1 - epsilon + epsilon / 8)
+        posterior = BeliefPropagation(rhm)(beliefs)
+        return posterior, posterior.marginals[0].gather(-1, leaves[..., None]).numpy()
+
+    posterior, p = kept(0.6)
+    ends = np.array([0.6 - 1e-5, 0.6 + 1e-5])
+    h = np.log((1 - ends + ends / 8) / (ends / 8))
+    slope = (kept(float(ends[1]))[1] - kept(float(ends[0]))[1]).sum() / (h[1] - h[0])
+    exact = correlations.posterior_covariance(posterior, leaves).sum(0)
+    assert slope / (p * (1 - p)).sum() == pytest.approx(exact.sum() / exact[0], rel=1e-6)
+
+
+def test_covariance_of_a_flat_mixture_against_enumeration():
+    v, d, epsilon, random = 3, 4, 0.7, np.random.default_rng(0)
+    given = random.dirichlet(np.ones(v), size=(2, d))  # (class, leaf, symbol)
+    x_0 = random.integers(v, size=(5, d))
+    ours = correlations.mixture_covariance(given[:, np.arange(d), x_0].swapaxes(0, 1), epsilon, v)
+    data = np.array(list(itertools.product(range(v), repeat=d)))
+    prior = given[:, np.arange(d), data].prod(2).mean(0)
+    for start, row in zip(x_0, ours, strict=True):
+        changed = data != start
+        weight = prior * np.where(changed, epsilon / v, 1 - epsilon + epsilon / v).prod(1)
+        covariance = covariance_of(2.0 * changed - 1, weight / weight.sum())
+        np.testing.assert_allclose(
+            row, [np.trace(covariance), covariance.sum() - np.trace(covariance)]
+        )
+
+
+@pytest.mark.parametrize(("d", "largest"), [(16, 3.6), (64, 10.8), (256, 38), (1024, 146)])
+def test_susceptibility_of_a_flat_mixture_grows_with_its_size(d, largest):
+    """Values of ../shared/science.md: 32 symbols and classes, half of the leaves prototypes."""
+    random, v, n = np.random.default_rng(0), 32, max(16, 4096 // d)
+    prototypes = random.integers(v, size=(n, v, d))
+    copied = random.random((n, d)) < 0.5
+    x_0 = np.where(copied, prototypes[:, 0], random.integers(v, size=(n, d)))
+    likelihood = 0.5 * (prototypes == x_0[:, None]) + 0.5 / v
+    chi = [
+        correlations.moments(
+            correlations.mixture_covariance(likelihood, 1 - known / d, v).mean(0), [0, 1]
+        )[0]
+        for known in np.geomspace(0.1, 1, 19)
+    ]
+    assert max(chi) == pytest.approx(largest, rel=0.07)
+    assert 0 < np.argmax(chi) < 18
+
+
 def test_sampled_covariance_is_that_of_numpy():
     fields = np.random.default_rng(0).normal(size=(5, 2, 9)).cumsum(axis=2)
     ours = correlations.tree_covariance(fields, 3)
@@ -184,6 +237,8 @@ def test_patch_changes():
         (lambda c: c.tree_covariance(np.zeros((1, 2, 8)), 2), r"K >= 2.*got \(1, 2, 8\)"),
         (lambda c: c.tree_covariance(np.zeros((3, 2, 6)), 2), r"2\*\*L.*got \(3, 2, 6\)"),
         (lambda c: c.grid_covariance(np.zeros((1, 2, 3, 3))), r"K >= 2.*got \(1, 2, 3, 3\)"),
+        (lambda c: c.mixture_covariance(np.ones((2, 3)), 0.5, 4), r"shape \(2, 3\)"),
+        (lambda c: c.mixture_covariance(np.ones((1, 2, 3)), 0, 4), "epsilon = 0"),
         (lambda c: c.grid_distances(0, 3), "rows must be at least 1, got 0"),
         (lambda c: c.tree_pairs(1, 3), "s must be at least 2, got 1"),
         (lambda c: c.patch_changes(np.zeros((1, 1, 4, 4)), np.zeros((2, 1, 1, 4, 4)), 3),

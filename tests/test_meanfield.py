@@ -239,3 +239,21 @@ def test_correlation_far_below_rounding():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("sizes", "epsilon"), [((32, 8, 2, 10), 0.73), ((8, 8, 3, 5), 0.6)])
+def test_susceptibility_is_the_slope_of_the_leaves(sizes, epsilon):
+    v = sizes[0]
+    ends = epsilon + 1e-6 * np.array([-1, 1])
+    p = meanfield.profile(np.append(ends, epsilon), *sizes)[0]
+    slope = (p[1] - p[0]) / np.diff(np.log((1 - ends + ends / v) / (ends / v)))[0]
+    chi = meanfield.susceptibility(epsilon, *sizes)
+    assert slope / (p[2] * (1 - p[2])) == pytest.approx(chi, rel=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "limit"), [((16, 4, 2), 9), ((8, 8, 3), 6.2)])
+def test_susceptibility_stops_growing_where_nu_is_two_or_more(sizes, limit):
+    critical = meanfield.critical_epsilon(*sizes)
+    assert meanfield.length_exponent(*sizes) > 2
+    chi = [meanfield.susceptibility(critical, *sizes, L) for L in (40, 80)]
+    assert chi == pytest.approx([limit, limit], rel=0.05)
