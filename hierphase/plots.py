@@ -52,7 +52,7 @@ def curves(
     Args:
         content: the panels, row by row.
         ordered: the curves are the steps of a scale (levels, depths, sizes): colours from dark to
-            light. Of more than eight only the first and the last are named.
+            light. Of more than twelve only the first and the last are named.
         shared: the panels have axes, colours and one legend in common.
         n_columns: panels in a row, at most.
     """
@@ -71,7 +71,7 @@ def curves(
         scale = sns.color_palette("viridis", len(names)) if ordered else COLORS
         looks = dict(zip(names, zip(cycle(scale), cycle(MARKERS), strict=False), strict=False))
         for i, (name, (x, estimate)) in enumerate(panel.curves.items()):
-            hidden = ordered and len(names) > len(MARKERS) and 0 < i < len(panel.curves) - 1
+            hidden = ordered and len(names) > 12 and 0 < i < len(panel.curves) - 1
             style = {"linestyle": ""} if name in panel.lines else {}
             draw(axis, x, estimate, *looks[name], label=None if hidden else name, **style)
         others = cycle(("--", ":", "-."))

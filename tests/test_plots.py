@@ -60,9 +60,9 @@ def test_shared_panels_have_one_legend_and_the_same_colours():
 
 
 def test_of_a_long_scale_the_ends_are_named():
-    (axis,) = plots.curves(panel(12), ordered=True).axes
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["level 0", "level 11"]
-    assert len(plots.curves(panel(12)).axes[0].get_legend().get_texts()) == 12
+    (axis,) = plots.curves(panel(13), ordered=True).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["level 0", "level 12"]
+    assert len(plots.curves(panel(13)).axes[0].get_legend().get_texts()) == 13
 
 
 def test_spread_over_draws():

@@ -1,0 +1,187 @@
+"""Everything that the README or a page says to type is run.
+
+Long commands run at a reduced size, and stand-ins take the place of weights and images that are not
+at hand: :data:`RUN` says what is run for each. A command that is in no table fails its test.
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hierphase import datasets, training
+from hierphase.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+PROGRAMS = (
+    "apt-get", "conda", "cp", "hierphase", "jupyter-book", "jupytext", "make", "npm", "pip",
+    "python", "sbatch",
+)  # fmt: skip
+
+TINY = "-p n_per_class 1 -p n_times 2 -p num_inference_steps 4"
+FASHION = "hierphase sweep imagenet-transition --preset fashion-mnist"
+TINY_DENOISERS = (
+    "-p sizes '{\"unet\": [[64], []], \"transformer\": [[], []]}' -p n_data 4 -p n_samples 8 "
+    "-p n_times 2 -p num_inference_steps 4"
+)
+#: A command as it stands on a page -> what is run for it: more options, or all of it.
+RUN = {
+    "hierphase list": "",
+    "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
+    "hierphase run imagenet-transition -p recompute True --output runs/again": (
+        f"-p preset digits {TINY}"
+    ),
+    "hierphase run imagenet-transition -p preset digits -p recompute True "
+    "-p num_inference_steps 25": (
+        f"hierphase run imagenet-transition -p preset digits -p recompute True {TINY}"
+    ),
+    "hierphase sweep correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
+    "hierphase sweep correlations --preset tree": (
+        "-p depths '[2, 3]' -p L 2 -p n_rules 2 -p n_data 2 -p n_times 3 -p n_draws 2"
+    ),
+    "hierphase sweep imagenet-transition --preset digits": TINY,
+    "hierphase sweep imagenet-transition --preset flat-digits": "-p n_per_class 1 -p n_times 2",
+    FASHION: TINY,
+    f"{FASHION} -p n_per_class 20 --executor processes": f"{FASHION} {TINY} --executor processes",
+    "hierphase sweep learned-denoisers --preset tree": TINY_DENOISERS,
+    "hierphase sweep probe-curves --preset tree": "-p n_networks 1 -p n_blocks 1 -p block 2",
+    "hierphase train digits --output runs/digits": "--steps 2",
+    "hierphase train rhm-cnn": "--steps 2 --output trained",
+    "hierphase train rhm-cnn --steps 1500 --output ...": (
+        "hierphase train rhm-cnn --steps 2 --output trained"
+    ),
+    "hierphase train rhm-unet-256": "--steps 2 --output trained",
+    "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
+    "make clean": "make -n clean",
+    "make reference": "make -n reference",
+    "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
+    "python benchmarks/adm.py": "--small",
+    "python benchmarks/bp.py": "--quick",
+    "python benchmarks/correlations.py": "--quick",
+    "python benchmarks/forward_backward.py": "--quick",
+}
+BY_NBVAL = "tests/notebooks/parameters.yml"  # every chapter is recomputed there, at a small size
+#: A command that is not run here -> the file where it is run at a reduced size or with stand-ins,
+#: or why nothing runs it.
+ELSEWHERE = {
+    "apt-get install chromium dataset-fashion-mnist slurm-wlm munge": ".ci/run",
+    "conda env create -f environment.yml": "no conda here; tests/test_project.py compares the pins",
+    "cp runs/again/*.nc book/results/": "it would change the book",
+    "hierphase convert-adm CHECKPOINT DIR": "tests/test_adm.py",
+    "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
+    '\'{"model": "/data/256x256_diffusion_uncond.pt", "images": "/data/imagenet/val"}\'': BY_NBVAL,
+    "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
+    "hierphase run learned-denoisers -p recompute True -p sizes '{\"unet\": [[64, 512]]}'": BY_NBVAL,
+    "hierphase run probe-curves -p recompute True -p n_networks 2 -p n_blocks 4": BY_NBVAL,
+    "hierphase sweep": "a name, not a command",
+    "hierphase sweep imagenet-transition --preset imagenet --executor slurm --workers 8 --slurm "
+    "partition gpu --slurm gpus_per_node 1 --slurm time 120 --shard-size 32": "tests/test_slurm.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model "
+    "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
+        "tests/test_image_experiment.py"
+    ),
+    "hierphase sweep imagenet-transition --preset imagenet -p model FILE -p images DIR": (
+        "tests/test_image_experiment.py"
+    ),
+    "hierphase train": "a name, not a command",
+    "hierphase train NAME": "tests/test_training.py",
+    "jupyter-book build .": "Makefile",
+    "make book": ".ci/run",
+    "make test": ".ci/run",
+    "pip install": "a name, not a command",
+    "pip install 'hierphase[cluster]'": "Makefile",
+    "pip install torchvision": "no torchvision imports beside this torch; "
+    "tests/test_torchvision_classifier.py says so when it skips",
+    'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': "tests/test_slurm.py",
+}
+#: What in the Python blocks is too large to be run -> what is run instead.
+SMALLER = {"(4, 6, 8)": "(2, 3)", '{"L": depth}': '{"L": depth, "n_rules": 1, "n_data": 2}'}
+
+
+def commands(path):
+    """Commands of the console blocks and of the code spans of a page, each in one line."""
+    text = path.read_text()
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            yield re.sub(r"\s+#.*", "", line.strip().removeprefix("$ "))
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for span in re.findall(r"`([^`]+)`", prose):
+        words = span.split()
+        if len(words) > 1 and words[0].removeprefix(".venv/bin/") in PROGRAMS:
+            yield " ".join(words)
+
+
+ALL = sorted({c.removeprefix(".venv/bin/") for path in PAGES for c in commands(path) if c})
+BLOCKS = [
+    (path.name, block)
+    for path in PAGES
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Denoisers of images are judged by few samples."""
+    for name, classifier in (("digits", "digits-classifier"),):
+        finish = training._finish_denoiser(classifier, n_samples=8, num_inference_steps=2)
+        short = dataclasses.replace(training.TRAININGS[name], finish=finish)
+        monkeypatch.setitem(training.TRAININGS, name, short)
+
+
+def test_every_command_is_in_one_table():
+    assert not set(ALL) - RUN.keys() - ELSEWHERE.keys(), "add these to a table of this file"
+    assert not (RUN.keys() | ELSEWHERE.keys()) - set(ALL), "no page has these any more"
+    assert not RUN.keys() & ELSEWHERE.keys()
+    for command, where in ELSEWHERE.items():
+        path = ROOT / where.split()[0]
+        assert path.is_file() or " " in where, f"{command}: neither a file nor a reason: {where}"
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
+    if "fashion-mnist" in command:
+        request.getfixturevalue("published")(datasets.fashion_mnist)
+    monkeypatch.chdir(tmp_path)
+    small = RUN[command]
+    program = command.split()[0]
+    words = shlex.split(small if small.split()[:1] == [program] else f"{command} {small}")
+    assert words[1:3] == command.split()[1:3] or program in ("make", "pip"), "another command"
+    if program == "hierphase":
+        assert main(words[1:]) == 0, capfd.readouterr().err
+        return
+    for name in ("book", "benchmarks", "Makefile", "hierphase", "pyproject.toml", "README.md"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    if program == "pip":  # it leaves a folder `build` behind
+        for entry in list(tmp_path.iterdir()):
+            target = entry.resolve()
+            entry.unlink()
+            (shutil.copytree if target.is_dir() else shutil.copy)(target, entry)
+        shutil.copy(ROOT / "LICENSE", tmp_path)
+    if program == "python":
+        words[0] = sys.executable
+    elif program in ("pip", "jupytext"):
+        words = [sys.executable, "-m", *words]
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name, block", BLOCKS, ids=[name for name, _ in BLOCKS])
+def test_python_block(name, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for large, small in SMALLER.items():
+        block = block.replace(large, small)
+    exec(compile(block, name, "exec"), {})
+
+
+if __name__ == "__main__":
+    print("\n".join(ALL))
