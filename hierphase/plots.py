@@ -27,20 +27,22 @@ class Panel:
         curves: name -> (x, estimate), points with a band.
         xlabel: of the axis.
         ylabel: of the axis.
-        lines: name -> (x, y), in the colour of the curve of that name, or dashed with a name of
-            their own.
+        lines: name -> (x, y), y an estimate if the line has a band; in the colour of the curve of
+            that name, or dashed with a name of their own.
         verticals: name -> x of a vertical line; of an estimate with its interval. In the colour of
             the curve of that name, or grey.
         horizontals: name -> y of a horizontal line, likewise.
+        bars: the curves are single points with error bars, not joined, without bands.
         axes: more for matplotlib's ``Axes.set``: ``xlim``, ``yscale``, ``xticks``, ...
     """
 
     curves: Mapping[str, tuple[np.ndarray, Estimate]]
     xlabel: str
     ylabel: str
-    lines: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray | Estimate]] = field(default_factory=dict)
     verticals: Mapping[str, float | Estimate] = field(default_factory=dict)
     horizontals: Mapping[str, float | Estimate] = field(default_factory=dict)
+    bars: bool = False
     axes: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -72,12 +74,14 @@ def curves(
         looks = dict(zip(names, zip(cycle(scale), cycle(MARKERS), strict=False), strict=False))
         for i, (name, (x, estimate)) in enumerate(panel.curves.items()):
             hidden = ordered and len(names) > 12 and 0 < i < len(panel.curves) - 1
-            style = {"linestyle": ""} if name in panel.lines else {}
-            draw(axis, x, estimate, *looks[name], label=None if hidden else name, **style)
+            style = {"linestyle": ""} if panel.bars or name in panel.lines else {}
+            label = None if hidden else name
+            draw(axis, x, estimate, *looks[name], bars=panel.bars, label=label, **style)
         others = cycle(("--", ":", "-."))
         for name, (x, y) in panel.lines.items():
             color, label, style = _look(name, looks, others, "0.2")
-            axis.plot(x, y, style, color=color, linewidth=1.2, label=label)
+            y = y if isinstance(y, Estimate) else Estimate(y, y, y)
+            draw(axis, x, y, color, linestyle=style, linewidth=1.2, label=label)
         for lines, along, span, own in (
             (panel.verticals, axis.axvline, axis.axvspan, "-"),
             (panel.horizontals, axis.axhline, axis.axhspan, ":"),
@@ -105,8 +109,8 @@ def _look(name, looks, styles, otherwise, own="-"):
     return (looks[name][0], None, own) if name in looks else (otherwise, name, next(styles))
 
 
-def draw(axis, x, estimate: Estimate, color, marker: str = "", **style) -> None:
-    """A curve with its band, points and the line that joins them.
+def draw(axis, x, estimate: Estimate, color, marker: str = "", bars=False, **style) -> None:
+    """A curve with its band, or error bars, points and the line that joins them.
 
     Args:
         axis: matplotlib's axes.
@@ -114,9 +118,13 @@ def draw(axis, x, estimate: Estimate, color, marker: str = "", **style) -> None:
         estimate: curve and band, arrays (n,).
         color: of all of it.
         marker: of the points.
+        bars: a bar at each point instead of the band.
         style: more for matplotlib's ``plot``: ``label``, ``linestyle``.
     """
-    axis.fill_between(x, estimate.low, estimate.high, color=color, alpha=0.25, linewidth=0)
+    if bars:
+        axis.vlines(x, estimate.low, estimate.high, color=color, linewidth=1.2)
+    else:
+        axis.fill_between(x, estimate.low, estimate.high, color=color, alpha=0.25, linewidth=0)
     axis.plot(x, estimate.value, color=color, marker=marker, markersize=4, **style)
 
 

@@ -48,6 +48,17 @@ def test_a_panel_shows_curves_bands_and_what_to_compare_them_with():
     assert names == ["level 0", "level 1", "theory", "t*", "chance"]
 
 
+def test_points_with_bars_beside_lines_with_bands():
+    lines = {"level 0": (X, estimate(0.9)), "theory": (X, X)}
+    (axis,) = plots.curves(panel(2, bars=True, lines=lines)).axes
+    assert line(axis, "level 1").get_linestyle() == "None"
+    bars = np.array(axis.collections[1].get_segments())[..., 1]
+    assert np.allclose(bars, np.stack([2 * X - 0.1, 2 * X + 0.1], axis=1))
+    band = axis.collections[2].get_paths()[0].vertices[:, 1]
+    assert band.min() == pytest.approx(-0.1) and band.max() == pytest.approx(1.0)
+    assert line(axis, "theory").get_linestyle() == "--"
+
+
 def test_shared_panels_have_one_legend_and_the_same_colours():
     content = [panel(2), Panel({"level 1": (X, estimate(1))}, "x", "y"), panel(1)]
     figure = plots.curves(*content, ordered=True, shared=True, n_columns=2)
