@@ -65,7 +65,7 @@ def main():
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     on_cpu = device.type == "cpu"
     batch = options.batch or (1 if on_cpu else 16)
-    repetitions = 2 if on_cpu and not options.small else 10
+    repetitions = 2 if on_cpu else 10
 
     flags = SMALL if options.small else ADMFlags()
     flop = flop_per_image(flags)

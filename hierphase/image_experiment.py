@@ -157,6 +157,11 @@ class ImageExperiment:
         """(n,) class index of every starting image."""
         return self._data[1]
 
+    @property
+    def held_out(self) -> torch.Tensor | None:
+        """All held-out images of a data set, (n, channels, height, width); None for a folder."""
+        return self._data[3]
+
     def images(self, start: int, stop: int) -> torch.Tensor:
         """Starting images x_0, (stop - start, channels, height, width) in [-1, 1]."""
         return self._data[2](torch.arange(start, stop))

@@ -36,11 +36,11 @@ RUN = {
     "hierphase list": "",
     "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
-        f"-p preset digits {TINY}"
+        "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
     "hierphase run imagenet-transition -p preset digits -p recompute True "
     "-p num_inference_steps 25": (
-        f"hierphase run imagenet-transition -p preset digits -p recompute True {TINY}"
+        "-p n_per_class 4 -p n_times 5"
     ),
     "hierphase sweep correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep correlations --preset tree": (
@@ -51,7 +51,9 @@ RUN = {
     FASHION: TINY,
     f"{FASHION} -p n_per_class 20 --executor processes": f"{FASHION} {TINY} --executor processes",
     "hierphase sweep learned-denoisers --preset tree": TINY_DENOISERS,
-    "hierphase sweep probe-curves --preset tree": "-p n_networks 1 -p n_blocks 1 -p block 2",
+    "hierphase sweep probe-curves --preset tree": (
+        "-p networks \"['rhm-cnn']\" -p n_blocks 2 -p block 2 -p n_decoding 60"
+    ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
     "hierphase train rhm-cnn --steps 1500 --output ...": (
@@ -78,7 +80,8 @@ ELSEWHERE = {
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/256x256_diffusion_uncond.pt", "images": "/data/imagenet/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
-    "hierphase run learned-denoisers -p recompute True -p sizes '{\"unet\": [[64, 512]]}'": BY_NBVAL,
+    "hierphase run learned-denoisers -p recompute True -p sizes "
+    "'{\"unet\": [[64, 512]]}'": BY_NBVAL,
     "hierphase run probe-curves -p recompute True -p n_networks 2 -p n_blocks 4": BY_NBVAL,
     "hierphase sweep": "a name, not a command",
     "hierphase sweep imagenet-transition --preset imagenet --executor slurm --workers 8 --slurm "
@@ -152,11 +155,12 @@ def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
     small = RUN[command]
     program = command.split()[0]
     words = shlex.split(small if small.split()[:1] == [program] else f"{command} {small}")
-    assert words[1:3] == command.split()[1:3] or program in ("make", "pip"), "another command"
+    assert " ".join(words[:2]) in f"{command} make -n", "another command"
     if program == "hierphase":
         assert main(words[1:]) == 0, capfd.readouterr().err
         return
-    for name in ("book", "benchmarks", "Makefile", "hierphase", "pyproject.toml", "README.md"):
+    for name in ("book", "benchmarks", "Makefile", "hierphase", "pyproject.toml", "README.md",
+                 "constraints.txt"):
         (tmp_path / name).symlink_to(ROOT / name)
     if program == "pip":  # it leaves a folder `build` behind
         for entry in list(tmp_path.iterdir()):
