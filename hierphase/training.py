@@ -257,23 +257,47 @@ def _patch_unet(size: int, channels: tuple[int, int]) -> UNet2DModel:
     )
 
 
-def _cifar10_denoiser(size: int, channels: tuple[int, int], steps: int) -> Training:
-    """Training of a denoiser of 2x2 patches of CIFAR-10."""
+def _image_denoiser(
+    what: str, data, model, classifier: str, steps: int, loss=denoising_loss, patch: int = 1
+) -> Training:
+    """Training of an unconditional denoiser of images.
+
+    Args:
+        what: the images, and those it learns from, in words.
+        data: gives them.
+        model: gives the untrained network.
+        classifier: training of the judge of samples.
+        steps: of 64 images.
+        loss: of the network.
+        patch: pixels of a side of the squares that the network sees as channels of one pixel.
+    """
     return Training(
-        about=f"Unconditional DDPM (noise prediction) of CIFAR-10 at {size}x{size} pixels (means "
-        "over squares), trained on the 50,000 training images of `hierphase.datasets.cifar10`, "
-        "mirrored at random. It sees `pixel_unshuffle(images, 2)`, 12 channels. Below, `loss` and "
-        "`loss_held_out` are the noise-prediction errors on training and held-out images; the "
-        "other numbers judge samples drawn in 50 steps and are explained in "
-        "`hierphase.quality.sample_quality`.",
-        data=lambda: cifar10(size),
-        model=lambda: _patch_unet(size, channels),
-        loss=mirrored_patch_denoising_loss,
-        finish=_finish_denoiser(f"cifar10-{size}-classifier", patch=2),
+        about=f"Unconditional DDPM (noise prediction) of {what}. Below, `loss` and `loss_held_out` "
+        "are the noise-prediction errors on training and held-out images; the other numbers judge "
+        "samples drawn in 50 steps and are explained in `hierphase.quality.sample_quality`.",
+        data=data,
+        model=model,
+        loss=loss,
+        finish=_finish_denoiser(classifier, patch),
         steps=steps,
         batch_size=64,
         learning_rate=1e-3,
-        needs=(f"cifar10-{size}-classifier",),
+        needs=(classifier,),
+    )
+
+
+def _cifar10_denoiser(size: int, channels: tuple[int, int], steps: int) -> Training:
+    """Training of a denoiser of 2x2 patches of CIFAR-10."""
+    return _image_denoiser(
+        f"CIFAR-10 at {size}x{size} pixels (means over squares), trained on the 50,000 training "
+        "images of `hierphase.datasets.cifar10`, mirrored at random. It sees "
+        "`pixel_unshuffle(images, 2)`, 12 channels",
+        partial(cifar10, size),
+        lambda: _patch_unet(size, channels),
+        f"cifar10-{size}-classifier",
+        steps,
+        mirrored_patch_denoising_loss,
+        patch=2,
     )
 
 
@@ -294,19 +318,13 @@ def _image_classifier(about: str, data, loss, in_channels: int = 1) -> Training:
 
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
-    "digits": Training(
-        about="Unconditional DDPM (noise prediction) of scikit-learn's 8x8 digits, trained on the "
-        "1347 training images of `hierphase.datasets.digits`. Below, `loss` and `loss_held_out` "
-        "are the noise-prediction errors on training and held-out images; the other numbers judge "
-        "samples drawn in 50 steps and are explained in `hierphase.quality.sample_quality`.",
-        data=digits,
-        model=_digits_unet,
-        loss=denoising_loss,
-        finish=_finish_denoiser("digits-classifier"),
+    "digits": _image_denoiser(
+        "scikit-learn's 8x8 digits, trained on the 1347 training images of "
+        "`hierphase.datasets.digits`",
+        digits,
+        _digits_unet,
+        "digits-classifier",
         steps=6000,
-        batch_size=64,
-        learning_rate=1e-3,
-        needs=("digits-classifier",),
     ),
     "digits-classifier": Training(
         about="Classifier of scikit-learn's 8x8 digits, trained on the 1347 training images of "
@@ -321,20 +339,13 @@ TRAININGS = {
         ema_decay=0.99,
     ),
     **{
-        name: Training(
-            about=f"Unconditional DDPM (noise prediction) of {title}, trained on the 60,000 "
-            f"training images of `hierphase.datasets.{data.__name__}`. Below, `loss` and "
-            "`loss_held_out` are the noise-prediction errors on training and held-out images; the "
-            "other numbers judge samples drawn in 50 steps and are explained in "
-            "`hierphase.quality.sample_quality`.",
-            data=data,
-            model=_fashion_unet,
-            loss=denoising_loss,
-            finish=_finish_denoiser(f"{name}-classifier"),
+        name: _image_denoiser(
+            f"{title}, trained on the 60,000 training images of "
+            f"`hierphase.datasets.{data.__name__}`",
+            data,
+            _fashion_unet,
+            f"{name}-classifier",
             steps=4000,
-            batch_size=64,
-            learning_rate=1e-3,
-            needs=(f"{name}-classifier",),
         )
         for name, title, data in (
             ("fashion-mnist", "Fashion-MNIST", fashion_mnist), ("mnist", "MNIST", mnist)
