@@ -35,7 +35,7 @@ class FlatMixture:
         """The mixture with the mean and the full covariance of every class.
 
         Args:
-            images: (n, *shape), some of each class.
+            images: (n, ...), some of each class.
             labels: (n,) classes 0 to C - 1.
         """
         rows = images.flatten(1).double()
@@ -46,7 +46,7 @@ class FlatMixture:
         return cls(means, variances.clamp(min=0), axes, tuple(images.shape[1:]))
 
     def draw(self, classes: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-        """x_0 of given classes (n,), with one generator each: (n, *shape), float32."""
+        """x_0 of given classes (n,), with one generator each: (n, ...), float32."""
         nothing = torch.zeros(1, self.means.shape[1], dtype=torch.float64)
         rows = [
             self._given_class(nothing, nothing[:, 0], own[None], generator)
@@ -64,13 +64,13 @@ class FlatMixture:
         """The forward-backward experiment: noise every x_0 to every level, then denoise it.
 
         Args:
-            x0: (n, *shape) images drawn from the mixture.
+            x0: (n, ...) images drawn from the mixture.
             classes: (n,) that they were drawn from.
             alpha_bars: (k,) abar of each level, in [0, 1]; at 1 (no noise) x_0 itself comes back.
             generators: one for each image, on which alone its result depends.
 
         Returns:
-            x̂_0 (k, n, *shape), float32, and the class (k, n) that each was drawn from.
+            x̂_0 (k, n, ...), float32, and the class (k, n) that each was drawn from.
         """
         samples = x0.repeat(len(alpha_bars), *[1] * x0.ndim)
         drawn, noisy = classes.repeat(len(alpha_bars), 1), alpha_bars < 1
