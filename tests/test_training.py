@@ -218,6 +218,7 @@ def test_bad_arguments_are_named(tmp_path, arguments, message):
 
 def test_missing_models_name_the_command(tmp_path, monkeypatch):
     (tmp_path / "book").mkdir()
+    (tmp_path / "book/page.md").touch()  # a book, but without models
     monkeypatch.setenv("HIERPHASE_BOOK", str(tmp_path / "book"))
     with pytest.raises(FileNotFoundError, match="hierphase train digits-classifier"):
         training.train("digits", steps=1)
