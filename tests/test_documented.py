@@ -147,7 +147,10 @@ def test_every_command_is_in_one_table():
         assert path.is_file() or " " in where, f"{command}: neither a file nor a reason: {where}"
 
 
-@pytest.mark.parametrize("command", RUN)
+@pytest.mark.parametrize("command", [
+    pytest.param(command, marks=[pytest.mark.extras] if "fashion-mnist" in command else [])
+    for command in RUN
+])
 def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
     if "fashion-mnist" in command:
         request.getfixturevalue("published")(datasets.fashion_mnist)
