@@ -69,7 +69,7 @@ def main():
         f"{'calls':>6} {'rows':>7} {'s':>6} {'calls':>7} {'wall':>6} {'CPU':>6} {'difference':>11}"
     )
     for n, k in cases:
-        times = grid[:-1:(STEPS - 1) // k]
+        times = grid[: -1 : (STEPS - 1) // k]
         batch_size = min(BATCH, n * len(times))
         packed, calls, rows, wall, cpu = measured(pipeline, images[:n], times, batch_size)
         loop, loop_calls, needed, loop_wall, loop_cpu = loop_per_time(pipeline, images[:n], times)

@@ -59,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     values = {
-        "nargs": 2, "action": "append", "default": [], "dest": "values",
+        "nargs": 2,
+        "action": "append",
+        "default": [],
+        "dest": "values",
         "metavar": ("NAME", "VALUE"),
         "help": "set a parameter; VALUE is a Python literal. Repeat it for more parameters",
     }
@@ -85,23 +88,32 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("-p", **values)
     sweep.add_argument("--output", metavar="DIR", help="default: runs/CHAPTER-PRESET")
     sweep.add_argument(
-        "--executor", default="in-process", metavar="NAME",
+        "--executor",
+        default="in-process",
+        metavar="NAME",
         help=f"one of {', '.join(EXECUTORS)} (default: in-process)",
     )
     sweep.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers",
+        type=int,
+        metavar="N",
         help="processes, Dask workers or SLURM jobs at once (default: one a core; SLURM: 256)",
     )
     sweep.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running")
     sweep.add_argument(
-        "--slurm", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        "--slurm",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
         help="an option of the SLURM jobs, such as partition, time (minutes) or gpus_per_node",
     )
     sweep.add_argument("--shard-size", type=int, default=16, metavar="N", help="default: 16")
     sweep.set_defaults(command=_sweep)
 
     convert = commands.add_parser(
-        "convert-adm", help="turn a checkpoint of guided-diffusion into a diffusers model",
+        "convert-adm",
+        help="turn a checkpoint of guided-diffusion into a diffusers model",
         description="-p sets a flag of guided-diffusion that is not that of the unconditional "
         "256x256 model, e.g. -p class_cond True",
     )
@@ -169,7 +181,10 @@ def _sweep(options: argparse.Namespace) -> None:
     sweep.all_parameters(chapter, preset, values)
     output = options.output or f"runs/{chapter}-{preset}"
     executor = open_executor(
-        options.executor, output, options.workers, options.scheduler,
+        options.executor,
+        output,
+        options.workers,
+        options.scheduler,
         _parse_values(options.slurm, {}),
     )
     with executor as opened:

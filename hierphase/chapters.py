@@ -88,8 +88,12 @@ def load(name: str) -> Chapter:
     except Exception as error:  # no limit to what a damaged header makes the readers raise
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    headings = (line for cell in notebook.cells for line in cell.source.splitlines()
-                if cell.cell_type == "markdown" and line.startswith("# "))
+    headings = (
+        line
+        for cell in notebook.cells
+        for line in cell.source.splitlines()
+        if cell.cell_type == "markdown" and line.startswith("# ")
+    )
     return Chapter(
         name=name,
         title=next(headings, name).removeprefix("# ").strip(),

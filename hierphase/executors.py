@@ -234,9 +234,12 @@ def _job_outcomes(executor, function, items):
                 if job.paths.result_pickle.exists():
                     yield jobs.pop(job), _outcome(job)
                 elif ended:
-                    yield jobs.pop(job), (
-                        f"job {job.job_id} ended without a result (cancelled? out of time or "
-                        f"memory?); its output: {job.paths.stderr}"
+                    yield (
+                        jobs.pop(job),
+                        (
+                            f"job {job.job_id} ended without a result (cancelled? out of time or "
+                            f"memory?); its output: {job.paths.stderr}"
+                        ),
                     )
             if jobs:
                 time.sleep(POLL_SECONDS)

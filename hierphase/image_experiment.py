@@ -142,9 +142,12 @@ class ImageExperiment:
             data = DATASETS[name]()
             if self.parameters["model"] == FLAT_MIXTURE:
                 labels = torch.arange(len(data.class_names)).repeat(n_per_class)
-                return data.class_names, labels, lambda rows: self._denoiser[0].draw(
-                    labels[rows], self._generators(rows, 0)
-                ), None
+                return (
+                    data.class_names,
+                    labels,
+                    lambda rows: self._denoiser[0].draw(labels[rows], self._generators(rows, 0)),
+                    None,
+                )
             order = _balanced_order(data.test_labels, n_per_class, data.class_names)
             images, labels = data.test_images, data.test_labels
             return data.class_names, labels[order], lambda rows: images[order[rows]], images
@@ -233,8 +236,10 @@ class ImageExperiment:
             ``layer`` says whose it is; ``mean_image`` (colour, row, column).
         """
         _, labels, load, held_out = self._data
-        batches = held_out.split(256) if held_out is not None else map(
-            load, torch.arange(len(labels)).split(64)
+        batches = (
+            held_out.split(256)
+            if held_out is not None
+            else map(load, torch.arange(len(labels)).split(64))
         )
         moments = Moments()
 
@@ -323,7 +328,8 @@ class ImageExperiment:
                 "top_class": (("time", "image", "rank"), top.indices.short().numpy()),
                 "top_probability": (("time", "image", "rank"), top.values.numpy()),
                 "class_probability": (
-                    ("time", "image"), probability.gather(2, first)[..., 0].numpy()
+                    ("time", "image"),
+                    probability.gather(2, first)[..., 0].numpy(),
                 ),
                 "similarity": (by_layer, layers.cosine.numpy()),
                 "similarity_uncentred": (by_layer, uncentred.cosine.numpy()),

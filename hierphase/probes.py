@@ -98,9 +98,7 @@ class Moments:
             ValueError: no channel dimension.
         """
         if layer.ndim < 2:
-            raise ValueError(
-                f"need activations (n, channels, ...), got shape {tuple(layer.shape)}"
-            )
+            raise ValueError(f"need activations (n, channels, ...), got shape {tuple(layer.shape)}")
         channels = layer.movedim(1, 0).flatten(1).double()
         count, mean = channels.shape[1], channels.mean(dim=1)
         squares = (channels - mean[:, None]).square().sum(dim=1)

@@ -28,9 +28,12 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
         ValueError: sets of other shapes, or fewer than two rows.
     """
     shapes = tuple(first.shape), tuple(second.shape)
-    if first.ndim != 2 or second.ndim != 2 or shapes[0][1] != shapes[1][1] or min(
-        len(first), len(second)
-    ) < 2:
+    if (
+        first.ndim != 2
+        or second.ndim != 2
+        or shapes[0][1] != shapes[1][1]
+        or min(len(first), len(second)) < 2
+    ):
         raise ValueError(f"need features (n, k) and (m, k), n and m at least 2, got {shapes}")
     means = [features.double().mean(dim=0) for features in (first, second)]
     roots = [
@@ -80,9 +83,9 @@ def sample_quality(
         "rarest_class": shares.min().item(),
         "commonest_class": shares.max().item(),
         "distance": nearest_distance(samples, data.train_images).median().item(),
-        "distance_held_out": nearest_distance(
-            data.test_images[: len(samples)], data.train_images
-        ).median().item(),
+        "distance_held_out": nearest_distance(data.test_images[: len(samples)], data.train_images)
+        .median()
+        .item(),
         "frechet": frechet_distance(features(samples), held_out_features),
         "frechet_train": frechet_distance(
             features(data.train_images[: len(samples)]), held_out_features

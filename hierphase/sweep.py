@@ -191,5 +191,3 @@ def _merge(specs: list[ShardSpec], dimensions: tuple[str, ...]) -> xr.Dataset:
         for dimension in dimensions
     ]
     return xr.merge(joined, compat="equals", join="exact", combine_attrs="override")
-
-

@@ -348,7 +348,8 @@ TRAININGS = {
             steps=4000,
         )
         for name, title, data in (
-            ("fashion-mnist", "Fashion-MNIST", fashion_mnist), ("mnist", "MNIST", mnist)
+            ("fashion-mnist", "Fashion-MNIST", fashion_mnist),
+            ("mnist", "MNIST", mnist),
         )
     },
     "fashion-mnist-classifier": _image_classifier(

@@ -128,7 +128,12 @@ class TreeTransformer(TreeDenoiser):
 
     @register_to_config
     def __init__(
-        self, v: int = 8, s: int = 2, L: int = 4, width: int = 48, n_blocks: int = 3,
+        self,
+        v: int = 8,
+        s: int = 2,
+        L: int = 4,
+        width: int = 48,
+        n_blocks: int = 3,
         n_heads: int = 4,
     ):
         super().__init__()

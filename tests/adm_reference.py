@@ -111,6 +111,7 @@ def forward(
     Returns:
         (n, 6, image_size, image_size); without learn_sigma 3 channels.
     """
+
     def attend(name, h):
         return attention(w, name, h, num_head_channels, use_new_attention_order)
 

@@ -49,9 +49,7 @@ def reference(name, parameters):
         executed = chapters.execute(chapters.load(name), parameters, None, cwd)
     cells = [c for c in executed.cells if c.cell_type == "code"]
     kept = []
-    for index, (cell, (tags, source)) in enumerate(
-        zip(cells, code_cells(executed), strict=True)
-    ):
+    for index, (cell, (tags, source)) in enumerate(zip(cells, code_cells(executed), strict=True)):
         outputs = coalesce_streams(cell.outputs) if CHECKED in tags else []
         for output in outputs:
             if "execution_count" in output:

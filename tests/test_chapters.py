@@ -46,9 +46,21 @@ def test_parameters_with_defaults_and_comments(book):
 @pytest.mark.parametrize(
     "old, new, line, message",
     [
-        *((b"L = 10", line.encode(), 16, f"{line + '  # depth'!r} is not `name = literal`")
-          for line in ("L = 2 * depth", "import os", "a, b = 1, 2", "a = b = 1", "a: int = 1",
-                       "%matplotlib inline", "!ls", "L = [1", "L =", "lambda: L")),
+        *(
+            (b"L = 10", line.encode(), 16, f"{line + '  # depth'!r} is not `name = literal`")
+            for line in (
+                "L = 2 * depth",
+                "import os",
+                "a, b = 1, 2",
+                "a = b = 1",
+                "a: int = 1",
+                "%matplotlib inline",
+                "!ls",
+                "L = [1",
+                "L =",
+                "lambda: L",
+            )
+        ),
         (b"n_classes = None", b"n_classes = int", 21, "'n_classes = int' is not"),
         (b"Some prose", b"Some pr\xe9se", 12, "a page is UTF-8 text"),
         (b"  name: python3", b"  name: [python3", None, "expected ',' or ']'"),

@@ -327,10 +327,13 @@ def test_missing_or_damaged_files_name_the_remedy(npm_cache, load):
         load()
 
 
-@pytest.mark.parametrize(("load", "train", "test"), [
-    (mnist, [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]),
-    (cifar10, [6, 9, 9, 4, 1, 1, 2, 7, 8, 3], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]),
-])
+@pytest.mark.parametrize(
+    ("load", "train", "test"),
+    [
+        (mnist, [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]),
+        (cifar10, [6, 9, 9, 4, 1, 1, 2, 7, 8, 3], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]),
+    ],
+)
 def test_real_files_are_in_published_order(published, load, train, test):
     data = published(load)
     assert data.train_labels[:10].tolist() == train

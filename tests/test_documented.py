@@ -28,7 +28,7 @@ PROGRAMS = (
 TINY = "-p n_per_class 1 -p n_times 2 -p num_inference_steps 4"
 FASHION = "hierphase sweep imagenet-transition --preset fashion-mnist"
 TINY_DENOISERS = (
-    "-p sizes '{\"unet\": [[64], []], \"transformer\": [[], []]}' -p n_data 4 -p n_samples 8 "
+    '-p sizes \'{"unet": [[64], []], "transformer": [[], []]}\' -p n_data 4 -p n_samples 8 '
     "-p n_times 2 -p num_inference_steps 4"
 )
 #: A command as it stands on a page -> what is run for it: more options, or all of it.
@@ -39,9 +39,7 @@ RUN = {
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
     "hierphase run imagenet-transition -p preset digits -p recompute True "
-    "-p num_inference_steps 25": (
-        "-p n_per_class 4 -p n_times 5"
-    ),
+    "-p num_inference_steps 25": ("-p n_per_class 4 -p n_times 5"),
     "hierphase sweep correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep correlations --preset tree": (
         "-p depths '[2, 3]' -p L 2 -p n_rules 2 -p n_data 2 -p n_times 3 -p n_draws 2"
@@ -147,10 +145,13 @@ def test_every_command_is_in_one_table():
         assert path.is_file() or " " in where, f"{command}: neither a file nor a reason: {where}"
 
 
-@pytest.mark.parametrize("command", [
-    pytest.param(command, marks=[pytest.mark.extras] if "fashion-mnist" in command else [])
-    for command in RUN
-])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.extras] if "fashion-mnist" in command else [])
+        for command in RUN
+    ],
+)
 def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
     if "fashion-mnist" in command:
         request.getfixturevalue("published")(datasets.fashion_mnist)
@@ -162,8 +163,15 @@ def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
     if program == "hierphase":
         assert main(words[1:]) == 0, capfd.readouterr().err
         return
-    for name in ("book", "benchmarks", "Makefile", "hierphase", "pyproject.toml", "README.md",
-                 "constraints.txt"):
+    for name in (
+        "book",
+        "benchmarks",
+        "Makefile",
+        "hierphase",
+        "pyproject.toml",
+        "README.md",
+        "constraints.txt",
+    ):
         (tmp_path / name).symlink_to(ROOT / name)
     if program == "pip":  # it leaves a folder `build` behind
         for entry in list(tmp_path.iterdir()):
@@ -176,7 +184,10 @@ def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
     elif program in ("pip", "jupytext"):
         words = [sys.executable, "-m", *words]
     done = subprocess.run(
-        words, capture_output=True, text=True, check=False,
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr

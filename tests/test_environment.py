@@ -47,7 +47,11 @@ def run(*words, status=0, **options):
     """Run the command line in a process of its own; the completed process."""
     process = subprocess.run(
         [sys.executable, "-m", "hierphase", *words],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
     )
     assert process.returncode == status, process.stderr
     assert "Traceback" not in process.stderr
@@ -77,7 +81,9 @@ def hostile(tmp_path):
         style.write_text("lines.linewidth: 9\nbackend: agg\n")
     (tmp_path / "startup.py").write_text("startup = 1\n")
     variables = {
-        "JUPYTER_PATH": "jupyter", "IPYTHONDIR": "ipython", "MATPLOTLIBRC": "matplotlibrc",
+        "JUPYTER_PATH": "jupyter",
+        "IPYTHONDIR": "ipython",
+        "MATPLOTLIBRC": "matplotlibrc",
         "PYTHONSTARTUP": "startup.py",
     }
     named = {name: str(tmp_path / path) for name, path in variables.items()}
@@ -105,10 +111,21 @@ def test_a_page_too_in_a_folder_of_any_name_beside_a_notebook(tmp_path, hostile)
     stale = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Stale")])
     nbformat.write(stale, root / "book" / "probe.ipynb")
     process = subprocess.run(
-        [sys.executable, shutil.which("jupyter-book", path=Path(sys.executable).parent), "build",
-         ".", "-W", "-n", "--keep-going"],
-        cwd=root, env=hostile["variables"] | {"HIERPHASE_BOOK": str(root / "book")},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        [
+            sys.executable,
+            shutil.which("jupyter-book", path=Path(sys.executable).parent),
+            "build",
+            ".",
+            "-W",
+            "-n",
+            "--keep-going",
+        ],
+        cwd=root,
+        env=hostile["variables"] | {"HIERPHASE_BOOK": str(root / "book")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
     assert process.returncode == 0, process.stdout[-3000:]
     assert_clean(root / "_build" / "jupyter_execute" / "book" / "probe.ipynb")
@@ -167,8 +184,18 @@ def test_the_wheel_serves_anywhere(distributions, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target",
-         site, next(distributions[1].glob("*.whl"))],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            site,
+            next(distributions[1].glob("*.whl")),
+        ],
         check=True,
     )
     outside = {name: value for name, value in os.environ.items() if name != "HIERPHASE_BOOK"}

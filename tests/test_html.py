@@ -19,15 +19,26 @@ from hierphase import chapters
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 BUILD = [sys.executable, str(Path(sys.executable).with_name("jupyter-book")), "build", "."]
-PAGES = [entry["file"] for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
-         for entry in part["chapters"]]
+PAGES = [
+    entry["file"]
+    for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    for entry in part["chapters"]
+]
 PAGES = [f"{name}.html" for name in ["book/index", *PAGES, "genindex", "py-modindex", "search"]]
 
 # Flags after the first line keep Chromium's own services quiet.
 CHROMIUM = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--dump-dom",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--dump-dom",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--enable-logging=stderr",
     "--virtual-time-budget=20000",
 ]
 
@@ -35,8 +46,13 @@ CHROMIUM = [
 def build(directory, **environment):
     """Build a book as `make book` does; the completed process."""
     return subprocess.run(
-        [*BUILD, "-W", "-n", "--keep-going"], cwd=directory, env=os.environ | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        [*BUILD, "-W", "-n", "--keep-going"],
+        cwd=directory,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
 
 
@@ -87,17 +103,24 @@ def open_page(chromium, url, tmp_path):
     log = tmp_path / "net.json"
     process = subprocess.run(
         [chromium, *CHROMIUM, f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}", url],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
     requests = [
-        event["url"] for event in events
+        event["url"]
+        for event in events
         if re.match("(https?|wss?):", event.get("url", ""))
         # Requests of the browser itself, as for its updates, have no page as their origin.
         and event.get("initiator", "not an origin") != "not an origin"
     ]
-    console = [line for line in process.stderr.splitlines()
-               if ":CONSOLE" in line and not re.search(r'"\[(PST|togglebutton)\]: ', line)]
+    console = [
+        line
+        for line in process.stderr.splitlines()
+        if ":CONSOLE" in line and not re.search(r'"\[(PST|togglebutton)\]: ', line)
+    ]
     return Page(requests, console, process.stdout)
 
 
@@ -139,8 +162,9 @@ def test_page(book, chromium, tmp_path, name):
     figures = re.findall(r"<figure.*?</figure>", page.dom, re.DOTALL)
     for figure in figures:
         assert re.search(r'caption-number">Fig. [\d.]+', figure), f"no number: {figure[:300]}"
-    outputs = re.findall(r'<div class="cell_output.*?(?=<div class="cell |</section>)', page.dom,
-                         re.DOTALL)
+    outputs = re.findall(
+        r'<div class="cell_output.*?(?=<div class="cell |</section>)', page.dom, re.DOTALL
+    )
     for output in outputs:
         images = len(re.findall("<img", output))
         assert images == len(re.findall("<figcaption", output)), f"no caption: {output[:300]}"

@@ -64,9 +64,7 @@ def test_shards_give_the_bits_of_the_whole(world, request):
 def test_what_is_measured_follows_from_the_pixels(small):
     experiment, prepared, measured = small
     x0 = experiment.images(0, 5)
-    assert np.array_equal(
-        measured.pixels[0].values, ((x0 + 1) * 127.5).round().byte().numpy()
-    )
+    assert np.array_equal(measured.pixels[0].values, ((x0 + 1) * 127.5).round().byte().numpy())
     assert measured.time.values == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-3)
     back = torch.from_numpy(measured.pixels.values[2]).float() / 127.5 - 1  # rounded
     classifier = ConvClassifier.from_pretrained(model_directory("digits-classifier"))
@@ -84,8 +82,10 @@ def test_what_is_measured_follows_from_the_pixels(small):
     mean, std = held_out.mean(dim=(0, 2, 3)), held_out.std(dim=(0, 2, 3), correction=0)
     for name, scale in (("similarity", std), ("similarity_uncentred", torch.hypot(mean, std))):
         a, b = (
-            ((activations(classifier, images, ["stages.0"])["stages.0"] - mean.view(-1, 1, 1))
-             / scale.view(-1, 1, 1)).flatten(1)
+            (
+                (activations(classifier, images, ["stages.0"])["stages.0"] - mean.view(-1, 1, 1))
+                / scale.view(-1, 1, 1)
+            ).flatten(1)
             for images in (x0, back)
         )
         expected = torch.cosine_similarity(a, b).numpy()

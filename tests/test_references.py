@@ -29,8 +29,12 @@ def test_reference_holds_the_cells_of_its_chapter(name):
     text = (references.NOTEBOOKS / f"{name}.ipynb").read_text()
     stored = nbformat.reads(text, 4)
     expected = papermill.execute_notebook(
-        chapters.load(name).notebook, None, references.small_parameters()[name],
-        prepare_only=True, kernel_name="python3", language="python",
+        chapters.load(name).notebook,
+        None,
+        references.small_parameters()[name],
+        prepare_only=True,
+        kernel_name="python3",
+        language="python",
     )
     remedy = "the chapter and its reference differ: run `make reference` and look at the difference"
     assert references.code_cells(stored) == references.code_cells(expected), remedy
@@ -81,9 +85,23 @@ def test_a_wrong_constant_in_the_theory_fails_the_reference(tmp_path, constant, 
     theory.write_text(before + upward + after.replace("a, f = (m - 1)", f"a, f = {constant}", 1))
     shutil.copy(references.NOTEBOOKS / "bp-theory.ipynb", tmp_path)
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:xdist",
-         "--rootdir", tmp_path, "--color=no", "bp-theory.ipynb"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "--nbval-current-env",
+            "-p",
+            "no:xdist",
+            "--rootdir",
+            tmp_path,
+            "--color=no",
+            "bp-theory.ipynb",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "HIERPHASE_BOOK": str(book_directory())},
     )
     assert process.returncode == status, process.stdout[-3000:]

@@ -72,10 +72,20 @@ def test_two_writers_do_no_harm(tmp_path):
         (lambda path: path.write_bytes(b""), "OSError: "),
         (lambda path: path.write_text("no NetCDF"), "OSError: "),
         (lambda path: DATA.to_netcdf(path, engine="h5netcdf"), "KeyError: 'parameters'"),
-        *((lambda path, text=text: DATA.assign_attrs(parameters=text).to_netcdf(
-            path, engine="h5netcdf"), reason)
-          for text, reason in [("L: 3", "JSONDecodeError"), ("[1]", "TypeError"),
-                               ("null", "TypeError"), (3, "TypeError")]),
+        *(
+            (
+                lambda path, text=text: DATA.assign_attrs(parameters=text).to_netcdf(
+                    path, engine="h5netcdf"
+                ),
+                reason,
+            )
+            for text, reason in [
+                ("L: 3", "JSONDecodeError"),
+                ("[1]", "TypeError"),
+                ("null", "TypeError"),
+                (3, "TypeError"),
+            ]
+        ),
     ],
 )
 def test_a_file_that_is_no_result_is_named_with_the_remedy(tmp_path, damage, reason):

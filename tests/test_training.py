@@ -166,17 +166,19 @@ def test_sample_quality_of_known_samples():
     data = ImageData(train_images, labels, test_images, labels[:2], ("a", "b"))
     samples = torch.tensor([1.0, 1.0, -1.0, 0.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
     quality = sample_quality(samples, data, BrightnessClassifier())
-    assert quality == pytest.approx({
-        "confident": 0.75,
-        "confident_held_out": 0.0,
-        "rarest_class": 0.25,
-        "commonest_class": 0.75,
-        "distance": 0.0,
-        "distance_held_out": 2.0,
-        # mean 1/4 and one direction of variance: 4 (1/4)^2 + 4 (11/12)
-        "frechet": 4 / 16 + 4 * 11 / 12,
-        "frechet_train": 4.0,
-    })
+    assert quality == pytest.approx(
+        {
+            "confident": 0.75,
+            "confident_held_out": 0.0,
+            "rarest_class": 0.25,
+            "commonest_class": 0.75,
+            "distance": 0.0,
+            "distance_held_out": 2.0,
+            # mean 1/4 and one direction of variance: 4 (1/4)^2 + 4 (11/12)
+            "frechet": 4 / 16 + 4 * 11 / 12,
+            "frechet_train": 4.0,
+        }
+    )
     assert nearest_distance(samples, train_images).tolist() == [0.0, 0.0, 4.0, 2.0]
 
 

@@ -80,9 +80,7 @@ def test_only_what_counts_enters_the_mean():
     expected = [row[flags].mean() for row, flags in zip(kept, where, strict=True)]
     np.testing.assert_allclose(curve.value, expected)
     everything = mean_curve(kept)
-    np.testing.assert_allclose(
-        mean_curve(kept, where=np.ones_like(where)).high, everything.high
-    )
+    np.testing.assert_allclose(mean_curve(kept, where=np.ones_like(where)).high, everything.high)
     width = (curve.high - curve.low)[8] / (everything.high - everything.low)[8]
     assert width == pytest.approx(np.sqrt(2), rel=0.2)  # half as many images
     t_star = transition_time(TIMES, kept, 0.1, where=where)
