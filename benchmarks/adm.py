@@ -15,8 +15,8 @@ import torch
 from diffusers import UNet2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hierphase.adm import empty_unet
-from hierphase.adm_flags import ADMFlags
+from hierphase.diffusion.guided_diffusion import empty_unet
+from hierphase.diffusion.guided_diffusion_flags import ADMFlags
 
 SMALL = ADMFlags(
     image_size=64, num_channels=64, channel_mult="1,2,4", attention_resolutions="16",

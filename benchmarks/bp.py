@@ -22,9 +22,9 @@ import numba
 import numpy as np
 import torch
 
-from hierphase.bp import BeliefPropagation
-from hierphase.processes import EpsilonProcess
-from hierphase.rhm import RandomHierarchyModel
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import EpsilonProcess
+from hierphase.rhm.model import RandomHierarchyModel
 
 
 def best_time(call, budget=1.0):

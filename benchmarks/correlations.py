@@ -13,10 +13,10 @@ import time
 import numpy as np
 import torch
 
-from hierphase import correlations, meanfield
-from hierphase.bp import BeliefPropagation
-from hierphase.processes import EpsilonProcess
-from hierphase.rhm import RandomHierarchyModel
+from hierphase.rhm import correlations, meanfield
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import EpsilonProcess
+from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
 DRAWS, REPETITIONS, ACCURACY = 200, 8, 0.01

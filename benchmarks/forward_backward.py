@@ -17,9 +17,9 @@ import time
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from hierphase.datasets import digits
-from hierphase.pipeline import ForwardBackwardPipeline
-from hierphase.results import book_directory
+from hierphase.diffusion.datasets import digits
+from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.runs.results import book_directory
 from hierphase.seeds import derived_generator
 
 STEPS, BATCH = 25, 64

@@ -6,8 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-from hierphase import __version__, chapters
-from hierphase.executors import EXECUTORS, ShardError, open_executor
+from hierphase import __version__
+from hierphase.runs import chapters
+from hierphase.runs.executors import EXECUTORS, ShardError, open_executor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -154,16 +155,16 @@ def _parse_values(pairs: list[list[str]], defaults: dict) -> dict:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from hierphase import training
+    from hierphase.networks import catalogue
 
-    training.train(options.name, options.output, options.steps, options.seed)
+    catalogue.train(options.name, options.output, options.steps, options.seed)
 
 
 def _convert_adm(options: argparse.Namespace) -> None:
     from diffusers import DDPMPipeline
 
-    from hierphase.adm import load_adm
-    from hierphase.adm_flags import ADMFlags
+    from hierphase.diffusion.guided_diffusion import load_adm
+    from hierphase.diffusion.guided_diffusion_flags import ADMFlags
 
     if Path(options.output).is_file():
         raise ValueError(f"{options.output} is a file: give a directory for the model")
@@ -174,7 +175,7 @@ def _convert_adm(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from hierphase import results, sweep
+    from hierphase.runs import results, sweep
 
     chapter, preset = options.chapter, options.preset
     values = _parse_values(options.values, sweep.preset_parameters(chapter, preset))

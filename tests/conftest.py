@@ -6,8 +6,8 @@ import signal
 import pytest
 import references
 
-from hierphase import datasets
-from hierphase.chapters import clean_kernel
+from hierphase.diffusion import datasets
+from hierphase.runs.chapters import clean_kernel
 
 os.environ.update(references.ENVIRONMENT)
 clean_kernel()  # for nbval

@@ -12,7 +12,7 @@ import nbformat
 import yaml
 from nbval.plugin import coalesce_streams
 
-from hierphase import chapters
+from hierphase.runs import chapters
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 CHECKED = "nbval-check-output"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from hierphase import shards, sweep
 from hierphase.__main__ import main
+from hierphase.runs import shards, sweep
 from hierphase.seeds import derived_generator
 
 NAME = "slow"

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from hierphase import datasets, training
 from hierphase.__main__ import main
+from hierphase.diffusion import datasets
+from hierphase.networks import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -131,9 +132,9 @@ BLOCKS = [
 def quick(monkeypatch):
     """Denoisers of images are judged by few samples."""
     for name, classifier in (("digits", "digits-classifier"),):
-        finish = training._finish_denoiser(classifier, n_samples=8, num_inference_steps=2)
-        short = dataclasses.replace(training.TRAININGS[name], finish=finish)
-        monkeypatch.setitem(training.TRAININGS, name, short)
+        finish = catalogue._finish_denoiser(classifier, n_samples=8, num_inference_steps=2)
+        short = dataclasses.replace(catalogue.TRAININGS[name], finish=finish)
+        monkeypatch.setitem(catalogue.TRAININGS, name, short)
 
 
 def test_every_command_is_in_one_table():

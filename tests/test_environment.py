@@ -249,8 +249,9 @@ def test_nowhere_to_keep_compiled_code():
     code = """
 from numba.core import caching
 caching.CacheImpl._locator_classes = caching.CompileResultCacheImpl._locator_classes = []
-from hierphase import bp, correlations
-from hierphase.bp_numba import njit
+from hierphase.rhm import belief_propagation
+from hierphase.rhm import correlations
+from hierphase.rhm.belief_propagation_numba import njit
 print(njit(lambda x: x + 1)(1))
 """
     process = subprocess.run(

@@ -14,16 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hierphase import chapters
+from hierphase.runs import chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 BUILD = [sys.executable, str(Path(sys.executable).with_name("jupyter-book")), "build", "."]
-PAGES = [
-    entry["file"]
-    for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
-    for entry in part["chapters"]
-]
+PAGES = re.findall(r"file: (\S+)", (ROOT / "_toc.yml").read_text())
 PAGES = [f"{name}.html" for name in ["book/index", *PAGES, "genindex", "py-modindex", "search"]]
 
 # Flags after the first line keep Chromium's own services quiet.
@@ -215,7 +211,8 @@ kernelspec:
 
 ```{code-cell} ipython3
 import time
-from hierphase import answer, results
+from hierphase import answer
+from hierphase.runs import results
 stored = results.book_directory() / "results" / "stored.nc"
 print(answer.ANSWER, stored.read_text(), time.time_ns())
 ```

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hierphase import training
 from hierphase.__main__ import main
+from hierphase.networks import catalogue
 
 
 def test_list(book, capsys):
@@ -41,7 +41,7 @@ def test_errors(book, capsys, arguments, status, message):
 
 def test_train_passes_its_options_on(monkeypatch):
     calls = []
-    monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
+    monkeypatch.setattr(catalogue, "train", lambda *args, **options: calls.append((args, options)))
     assert main(["train", "digits", "--output", "out", "--steps", "3", "--seed", "5"]) == 0
     assert calls == [(("digits", "out", 3, 5), {})]
 
@@ -52,6 +52,6 @@ def test_interruption_is_told_with_its_status(monkeypatch, capsys):
         def train(*args, message=message, **options):
             raise KeyboardInterrupt(*message)
 
-        monkeypatch.setattr(training, "train", train)
+        monkeypatch.setattr(catalogue, "train", train)
         assert main(["train", "digits"]) == 130
         assert capsys.readouterr().err == f"hierphase: {expected}\n"

@@ -13,8 +13,8 @@ import references
 import yaml
 
 import hierphase
-from hierphase import chapters
-from hierphase.results import book_directory
+from hierphase.runs import chapters
+from hierphase.runs.results import book_directory
 
 CHAPTERS = chapters.names()
 
@@ -79,7 +79,7 @@ def test_small_parameters_are_checked(book, tmp_path, wanted, message):
 def test_a_wrong_constant_in_the_theory_fails_the_reference(tmp_path, constant, status):
     package = tmp_path / "hierphase"
     shutil.copytree(Path(hierphase.__file__).parent, package)
-    theory = package / "meanfield.py"
+    theory = package / "rhm" / "meanfield.py"
     before, upward, after = theory.read_text().partition("def upward(")
     assert after.count("a, f = (m - 1)") >= 1
     theory.write_text(before + upward + after.replace("a, f = (m - 1)", f"a, f = {constant}", 1))

@@ -15,8 +15,8 @@ import jupyter_cache.cache.db
 import sqlalchemy
 
 import hierphase
-from hierphase.chapters import clean_kernel
-from hierphase.results import book_directory
+from hierphase.runs.chapters import clean_kernel
+from hierphase.runs.results import book_directory
 
 NUMBERS = (".json", ".nc", ".py", ".safetensors")  # what a page can read
 

@@ -1,0 +1,290 @@
+"""Where the class changes: the time t* of the transition and its width, and where layers cross."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import curve_fit
+
+from hierphase.analysis.bootstrap import (
+    Estimate,
+    bootstrap_means,
+    checked_values,
+    means_and_resamples,
+    percentile_estimate,
+)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Where the class goes, and over how long.
+
+    Attributes:
+        t_star: time of the transition, in the units of the times given.
+        width: time that the fall takes; each function below says how it measures it.
+    """
+
+    t_star: Estimate
+    width: Estimate
+
+
+def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
+    """Earliest time at which curves fall to a level, interpolated linearly between the times.
+
+    Args:
+        times: (n_times,) increasing.
+        curves: (..., n_times).
+        level: the level to cross from above.
+
+    Returns:
+        (...) crossing times; NaN where a curve starts below the level or never comes down to it.
+    """
+    times, curves = np.asarray(times, dtype=float), np.asarray(curves, dtype=float)
+    falls = (curves[..., :-1] > level) & (curves[..., 1:] <= level)
+    after = falls.argmax(axis=-1) + 1
+    high = np.take_along_axis(curves, after[..., None] - 1, axis=-1)[..., 0]
+    low = np.take_along_axis(curves, after[..., None], axis=-1)[..., 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fraction = (high - level) / (high - low)
+    crossing = times[after - 1] + fraction * (times[after] - times[after - 1])
+    return np.where(falls.any(axis=-1) & (curves[..., 0] > level), crossing, np.nan)
+
+
+def transition_time(
+    times: np.ndarray,
+    kept: np.ndarray,
+    chance: float,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    where: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> Estimate:
+    """t*: where the probability of keeping the class is half-way between 1 and chance.
+
+    Args:
+        times: (n_times,) increasing reversal times.
+        kept: (n_times, n) whether image i had its class at time k.
+        chance: plateau of the probability at large times, e.g. one over the number of classes.
+        confidence: of the interval.
+        n_resamples: bootstrap resamples over images.
+        seed: of the resampling.
+        where: (n_times, n) flags of what counts; by default everything.
+        groups: (n,) as for :func:`~hierphase.analysis.bootstrap.resampling_weights`.
+
+    Returns:
+        t* with its percentile bootstrap interval, in the units of ``times``.
+
+    Raises:
+        ValueError: shapes that do not fit, times that do not increase, chance outside [0, 1), or a
+            curve that does not cross within the times, for all images or for a resample.
+    """
+    times, kept = _checked_flags(times, kept, chance, confidence)
+    level = (1 + chance) / 2
+    curve, curves = means_and_resamples(kept, where, n_resamples, seed, groups)
+    value, resampled = crossing_time(times, curve, level), crossing_time(times, curves, level)
+    if np.isnan(value) or np.isnan(resampled).any():
+        raise ValueError(
+            f"the probability of keeping the class, {curve.round(3).tolist()}, does "
+            f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
+            "times further out, or more images"
+        )
+    return percentile_estimate(float(value), resampled, confidence)
+
+
+def fitted_transition(
+    times: np.ndarray,
+    kept: np.ndarray,
+    chance: float,
+    confidence: float = 0.95,
+    n_resamples: int = 300,
+    seed: int = 0,
+) -> Transition:
+    """t* and width from a logistic fit, P(t) = chance + (1 - chance) / (1 + exp((t - t*) / w)).
+
+    Least squares over the times; the width is the time from 90% to 10% of the fall, 2 ln(9) w.
+
+    Args and errors: as :func:`transition_time`; a fit that does not converge is a ValueError too.
+    """
+    times, kept = _checked_flags(times, kept, chance, confidence)
+    start = float(transition_time(times, kept, chance, confidence, 2, seed).value)
+
+    def fall(t, t_star, w):
+        return chance + (1 - chance) / (1 + np.exp(np.clip((t - t_star) / w, -500, 500)))
+
+    def fit(curve):
+        try:
+            found, _ = curve_fit(fall, times, curve, p0=(start, np.ptp(times) / 20), maxfev=5000)
+        except RuntimeError as error:
+            raise ValueError(f"no logistic curve fits {curve.round(3).tolist()}: {error}") from None
+        return found[0], 2 * np.log(9) * abs(found[1])
+
+    resampled = np.array([fit(curve) for curve in bootstrap_means(kept, n_resamples, seed)])
+    value = fit(kept.mean(axis=1))
+    return Transition(
+        *(percentile_estimate(value[i], resampled[:, i], confidence) for i in range(2))
+    )
+
+
+def steepest_transition(
+    times: np.ndarray,
+    kept: np.ndarray,
+    chance: float,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Transition:
+    """t* and width from the steepest drop, without a model of the curve.
+
+    The slopes between neighbouring times sit at the middles of their intervals; t* is the top of
+    the parabola through the steepest and its two neighbours, the width (1 - chance) over the
+    steepest slope: the time a fall at that slope would take.
+
+    Args and errors: as :func:`transition_time`.
+    """
+    times, kept = _checked_flags(times, kept, chance, confidence)
+    if len(times) < 4:
+        raise ValueError(f"need at least 4 times, got {times.tolist()}")
+    middles = (times[1:] + times[:-1]) / 2
+
+    def steepest(curves):
+        slopes = -np.diff(curves, axis=-1) / np.diff(times)
+        i = slopes.argmax(axis=-1)
+        a = i.clip(1, len(middles) - 2)[:, None] + np.array([-1, 0, 1])
+        x, y = middles[a], np.take_along_axis(slopes, a, axis=-1)
+        # vertex of the parabola by divided differences
+        first = np.diff(y, axis=1) / np.diff(x, axis=1)
+        second = (first[:, 1] - first[:, 0]) / (x[:, 2] - x[:, 0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            vertex = (x[:, 0] + x[:, 1]) / 2 - first[:, 0] / (2 * second)
+        inside = (second < 0) & (vertex >= x[:, 0]) & (vertex <= x[:, 2])
+        t_star = np.where(inside, vertex, middles[i])
+        return t_star, (1 - chance) / slopes.max(axis=-1)
+
+    values = steepest(kept.mean(axis=1)[None])
+    resampled = steepest(bootstrap_means(kept, n_resamples, seed))
+    return Transition(
+        *(
+            percentile_estimate(float(value[0]), draws, confidence)
+            for value, draws in zip(values, resampled, strict=True)
+        )
+    )
+
+
+def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
+    """Probability that two unrelated images agree in class: the plateau of keeping a class.
+
+    Args:
+        before: (n,) class of each image of one kind.
+        after: (k,) class of each image of the other kind.
+
+    Returns:
+        Sum over classes of the product of their shares; 1/C for C classes when one is balanced.
+    """
+    classes = np.union1d(before, after)
+    shares = [(np.asarray(kind)[:, None] == classes).mean(axis=0) for kind in (before, after)]
+    return float(shares[0] @ shares[1])
+
+
+def layer_crossing(
+    times: np.ndarray,
+    early: np.ndarray,
+    late: np.ndarray,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> Estimate | None:
+    """Where the mean similarity of a late layer falls below that of an early one.
+
+    Args:
+        times: (n_times,) increasing.
+        early: (n_times, n) similarities of the early layer.
+        late: (n_times, n) those of the late layer, of the same images.
+        confidence: of the interval.
+        n_resamples: bootstrap resamples over images.
+        seed: of the resampling.
+        groups: (n,) as for :func:`~hierphase.analysis.bootstrap.resampling_weights`.
+
+    Returns:
+        The crossing with its interval, or None where the late layer does not start out above the
+        early one and end below it, in all but a share (1 - confidence) of the resamples.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).
+    """
+    times, gap = _checked_gap(times, early, late, confidence)
+    noisy = times > 0  # at t = 0 every layer has similarity 1
+    mean, means = means_and_resamples(gap[noisy], None, n_resamples, seed, groups)
+    value = float(crossing_time(times[noisy], mean, level=0))
+    resampled = crossing_time(times[noisy], means, level=0)
+    if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
+        return None
+    return percentile_estimate(value, resampled[~np.isnan(resampled)], confidence)
+
+
+def largest_gaps(
+    times: np.ndarray,
+    early: np.ndarray,
+    late: np.ndarray,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> tuple[Estimate, Estimate]:
+    """How far the mean similarity of a late layer gets above that of an early one, and below it.
+
+    Curves cross where both are above zero. The largest of many noisy numbers would always be; so
+    one half of the images says at which time the gap is largest, the other half how large it is
+    there, and the two ways of doing so are averaged.
+
+    Args and errors: as :func:`layer_crossing`, and fewer than two images.
+
+    Returns:
+        The largest lead of the late layer over all times, and its largest deficit.
+    """
+    _, gap = _checked_gap(times, early, late, confidence)
+    if gap.shape[1] < 2:
+        raise ValueError(f"need at least two images, got {gap.shape[1]}")
+    halves = [
+        means_and_resamples(
+            gap[:, k::2], None, n_resamples, seed + k, None if groups is None else groups[k::2]
+        )
+        for k in range(2)
+    ]
+
+    def largest(sign):
+        """At the time that the other half names: the value, and each resample."""
+        (mean, means), (other, others) = halves
+        rows = np.arange(n_resamples)
+        value = mean[(sign * other).argmax()] + other[(sign * mean).argmax()]
+        resampled = (
+            means[rows, (sign * others).argmax(axis=1)]
+            + others[rows, (sign * means).argmax(axis=1)]
+        )
+        return percentile_estimate(sign * value / 2, sign * resampled / 2, confidence)
+
+    return largest(1), largest(-1)
+
+
+def _checked_gap(times, early, late, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Times, and similarities of the late layer minus those of the early, or a ValueError."""
+    early, late = checked_values(early, confidence), checked_values(late, confidence)
+    times = np.asarray(times, dtype=float)
+    if early.shape != late.shape or times.shape != early.shape[:1]:
+        raise ValueError(
+            f"got {times.shape} times for similarities of shape {early.shape} and {late.shape}"
+        )
+    return times, late - early
+
+
+def _checked_flags(times, kept, chance: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """(times, kept) as float arrays that fit each other, or a ValueError."""
+    kept = checked_values(kept, confidence)
+    times = np.asarray(times, dtype=float)
+    if times.shape != kept.shape[:1]:
+        raise ValueError(f"got {times.shape} times for kept flags of shape {kept.shape}")
+    if not (np.diff(times) > 0).all():
+        raise ValueError(f"times must increase, got {times.tolist()}")
+    if not 0 <= chance < 1:
+        raise ValueError(f"chance must be in [0, 1), got {chance}")
+    return times, kept

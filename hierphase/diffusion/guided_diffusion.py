@@ -1,0 +1,228 @@
+"""Checkpoints of OpenAI's guided-diffusion (ADM) as stock diffusers models.
+
+The paper's model is guided-diffusion's unconditional 256x256 one. :func:`load_adm` turns its file
+into a ``UNet2DModel`` and a ``DDPMScheduler`` that compute the same function, so that everything
+else in this package sees a diffusers model like any other.
+
+The flags are those of guided-diffusion's command line, as in the README beside the checkpoints;
+see :class:`~hierphase.diffusion.guided_diffusion_flags.ADMFlags`. Some of them leave no trace in
+the names and shapes of the weights: ``num_head_channels`` (or ``num_heads``),
+``use_new_attention_order``, ``noise_schedule`` and ``diffusion_steps``. A wrong one gives a wrong
+model and no error.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+from hierphase.diffusion.guided_diffusion_flags import GROUPS, ADMFlags, parse_flags
+from hierphase.diffusion.state_dicts import read_state_dict
+
+N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
+
+# Module of diffusers -> module of guided-diffusion, within a block and at the top.
+RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+QKV = ("to_q", "to_k", "to_v")
+ATTENTION = {"group_norm": "norm", **dict.fromkeys(QKV, "qkv"), "to_out.0": "proj_out"}
+TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "class_embedding": "label_emb",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+
+
+def load_adm(path: str | Path, **flags) -> tuple[UNet2DModel, DDPMScheduler]:
+    """Read a guided-diffusion checkpoint.
+
+    Nothing but tensors is ever unpickled. The model is in float32, on the CPU, in evaluation mode;
+    it maps images (n, 3, image_size, image_size) in [-1, 1] and time indices to the predicted noise
+    and, after it, the variance (n, 6, image_size, image_size) that the scheduler's
+    ``learned_range`` expects. A class-conditional one takes ``class_labels`` (n,) too.
+
+    The scheduler with 250 steps is guided-diffusion's ``--timestep_respacing 250``, with clipped
+    predictions. Other diffusers schedulers want the first 3 channels only.
+
+    Args:
+        path: a ``.pt`` file as published, or the same state dict as ``.safetensors``.
+        **flags: fields of :class:`~hierphase.diffusion.guided_diffusion_flags.ADMFlags`, where they
+            differ from the unconditional 256 model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is cut short, no checkpoint, or holds more than tensors; or as
+            :func:`convert_state_dict`.
+    """
+    adm = parse_flags(flags)
+    state_dict = read_state_dict(path)
+    try:
+        converted = convert_state_dict(state_dict, **flags)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    unet = empty_unet(adm)
+    unet.load_state_dict(converted, assign=True)
+    return unet.eval(), _scheduler(adm)
+
+
+def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str, torch.Tensor]:
+    """Rename and rearrange guided-diffusion's weights for ``UNet2DModel``.
+
+    Args:
+        state_dict: name -> tensor, as guided-diffusion stores them; left as it is.
+        **flags: fields of :class:`~hierphase.diffusion.guided_diffusion_flags.ADMFlags`, where they
+            differ from the unconditional 256 model.
+
+    Returns:
+        Name in ``UNet2DModel`` -> a new float32 tensor.
+
+    Raises:
+        ValueError: an unknown or impossible flag; or names or shapes that are not those of a model
+            with these flags.
+    """
+    adm = parse_flags(flags)
+    wanted = empty_unet(adm).state_dict()
+    names = dict(_module_names(adm))
+    sources = {}
+    for name in wanted:
+        module, _, parameter = name.rpartition(".")
+        sources[name] = f"{names[module]}.{parameter}"
+
+    missing = sorted(set(sources.values()) - set(state_dict))
+    unexpected = sorted(map(str, set(state_dict) - set(sources.values())))
+    misshapen = {}
+    for name, source in sources.items():
+        shape = _stored_shape(name, tuple(wanted[name].shape))
+        if source in state_dict and tuple(state_dict[source].shape) != shape:
+            misshapen[source] = f"{source}: {tuple(state_dict[source].shape)} instead of {shape}"
+    problems = [
+        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for kind, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", list(misshapen.values())),
+        )
+        if found
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights are not those of a model with these flags: {'; '.join(problems)}; "
+            f"compare with the flags given beside the checkpoint: {adm}"
+        )
+    return {
+        name: _convert(name, state_dict[source], adm).to(torch.float32, copy=True).contiguous()
+        for name, source in sources.items()
+    }
+
+
+def empty_unet(adm: ADMFlags) -> UNet2DModel:
+    """The network on the meta device: structure and configuration, no storage for weights.
+
+    Args:
+        adm: the checkpoint's flags.
+    """
+    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+    if not adm.resblock_updown:
+        plain = ("DownBlock2D", "UpBlock2D")
+    attending = ("AttnDownBlock2D", "AttnUpBlock2D")
+    down, up = ([(attending if has else plain)[i] for has in adm.attention] for i in (0, 1))
+    with torch.device("meta"):
+        return UNet2DModel(
+            sample_size=adm.image_size,
+            in_channels=3,
+            out_channels=6 if adm.learn_sigma else 3,
+            layers_per_block=adm.num_res_blocks,
+            block_out_channels=adm.widths,
+            down_block_types=tuple(down),
+            up_block_types=tuple(up[::-1]),
+            downsample_type="resnet" if adm.resblock_updown else "conv",
+            upsample_type="resnet" if adm.resblock_updown else "conv",
+            attention_head_dim=adm.head_width,
+            resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
+            norm_num_groups=GROUPS,
+            attn_norm_num_groups=GROUPS,
+            norm_eps=1e-5,
+            flip_sin_to_cos=True,
+            freq_shift=0,
+            dropout=adm.dropout,
+            num_class_embeds=N_CLASSES if adm.class_cond else None,
+        )
+
+
+def _scheduler(adm: ADMFlags) -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=adm.diffusion_steps,
+        beta_schedule="linear" if adm.noise_schedule == "linear" else "squaredcos_cap_v2",
+        beta_start=0.1 / adm.diffusion_steps,  # 1e-4 and 0.02 at 1000 steps
+        beta_end=20 / adm.diffusion_steps,
+        variance_type="learned_range" if adm.learn_sigma else "fixed_large",
+        clip_sample=True,
+        timestep_spacing="linspace",
+    )
+
+
+def _module_names(adm: ADMFlags) -> Iterator[tuple[str, str]]:
+    """Pairs of module names, diffusers' and guided-diffusion's, more than this model may have."""
+    yield from TOP.items()
+    residual = [(f"mid_block.resnets.{i}", f"middle_block.{2 * i}") for i in (0, 1)]
+    attention = [("mid_block.attentions.0", "middle_block.1")]
+    levels, layers = len(adm.widths), adm.num_res_blocks + 1
+    for level, has in enumerate(adm.attention):
+        down, up = f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"
+        first = 1 + level * layers  # input block 0 is conv_in, the last of a level halves the size
+        for i in range(layers - 1):
+            residual.append((f"{down}.resnets.{i}", f"input_blocks.{first + i}.0"))
+            attention.append((f"{down}.attentions.{i}", f"input_blocks.{first + i}.1"))
+        residual.append((f"{down}.downsamplers.0", f"input_blocks.{first + layers - 1}.0"))
+        yield f"{down}.downsamplers.0.conv", f"input_blocks.{first + layers - 1}.0.op"
+        first = (levels - 1 - level) * layers
+        for i in range(layers):
+            residual.append((f"{up}.resnets.{i}", f"output_blocks.{first + i}.0"))
+            attention.append((f"{up}.attentions.{i}", f"output_blocks.{first + i}.1"))
+        last = f"output_blocks.{first + layers - 1}.{2 if has else 1}"
+        residual.append((f"{up}.upsamplers.0", last))
+        yield f"{up}.upsamplers.0.conv", f"{last}.conv"
+    for blocks, modules in ((residual, RESIDUAL), (attention, ATTENTION)):
+        for ours, theirs in blocks:
+            for module, source in modules.items():
+                yield f"{ours}.{module}", f"{theirs}.{source}"
+
+
+def _attention_module(name: str) -> str | None:
+    """The module of an attention's projections that ``name`` is a parameter of."""
+    module = name.rpartition(".")[0]
+    return next((m for m in (*QKV, "to_out.0") if module.endswith(f".{m}")), None)
+
+
+def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in guided-diffusion of the tensor that becomes parameter ``name`` of ``shape``."""
+    module = _attention_module(name)
+    if module in QKV:
+        shape = (3 * shape[0], *shape[1:])
+    if module and name.endswith("weight"):
+        shape = (*shape, 1)  # a convolution of width 1 over the positions
+    return shape
+
+
+def _convert(name: str, stored: torch.Tensor, adm: ADMFlags) -> torch.Tensor:
+    module = _attention_module(name)
+    if module in QKV:
+        heads = len(stored) // (3 * adm.head_width)
+        if adm.use_new_attention_order:
+            order = stored.unflatten(0, (3, heads, adm.head_width))
+        else:
+            order = stored.unflatten(0, (heads, 3, adm.head_width)).transpose(0, 1)
+        stored = order[QKV.index(module)].flatten(0, 1)
+    if module and name.endswith("weight"):
+        stored = stored.squeeze(-1)
+    return stored

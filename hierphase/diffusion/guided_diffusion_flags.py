@@ -1,0 +1,172 @@
+"""What guided-diffusion's flags say about a checkpoint, and which of it diffusers can represent."""
+
+from dataclasses import dataclass, fields
+
+from hierphase.checks import positive_integer, unknown
+
+GROUPS = 32  # of every normalisation
+
+# Width of each resolution over num_channels, where the flag channel_mult is not given.
+CHANNEL_MULT = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
+CHANNEL_MULT[512] = (0.5, 1, 1, 2, 2, 4, 4)
+
+
+@dataclass(frozen=True)
+class ADMFlags:
+    """What guided-diffusion's flags say about a checkpoint; defaults: the unconditional 256 model.
+
+    Flags that say how to train or run a model (``use_fp16``, ``timestep_respacing``, ...) are not
+    part of it: give the number of steps to the scheduler, the precision to the model.
+
+    Args:
+        image_size: height and width of the images, pixels.
+        num_channels: width of the first resolution, a multiple of 32.
+        num_res_blocks: residual blocks per resolution.
+        channel_mult: width of each resolution over ``num_channels``, "1,1,2" or a sequence. The
+            default, "", stands for the published model of this image size.
+        attention_resolutions: sizes (pixels) of the feature maps with attention, "32,16,8" or a
+            sequence.
+        num_head_channels: channels of an attention head; -1 means that ``num_heads`` decides.
+        num_heads: heads of every attention; looked at only if ``num_head_channels`` is -1, which
+            :func:`~hierphase.diffusion.guided_diffusion.load_adm` assumes where this one alone is
+            given.
+        use_new_attention_order: heads inside queries, keys and values rather than around them.
+        resblock_updown: residual blocks change the resolution, not plain convolutions.
+        use_scale_shift_norm: the time embedding scales and shifts instead of being added.
+        class_cond: the model takes one of 1000 classes.
+        learn_sigma: the model predicts the variance too.
+        dropout: probability, of no effect except in training.
+        diffusion_steps: number of noise levels, at least 21 (fewer have no linear schedule).
+        noise_schedule: "linear" or "cosine".
+
+    Raises:
+        ValueError: a value out of range, or an architecture that ``UNet2DModel`` has no way to
+            represent.
+    """
+
+    image_size: int = 256
+    num_channels: int = 256
+    num_res_blocks: int = 2
+    channel_mult: str | tuple[int, ...] = ""
+    attention_resolutions: str | tuple[int, ...] = "32,16,8"
+    num_head_channels: int = 64
+    num_heads: int = -1
+    use_new_attention_order: bool = False
+    resblock_updown: bool = True
+    use_scale_shift_norm: bool = True
+    class_cond: bool = False
+    learn_sigma: bool = True
+    dropout: float = 0.0
+    diffusion_steps: int = 1000
+    noise_schedule: str = "linear"
+
+    def __post_init__(self):
+        positive_integer("num_res_blocks", self.num_res_blocks)
+        positive_integer("diffusion_steps", self.diffusion_steps, minimum=21)
+        if positive_integer("num_channels", self.num_channels) % GROUPS:
+            raise ValueError(
+                f"num_channels must be a multiple of {GROUPS}, got {self.num_channels}"
+            )
+        for field in fields(self):
+            if field.type is bool and not isinstance(getattr(self, field.name), bool):
+                raise ValueError(
+                    f"{field.name} must be True or False, got {getattr(self, field.name)!r}"
+                )
+        if self.noise_schedule not in ("linear", "cosine"):
+            raise ValueError(
+                f"noise_schedule must be linear or cosine, got {self.noise_schedule!r}"
+            )
+        if isinstance(self.dropout, str) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1, got {self.dropout!r}")
+        levels = len(self.widths)
+        if positive_integer("image_size", self.image_size) % 2 ** (levels - 1):
+            raise ValueError(
+                f"{levels} resolutions need an image_size divisible by {2 ** (levels - 1)}, "
+                f"got {self.image_size}"
+            )
+        self.head_width  # noqa: B018 (raises where there is no single one)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each resolution, from the largest feature maps to the smallest."""
+        if self.channel_mult in ("", ()):
+            if self.image_size not in CHANNEL_MULT:
+                raise ValueError(
+                    f"no published model has image_size {self.image_size!r} (they have "
+                    f"{', '.join(map(str, CHANNEL_MULT))}): give channel_mult, e.g. '1,2,4'"
+                )
+            factors = CHANNEL_MULT[self.image_size]
+        else:
+            factors = _integers("channel_mult", self.channel_mult)
+        if factors[0] != 1:
+            raise ValueError(
+                f"channel_mult {','.join(map(str, factors))} starts with {factors[0]}: the time "
+                f"embedding has {self.num_channels} frequencies and the first resolution "
+                f"{int(factors[0] * self.num_channels)} channels, but UNet2DModel has one width "
+                "for both; such a model (the 512x512 one) cannot be represented"
+            )
+        return tuple(factor * self.num_channels for factor in factors)
+
+    @property
+    def attention(self) -> tuple[bool, ...]:
+        """Whether each resolution has attention (between the two halves there always is one)."""
+        sizes = _integers("attention_resolutions", self.attention_resolutions)
+        return tuple(
+            2**level in {self.image_size // size for size in sizes}
+            for level in range(len(self.widths))
+        )
+
+    @property
+    def head_width(self) -> int:
+        """Channels of an attention head, the same at every resolution."""
+        attended = [w for w, has in zip(self.widths, self.attention, strict=True) if has]
+        attended.append(self.widths[-1])
+        if self.num_head_channels != -1:
+            heads_of = f"num_head_channels {self.num_head_channels!r}"
+            size = positive_integer("num_head_channels", self.num_head_channels)
+        else:
+            heads_of = f"num_heads {self.num_heads!r}"
+            size = self.widths[-1] // positive_integer("num_heads", self.num_heads)
+            if any(width != attended[-1] for width in attended):
+                heads = sorted({width // self.num_heads for width in attended})
+                raise ValueError(
+                    f"{heads_of} at resolutions of different width makes heads of "
+                    f"{', '.join(map(str, heads))} channels, but UNet2DModel has one size for all; "
+                    "such a model (the 128x128 one) cannot be represented"
+                )
+        if any(size == 0 or width % size for width in attended):
+            raise ValueError(
+                f"{heads_of} does not divide all of the widths {sorted(set(attended))}"
+            )
+        return size
+
+
+def parse_flags(flags: dict) -> ADMFlags:
+    """The flags of a checkpoint from those that differ from the unconditional 256 model.
+
+    Args:
+        flags: name -> value.
+
+    Raises:
+        ValueError: an unknown name (the closest is named), or as :class:`ADMFlags`.
+    """
+    known = [field.name for field in fields(ADMFlags)]
+    for name in flags:
+        if name not in known:
+            raise ValueError(unknown("flag", name, known))
+    if "num_heads" in flags:
+        flags = {"num_head_channels": -1, **flags}
+    return ADMFlags(**flags)
+
+
+def _integers(name: str, value: str | tuple[int, ...]) -> tuple[int, ...]:
+    """The numbers of "1,2,3", of a sequence, or of a single integer."""
+    if isinstance(value, int):
+        value = (value,)
+    try:
+        numbers = [int(v) for v in value.split(",")] if isinstance(value, str) else list(value)
+        return tuple(positive_integer(name, number) for number in numbers)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be positive integers like '32,16,8', got {value!r}"
+        ) from None

@@ -1,0 +1,284 @@
+"""Denoisers trained on P data of a tree against the exact one: losses, levels kept, levels valid.
+
+One "image" of the sweep is one denoiser. The exact one, belief propagation, is an entry like the
+others and goes through the same code.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import xarray as xr
+
+from hierphase.checks import all_names, positive_integer
+from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.networks.catalogue import model_directory
+from hierphase.networks.rhm_catalogue import (
+    TREE_DENOISERS,
+    TREE_SIZES,
+    tree_denoiser_name,
+    tree_rhm,
+)
+from hierphase.rhm.bayes_denoiser import BayesDenoiser
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler, encode
+from hierphase.rhm.dataset import TreeData
+from hierphase.seeds import derived_generator
+
+# Independent streams of the experiment's seed.
+_LOSS, _TRAIN_LOSS, _KEPT, _GENERATED = range(4)
+_ROWS = 64  # generated data compared at once with the training set
+
+#: Preset -> the parameters of :class:`DenoiserExperiment`.
+PRESETS = {
+    "tree": {
+        "sizes": {
+            "unet": [
+                list(TREE_SIZES),
+                [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192],
+            ],
+            "transformer": [[128, 512, 2048, 8192]],
+        },
+        "n_loss_data": 1000,
+        "n_loss_times": 40,
+        "n_data": 256,
+        "n_times": 13,
+        "last_time": 360,
+        "n_samples": 1000,
+        "num_inference_steps": 100,
+        "batch_size": 512,
+        "seed": 0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One denoiser: what kind, of which draw of the rules, trained on how many data.
+
+    Attributes:
+        architecture: "bayes", or a key of :data:`~hierphase.networks.rhm_catalogue.TREE_DENOISERS`.
+        draw: seed of the rules.
+        P: size of the training set; None for fresh data, and for "bayes".
+    """
+
+    architecture: str
+    draw: int
+    P: int | None = None
+
+    @property
+    def trained(self) -> str:
+        """Name of the training."""
+        return tree_denoiser_name(self.architecture, self.P, self.draw)
+
+
+class DenoiserExperiment:
+    """Every denoiser on held-out data of its own rules.
+
+    Args:
+        parameters: those of a preset: ``sizes`` for each architecture one list for each draw of the
+            rules, of the training set sizes (None for fresh data); ``n_loss_data`` held-out data
+            and ``n_loss_times`` times, evenly from 0 to T-1, for the losses; ``n_data`` held-out
+            data that are noised up to ``n_times`` times, evenly from 0 to ``last_time``, and
+            denoised; ``n_samples`` data generated from pure noise; ``num_inference_steps`` of the
+            whole way; ``batch_size`` rows per model call; ``seed`` of all noise.
+
+    Raises:
+        ValueError: a missing, unknown or bad parameter.
+        FileNotFoundError: a denoiser that has not been trained; the message names the command.
+    """
+
+    def __init__(self, parameters: dict):
+        expected = PRESETS["tree"].keys()
+        all_names(parameters, expected)
+        for name in expected - {"sizes", "seed"}:
+            positive_integer(name, parameters[name])
+        positive_integer("seed", parameters["seed"], minimum=0)
+        for architecture in parameters["sizes"]:
+            if architecture not in TREE_DENOISERS:
+                raise ValueError(
+                    f"sizes must be for {' or '.join(TREE_DENOISERS)}, got {architecture!r}"
+                )
+        self.parameters = parameters
+        self.scheduler = ddpm_scheduler()
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """All denoisers, belief propagation for each draw of the rules, then the trained ones."""
+        sizes = self.parameters["sizes"]
+        n_draws = max((len(draws) for draws in sizes.values()), default=1)
+        return [Entry("bayes", draw) for draw in range(n_draws)] + [
+            Entry(architecture, draw, P)
+            for architecture, draws in sizes.items()
+            for draw, of_draw in enumerate(draws)
+            for P in of_draw
+        ]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights of all trained denoisers."""
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            if entry.architecture != "bayes":
+                for file in sorted(model_directory(entry.trained).glob("*.safetensors")):
+                    digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def prepare(self) -> xr.Dataset:
+        """Nothing: every denoiser stands alone."""
+        return xr.Dataset()
+
+    def times(self) -> np.ndarray:
+        """(n_times,) reversal times, 0 to ``last_time``."""
+        last, n = self.parameters["last_time"], self.parameters["n_times"]
+        return np.linspace(0, last, n).round().astype(int)
+
+    def loss_times(self) -> np.ndarray:
+        """(n_loss_times,) times of the losses, 0 to T-1."""
+        T = self.scheduler.config.num_train_timesteps
+        return np.linspace(0, T - 1, self.parameters["n_loss_times"]).round().astype(int)
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on entries start..stop - 1.
+
+        Args:
+            start: first entry.
+            stop: one past the last.
+            prepared: not used.
+
+        Returns:
+            Along ``image``, the entries, with coordinates ``architecture``, ``draw`` and ``P`` (NaN
+            for fresh data and for "bayes"). Along ``loss_time``: ``loss`` and ``train_loss``, mean
+            squared error of the predicted noise on held-out and on training data (fresh ones where
+            there is no training set), ``bayes_loss`` and ``bayes_train_loss``, those of belief
+            propagation on the same x_t; ``gap``, held-out loss above Bayes', ``distance``, the mean
+            squared difference of the two predictions, which has the same expectation, and the
+            standard errors of both. Along ``time``, ``datum`` and ``level``: ``kept``, how many
+            symbols of x̂0(t) are those of x_0. Along ``sample`` and ``level``, of generated data:
+            ``valid``, how many nodes can be parsed, and ``candidates``, how many have children that
+            all can. Along ``sample``: ``nearest``, Hamming distance to the nearest training datum;
+            ``nearest_held_out`` (datum) the same of held-out data; -1 without a training set.
+        """
+        entries = self.entries[start:stop]
+        T = self.scheduler.config.num_train_timesteps
+        measured = xr.concat([self._measure(entry) for entry in entries], dim="image")
+        return measured.assign_coords(
+            image=np.arange(start, stop),
+            architecture=("image", [entry.architecture for entry in entries]),
+            draw=("image", [entry.draw for entry in entries]),
+            P=("image", [np.nan if entry.P is None else float(entry.P) for entry in entries]),
+            time=self.times() / T,
+            loss_time=self.loss_times() / T,
+            level=np.arange(measured.sizes["level"]),
+        )
+
+    @torch.no_grad()
+    def _measure(self, entry: Entry) -> xr.Dataset:
+        rhm = tree_rhm(entry.draw)
+        data = TreeData(rhm, P=entry.P)
+        bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
+        model = bayes
+        if entry.architecture != "bayes":
+            network = TREE_DENOISERS[entry.architecture]
+            model = network.from_pretrained(model_directory(entry.trained)).float().eval()
+        return xr.merge(
+            [
+                self._losses(model, bayes, data),
+                self._kept(model, data),
+                self._generated(model, data),
+            ]
+        )
+
+    def _losses(self, model, bayes, data: TreeData) -> xr.Dataset:
+        n, seed = self.parameters["n_loss_data"], self.parameters["seed"]
+        process = GaussianProcess(self.scheduler, data.rhm.v)
+        train = data.batch(n, derived_generator(seed, _TRAIN_LOSS))[0].argmax(1)
+        values = []
+        for t in self.loss_times().tolist():
+            row = []
+            for stream, leaves in ((_LOSS, data.test_levels[0][:n]), (_TRAIN_LOSS, train)):
+                x_t = process.corrupt(leaves, t, derived_generator(seed, stream, t))
+                noise = process.noise(x_t, encode(leaves, data.rhm.v), t)
+                predicted, best = model(x_t, t).sample, bayes(x_t, t).sample
+                row += [
+                    (a - b).square().mean((1, 2)).double()
+                    for a, b in ((predicted, noise), (best, noise), (predicted, best))
+                ]
+            loss, bayes_loss, distance, train_loss, bayes_train_loss, _ = row
+            means = [loss, bayes_loss, train_loss, bayes_train_loss]
+            means = [float(value.mean()) for value in means]
+            for value in (loss - bayes_loss, distance):
+                means += [float(value.mean()), float(value.std() / n**0.5)]
+            values.append(means)
+        names = (
+            "loss", "bayes_loss", "train_loss", "bayes_train_loss", "gap", "gap_error",
+            "distance", "distance_error",
+        )  # fmt: skip
+        columns = np.array(values, dtype=np.float32).T
+        return xr.Dataset(
+            {name: ("loss_time", column) for name, column in zip(names, columns, strict=True)}
+        )
+
+    def _kept(self, model, data: TreeData) -> xr.Dataset:
+        levels = [level[: self.parameters["n_data"]] for level in data.test_levels]
+        samples = self._denoised(model, encode(levels[0], data.rhm.v), self.times(), _KEPT)
+        kept = [
+            torch.stack([(a == b).sum(1) for a, b in zip(parsed, levels, strict=True)], -1)
+            for parsed in (data.rhm.parse(x.argmax(1)) for x in samples)
+        ]
+        counts = torch.stack(kept).byte().numpy()
+        return xr.Dataset({"kept": (("time", "datum", "level"), counts)})
+
+    def _generated(self, model, data: TreeData) -> xr.Dataset:
+        rhm, n = data.rhm, self.parameters["n_samples"]
+        T = self.scheduler.config.num_train_timesteps
+        nothing = torch.zeros(n, rhm.v, rhm.d)
+        leaves = self._denoised(model, nothing, [T], _GENERATED)[0].argmax(1)
+        valid = [level >= 0 for level in rhm.parse(leaves)]
+        siblings = [level.unflatten(1, (-1, rhm.s)).all(-1) for level in valid[:-1]]
+        candidates = [valid[0], *siblings]
+        held_out = data.test_levels[0][: self.parameters["n_data"]]
+        return xr.Dataset(
+            {
+                "valid": (("sample", "level"), _counts(valid)),
+                "candidates": (("sample", "level"), _counts(candidates)),
+                "nearest": ("sample", nearest_distance(leaves, data)),
+                "nearest_held_out": ("datum", nearest_distance(held_out, data)),
+            }
+        )
+
+    def _denoised(self, model, x_0, times, stream: int) -> torch.Tensor:
+        generators = [
+            derived_generator(self.parameters["seed"], stream, i) for i in range(len(x_0))
+        ]
+        pipeline = ForwardBackwardPipeline(model, self.scheduler)
+        steps, batch_size = self.parameters["num_inference_steps"], self.parameters["batch_size"]
+        return pipeline(x_0, list(times), steps, generators, batch_size).samples
+
+
+def nearest_distance(leaves: torch.Tensor, data: TreeData) -> np.ndarray:
+    """Smallest number of leaves that differ from a training datum.
+
+    Args:
+        leaves: (n, d).
+        data: with its training set of P data.
+
+    Returns:
+        (n,) int8; -1 where there is no training set.
+    """
+    if data.P is None:
+        return np.full(len(leaves), -1, np.int8)
+    training = data.train_levels[0].to(torch.uint8)
+    nearest = [
+        (rows[:, None] != training).sum(-1).amin(1) for rows in leaves.to(torch.uint8).split(_ROWS)
+    ]
+    return torch.cat(nearest).to(torch.int8).numpy()
+
+
+def _counts(levels: list[torch.Tensor]) -> np.ndarray:
+    """(n, L+1) uint8, how many nodes of each level are True."""
+    return torch.stack([level.sum(1) for level in levels], -1).byte().numpy()

@@ -1,0 +1,366 @@
+"""Correlated changes, measured: on real images with a trained denoiser, on the tree exactly."""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
+from hierphase.analysis.representations import activations
+from hierphase.checks import fraction, positive_integer
+from hierphase.experiments import images
+from hierphase.experiments.images import ImageExperiment
+from hierphase.networks.classifiers import class_probabilities
+from hierphase.rhm import meanfield
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.correlations import (
+    grid_covariance,
+    grid_distances,
+    patch_changes,
+    posterior_covariance,
+    tree_covariance,
+)
+from hierphase.rhm.corruption import (
+    EpsilonProcess,
+    GaussianProcess,
+    MaskingProcess,
+    ddpm_scheduler,
+)
+from hierphase.rhm.model import RandomHierarchyModel
+from hierphase.seeds import derived_generator
+
+#: Parameters that :class:`ImageCorrelations` has besides those of the image experiment.
+_OWN = ("n_trajectories", "patch_size", "threshold")
+
+_IMAGES = {"n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15}
+
+#: Preset -> the parameters of :func:`correlation_experiment`.
+PRESETS = {
+    "fashion-mnist": {
+        **images.PRESETS["fashion-mnist"],
+        **_IMAGES,
+        "layers": ["stages.2", "logits"],
+        "precision": "bfloat16",
+        "patch_size": 4,
+    },
+    "digits": {
+        **images.PRESETS["digits"],
+        **_IMAGES,
+        "layers": ["stages.1", "logits"],
+        "patch_size": 2,
+    },
+    "tree": {
+        "v": 32,
+        "m": 8,
+        "s": 2,
+        "depths": [5, 6, 7, 8, 9, 10, 11],
+        "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
+        "L": 9,
+        "n_times": 25,
+        "n_rules": 32,
+        "n_data": 12,
+        "n_draws": 4,
+        "seed": 0,
+    },
+}
+
+
+def correlation_experiment(parameters: dict):
+    """The experiment with these parameters: on images where they name some, else on the tree."""
+    return (ImageCorrelations if "images" in parameters else TreeCorrelations)(parameters)
+
+
+class TreeCorrelations:
+    """Exact correlations on the tree, for many draws of the rules ("images" of the sweep).
+
+    The epsilon-process draws no noise, so its correlations are those of one posterior. Masking and
+    Gaussian noise are drawn anew for every trajectory, so theirs have two parts: the covariance
+    given x_t, averaged over x_t, and the covariance of the means given x_t.
+
+    Args:
+        parameters: ``v``, ``m``, ``s``; ``depths`` of the trees for the epsilon-process, at
+            eps* and at eps* -/+ each of ``offsets`` (as far as they lie in (0, 1]); ``L``, the
+            depth for masking and Gaussian noise, at ``n_times`` times; ``n_rules`` draws of the
+            rules, ``n_data`` data of each, ``n_draws`` of the noise of each datum; ``seed``.
+
+    Raises:
+        ValueError: sizes without a transition, or a size that is no positive integer.
+    """
+
+    def __init__(self, parameters: dict):
+        for name in ("n_times", "n_rules", "n_data"):
+            positive_integer(name, parameters[name])
+        positive_integer("n_draws", parameters["n_draws"], minimum=2)
+        self.parameters = parameters
+        self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
+        critical = meanfield.critical_epsilon(*self._sizes)
+        if critical is None:
+            raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
+        offsets = np.array(parameters["offsets"])
+        noises = np.sort(np.concatenate([critical - offsets, [critical], critical + offsets]))
+        self._noises = noises[(noises > 0) & (noises <= 1)]
+
+    def __len__(self) -> int:
+        return self.parameters["n_rules"]
+
+    def fingerprint(self) -> str:
+        """No files are needed."""
+        return ""
+
+    def prepare(self) -> xr.Dataset:
+        """Nothing is shared."""
+        return xr.Dataset()
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The correlations for the draws start..stop - 1 of the rules.
+
+        Returns:
+            Sums of C_ij over the ordered pairs of leaves at each tree distance, mean over data
+            (NaN at distances beyond the depth): ``covariance`` (image, depth, epsilon, distance)
+            of the epsilon-process; ``noisy_covariance`` (image, process, step, part, distance) of
+            the others, in its two parts. ``class_known`` (image, depth, epsilon) and
+            ``noisy_class_known`` (image, process, step): P(true class). ``noise`` (image, process,
+            step): the epsilon of equal mean belief in the true leaf. ``t`` (process, step): t/T.
+        """
+        draws = [self._draw(index) for index in range(start, stop)]
+        return xr.concat(draws, "image", data_vars="all", coords="minimal").assign(
+            t=(("process", "step"), self._times()),
+            image=np.arange(start, stop),
+        )
+
+    def _draw(self, index: int) -> xr.Dataset:
+        """What one draw of the rules gives."""
+        depths, L = self.parameters["depths"], self.parameters["L"]
+        n_data, n_draws = self.parameters["n_data"], self.parameters["n_draws"]
+        n_noises, n_times, seed = len(self._noises), self.parameters["n_times"], self._seed(index)
+        process = EpsilonProcess(self.parameters["v"])
+        covariance = np.full((len(depths), n_noises, max(depths) + 1), np.nan, np.float32)
+        known = np.empty((len(depths), n_noises), np.float32)
+        for d, depth in enumerate(depths):
+            rhm = RandomHierarchyModel(*self._sizes, depth, seed=seed)
+            levels = rhm.sample(n_data, seed=seed)
+            for e, epsilon in enumerate(self._noises):
+                posterior = BeliefPropagation(rhm)(process.beliefs(levels[0], epsilon).double())
+                total = posterior_covariance(posterior, levels[0]).mean(axis=0)
+                covariance[d, e, : depth + 1] = total
+                known[d, e] = posterior.probability_of(levels)[:, -1].mean()
+
+        rhm = RandomHierarchyModel(*self._sizes, L, seed=seed)
+        levels = rhm.sample(n_data, seed=seed)
+        repeated = [symbols.repeat(n_draws, 1) for symbols in levels]
+        noisy = np.empty((2, n_times, 2, L + 1), np.float32)
+        noisy_known, noise = np.empty((2, 2, n_times), np.float32)
+        for p, times in enumerate(self._times()):
+            for i, t in enumerate(times):
+                generator = derived_generator(self.parameters["seed"], index, p, i)
+                log_beliefs = self._log_beliefs(p, repeated[0], t, generator)
+                posterior = BeliefPropagation(rhm)(log_beliefs, log=True)
+                within = posterior_covariance(posterior, repeated[0]).mean(axis=0)
+                kept = posterior.marginals[0].gather(-1, repeated[0][..., None])[..., 0]
+                means = (1 - 2 * kept).unflatten(0, (n_draws, n_data)).numpy()
+                noisy[p, i] = within, tree_covariance(means, rhm.s).mean(axis=0)
+                noisy_known[p, i] = posterior.probability_of(repeated)[:, -1].mean()
+                belief = log_beliefs.softmax(-1).gather(-1, repeated[0][..., None]).mean()
+                noise[p, i] = (1 - belief) / (1 - 1 / rhm.v)
+        return xr.Dataset(
+            {
+                "covariance": (("depth", "epsilon", "distance"), covariance),
+                "class_known": (("depth", "epsilon"), known),
+                "noisy_covariance": (("process", "step", "part", "noisy_distance"), noisy),
+                "noisy_class_known": (("process", "step"), noisy_known),
+                "noise": (("process", "step"), noise),
+            },
+            coords={
+                "depth": depths,
+                "epsilon": self._noises,
+                "process": ["masking", "Gaussian"],
+                "part": ["given x_t", "of the means"],
+            },
+        )
+
+    def _seed(self, index: int) -> int:
+        """Of the rules and the data of one draw."""
+        return derived_generator(self.parameters["seed"], index).initial_seed()
+
+    @property
+    def _gaussian(self) -> GaussianProcess:
+        return GaussianProcess(ddpm_scheduler(), self.parameters["v"])
+
+    def _times(self) -> np.ndarray:
+        """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""
+        n_times, T = self.parameters["n_times"], self._gaussian.scheduler.config.num_train_timesteps
+        snr = self._gaussian.snr(torch.arange(T)).numpy()
+        steps = [abs(np.log(snr / wanted)).argmin() for wanted in np.geomspace(18, 1.2, n_times)]
+        return np.stack([np.linspace(0.05, 0.95, n_times), np.array(steps) / T])
+
+    def _log_beliefs(self, which: int, leaves, t: float, generator) -> torch.Tensor:
+        """Log beliefs after masking (0) or Gaussian noise (1) up to time t/T, float64."""
+        if which == 0:
+            masking = MaskingProcess(self.parameters["v"], T=1)
+            return masking.beliefs(masking.corrupt(leaves, t, generator)).double().log()
+        gaussian = self._gaussian
+        step = round(t * gaussian.scheduler.config.num_train_timesteps)
+        return gaussian.log_beliefs(gaussian.corrupt(leaves, step, generator).double(), step)
+
+
+class ImageCorrelations:
+    """Many trajectories of each image, and how their changes are correlated from patch to patch.
+
+    Three fields are measured on one grid of patches: ``patches``, the root mean square change of
+    the pixels; ``changed``, whether that exceeds a threshold; and ``features``, the root mean
+    square change of the standardised activations of a layer whose map is the same grid. Noise x_t
+    and reverse noise are drawn anew for every trajectory.
+
+    Args:
+        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`, the first of
+            whose ``layers`` is the one of the features; ``n_trajectories`` of each image and time;
+            ``patch_size`` in pixels; ``threshold`` of a change, as a fraction of the pixels' range.
+
+    Raises:
+        ValueError: as for the image experiment, fewer than two trajectories, or a threshold
+            outside [0, 1].
+
+    Attributes:
+        images: the :class:`~hierphase.experiments.images.ImageExperiment` that it repeats.
+    """
+
+    def __init__(self, parameters: dict):
+        positive_integer("n_trajectories", parameters["n_trajectories"], minimum=2)
+        fraction("threshold", parameters["threshold"])
+        self.parameters = parameters
+        self.images = ImageExperiment({k: v for k, v in parameters.items() if k not in _OWN})
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """That of the image experiment."""
+        return self.images.fingerprint()
+
+    def prepare(self) -> xr.Dataset:
+        """That of the image experiment."""
+        return self.images.prepare()
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on images start..stop - 1.
+
+        Args:
+            start: first image.
+            stop: one past the last.
+            prepared: what :meth:`prepare` gave.
+
+        Returns:
+            ``covariance`` (field, time, image, distance): the sum of C_ij over all ordered pairs
+            of patches at that distance; ``n_pairs`` (distance); ``mean`` (field, time, image), the
+            mean change; ``top_class`` (time, image, trajectory) of x̂0(t), ``first_class`` (image)
+            of x_0. Coordinates ``time`` (fractions t/T, without 0) and ``distance`` (in patches).
+        """
+        images, n_trajectories = self.images, self.parameters["n_trajectories"]
+        times = images.times()[1:]
+        repeated = times.repeat_interleave(n_trajectories).tolist()
+        samples = images.reconstructions(start, stop, repeated).cpu()
+        samples = samples.unflatten(0, (len(times), n_trajectories))
+        changes = self.changes(images.images(start, stop), samples, prepared)
+        return changes.assign_coords(image=np.arange(start, stop))
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All images together, beside two controls without hierarchy, Gaussian fields.
+
+        As many draws of each as there are images go through the same measurement; their denoiser
+        is exact. "same covariance" has the mean and covariance of the held-out images, "power law"
+        is isotropic with their spectrum and the mean of their pixels' variances.
+
+        Args:
+            merged: what :meth:`measure` gives for all images.
+
+        Returns:
+            The same with a dimension ``world`` ("images" and the controls), and what the controls
+            are made of: ``spectral_exponent``, ``pixel_variance`` and, along ``time``,
+            ``alpha_bar``. A folder of images gets no controls, as its covariance may not fit into
+            memory.
+        """
+        held_out = self.images.held_out
+        if held_out is None:
+            return merged
+        pixels, (colours, side) = held_out.flatten(1).double().numpy(), held_out.shape[1:3]
+        exponent, variance = spectral_exponent(held_out.flatten(0, 1)), pixels.var(axis=0).mean()
+        isotropic = np.kron(np.eye(colours), power_law_covariance(side, exponent, variance))
+        fields = {
+            "same covariance": GaussianField(pixels.mean(axis=0), np.cov(pixels.T)),
+            "power law": GaussianField(np.zeros(len(isotropic)), isotropic),
+        }
+        alpha_bar = np.append(ddpm_scheduler().alphas_cumprod, 0)[self.images.times()[1:]]
+        prepared, worlds = self.prepare(), [merged]
+        for i, field in enumerate(fields.values()):
+            rng = np.random.default_rng((self.parameters["seed"], i))
+            x0 = field.sample(len(self), rng)
+            repeated = np.tile(x0, (self.parameters["n_trajectories"], 1, 1))
+            samples = np.stack([field.reconstruct(repeated, level, rng) for level in alpha_bar])
+            x0, samples = (
+                torch.from_numpy(x).float().unflatten(-1, held_out.shape[1:]) for x in (x0, samples)
+            )
+            worlds.append(self.changes(x0, samples, prepared).assign_coords(image=merged.image))
+        return (
+            xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
+            .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar))
+            .assign(spectral_exponent=exponent, pixel_variance=variance)
+        )
+
+    def changes(self, x0: torch.Tensor, samples: torch.Tensor, prepared: xr.Dataset) -> xr.Dataset:
+        """What :meth:`measure` gives, for trajectories from anywhere.
+
+        Args:
+            x0: (n, channels, height, width).
+            samples: (n_times, K, n, ...) like x0: K trajectories of each, for all times of the
+                experiment but 0.
+            prepared: what :meth:`prepare` gave.
+
+        Raises:
+            ValueError: the grid of the patches is not that of the layer of the features.
+        """
+        layer, classifier = self.parameters["layers"][0], self.images.classifier
+        of_layer = prepared.isel(channel=prepared.layer.values == layer)
+        std = of_layer["std"].values[:, None, None]
+
+        def feature_map(x):
+            with torch.no_grad():
+                recorded = activations(classifier, x.to(self.images.device), [layer])
+            return recorded[layer].cpu().numpy() / std
+
+        def top_class(x):
+            probabilities = class_probabilities(classifier, x.to(self.images.device))
+            return probabilities.argmax(dim=1).cpu().short().numpy()
+
+        before, covariances, means, classes = feature_map(x0), [], [], []
+        for trajectories in samples:
+            shape = trajectories.shape[:2]
+            patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
+            if patches.shape[2:] != before.shape[2:]:
+                raise ValueError(
+                    f"patches of size {self.parameters['patch_size']} make a grid of "
+                    f"{patches.shape[2:]}, but layer {layer!r} one of {before.shape[2:]}"
+                )
+            after = feature_map(trajectories.flatten(0, 1)).reshape(*shape, *before.shape[1:])
+            changed = patches > 2 * self.parameters["threshold"]
+            fields = [patches, changed, patch_changes(before, after, 1)]
+            covariances.append([grid_covariance(field) for field in fields])
+            means.append([field.mean(axis=(0, 2, 3)) for field in fields])
+            classes.append(top_class(trajectories.flatten(0, 1)).reshape(shape).T)
+        distances, n_pairs = grid_distances(*patches.shape[2:])
+        times = self.images.times().numpy()
+        return xr.Dataset(
+            {
+                "covariance": (
+                    ("field", "time", "image", "distance"),
+                    np.swapaxes(covariances, 0, 1).astype(np.float32),
+                ),
+                "mean": (("field", "time", "image"), np.swapaxes(means, 0, 1).astype(np.float32)),
+                "n_pairs": ("distance", n_pairs),
+                "top_class": (("time", "image", "trajectory"), np.stack(classes)),
+                "first_class": ("image", top_class(x0)),
+            },
+            coords={
+                "time": times[1:] / int(times[-1]),
+                "field": ["patches", "changed", "features"],
+                "distance": distances,
+            },
+        )

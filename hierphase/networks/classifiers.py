@@ -1,0 +1,283 @@
+"""Classifiers whose layers can be probed by name: small ones of our own, torchvision's by name."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from hierphase.diffusion.state_dicts import read_state_dict
+
+GROUPS = 8
+
+#: The 41 layers that the paper probes, from low to high, as ``torchvision_classifier`` names those
+#: of "convnext_base": the stem, the blocks of the four stages (3, 3, 27, 3), the downsampling
+#: between two stages, and the logits.
+PAPER_LAYERS = (
+    "network.features.0",
+    *(f"network.features.1.{block}" for block in range(3)),
+    "network.features.2",
+    *(f"network.features.3.{block}" for block in range(3)),
+    "network.features.4",
+    *(f"network.features.5.{block}" for block in range(27)),
+    "network.features.6",
+    *(f"network.features.7.{block}" for block in range(3)),
+    "logits",
+)
+
+# With weights torchvision transforms the inputs of the first two once more, and renames the
+# tensors of the published files of the last.
+UNSUPPORTED = ("googlenet", "inception_*", "densenet*")
+STATE_DICT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+class ConvClassifier(ModelMixin, ConfigMixin):
+    """A convolutional network of a few stages, each half the resolution of the one before.
+
+    A stage is two 3x3 convolutions, each followed by group normalisation and GELU; the first
+    convolution of every stage but the first has stride 2. The last map is averaged over space and
+    mapped linearly to the class logits. The modules to probe are, from low to high level,
+    ``stages.0``, ``stages.1``, ..., ``logits``. ``save_pretrained`` and ``from_pretrained`` are
+    those of diffusers (a config and safetensors weights).
+
+    Args:
+        in_channels: channels of the images.
+        n_classes: number of classes.
+        channels: width of each stage; multiples of 8.
+
+    Raises:
+        ValueError: a width that is not a positive multiple of 8, no stage, or fewer than 2 classes.
+    """
+
+    @register_to_config
+    def __init__(self, in_channels: int = 1, n_classes: int = 10, channels=(32, 64, 128)):
+        super().__init__()
+        if len(channels) == 0 or any(width <= 0 or width % GROUPS for width in channels):
+            raise ValueError(
+                f"channels must be positive multiples of {GROUPS}, one per stage, got {channels}"
+            )
+        if n_classes < 2:
+            raise ValueError(f"n_classes must be at least 2, got {n_classes}")
+        widths = (in_channels, *channels)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, width, 3, stride=1 if stage == 0 else 2, padding=1),
+                nn.GroupNorm(GROUPS, width),
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(GROUPS, width),
+                nn.GELU(),
+            )
+            for stage, (before, width) in enumerate(pairwise(widths))
+        )
+        self.logits = nn.Linear(channels[-1], n_classes)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the logits are computed from: the last map, averaged over space.
+
+        Args:
+            images: (n, in_channels, height, width), values in [-1, 1].
+
+        Returns:
+            (n, channels[-1]).
+        """
+        maps = images
+        for stage in self.stages:
+            maps = stage(maps)
+        return maps.mean(dim=(2, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits, (n, n_classes), of images as for :meth:`features`."""
+        return self.logits(self.features(images))
+
+
+@torch.no_grad()
+def class_probabilities(
+    model: nn.Module, images: torch.Tensor, batch_size: int = 256
+) -> torch.Tensor:
+    """Softmax of the logits of any classifier, computed batch by batch without gradients.
+
+    Args:
+        model: maps (n, channels, height, width) to logits (n, n_classes).
+        images: (n, channels, height, width).
+        batch_size: images per call of the model.
+
+    Returns:
+        (n, n_classes), rows sum to one.
+    """
+    return torch.cat([model(batch).softmax(dim=1) for batch in images.split(batch_size)])
+
+
+def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of images (n, ...) whose most likely class is their label (n,)."""
+    return (class_probabilities(model, images).argmax(dim=1) == labels).float().mean().item()
+
+
+class TorchvisionClassifier(nn.Module):
+    """A classifier of torchvision behind our images: it resizes, crops and normalises them itself.
+
+    ``network`` is torchvision's model and ``logits`` passes its output on, so the modules to probe
+    are torchvision's own names after ``network.``, and ``logits``. Made by
+    :func:`torchvision_classifier`.
+
+    Args:
+        network: maps normalised RGB images (n, 3, crop_size, crop_size) to logits.
+        resize_size: pixels of the smaller side before the crop.
+        crop_size: pixels of the central square.
+        interpolation: of the resizing, "bilinear" or "bicubic"; antialiased.
+        mean: of each channel for intensities in [0, 1].
+        std: of each channel for intensities in [0, 1].
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        resize_size: int,
+        crop_size: int,
+        interpolation: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ):
+        super().__init__()
+        self.network = network
+        self.logits = nn.Identity()
+        self.resize_size = resize_size
+        self.crop_size = crop_size
+        self.interpolation = interpolation
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """What the network sees; differentiable.
+
+        Args:
+            images: (n, 3, height, width), values in [-1, 1].
+
+        Returns:
+            (n, 3, crop_size, crop_size), normalised.
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"images must be of shape (n, 3, height, width), got {tuple(images.shape)}"
+            )
+        images = (images + 1) / 2
+        smaller = min(images.shape[2:])
+        size = [self.resize_size * side // smaller for side in images.shape[2:]]
+        if size != [*images.shape[2:]]:
+            images = nn.functional.interpolate(
+                images, size, mode=self.interpolation, antialias=True
+            )
+        # round, not //, as torchvision does it: halves go to the even number
+        top, left = (round((side - self.crop_size) / 2) for side in size)
+        images = images[:, :, top : top + self.crop_size, left : left + self.crop_size]
+        return (images - self.mean) / self.std
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits (n, n_classes) of images (n, 3, height, width) in [-1, 1]."""
+        return self.logits(self.network(self.preprocess(images)))
+
+
+def torchvision_classifier(name: str, weights: str | Path | None = None) -> TorchvisionClassifier:
+    """A classifier of torchvision, ready for images in [-1, 1] of any size.
+
+    Args:
+        name: torchvision's name, e.g. "convnext_base" (the paper's), "resnet50", "resnet152" or
+            "wide_resnet50_2".
+        weights: torchvision's name of published weights ("IMAGENET1K_V1"), which are downloaded
+            into torch's cache; or the path of a state dict of torchvision's model (``.pth``,
+            ``.pt`` or ``.safetensors``); or None for random weights, the same every time. Images
+            are resized, cropped and normalised as the weights want it; for None, and for a file
+            that does not bear the name of a published one, as torchvision's default weights do.
+
+    Returns:
+        The classifier in evaluation mode. Its weights are float32 on the CPU.
+
+    Raises:
+        ImportError: torchvision cannot be imported.
+        ValueError: an unknown model or unknown weights; or a file that is no plain state dict
+            (nothing in it is executed) or does not fit the model.
+        FileNotFoundError: there is no such file, or the weights cannot be downloaded.
+    """
+    models = _torchvision_models()
+    known = models.list_models(module=models, exclude=UNSUPPORTED)
+    if name not in known:
+        raise ValueError(f"unknown classifier {name!r}; there are {', '.join(known)}")
+    published = models.get_model_weights(name)
+    state = None
+    if weights is None:
+        recipe = published.DEFAULT
+    elif Path(weights).suffix in STATE_DICT_SUFFIXES:
+        state = read_state_dict(weights)
+        named = [w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name]
+        recipe = named[0] if named else published.DEFAULT
+    elif weights in published.__members__:
+        recipe = published[weights]
+        try:
+            state = recipe.get_state_dict(check_hash=True, weights_only=True)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"weights {weights} of {name} cannot be downloaded from {recipe.url} ({error}); "
+                "give the path of that file instead"
+            ) from None
+    else:
+        raise ValueError(
+            f"unknown weights {str(weights)!r} of {name}; there are "
+            f"{', '.join(w.name for w in published)}, or give a path that ends in "
+            f"{', '.join(STATE_DICT_SUFFIXES)}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # torchvision draws from the global stream
+        network = models.get_model(name)
+    if state is not None:
+        try:
+            network.load_state_dict(state)
+        except RuntimeError:
+            differences = _differences(network.state_dict(), state)
+            raise ValueError(f"{weights} does not fit {name}: {differences}") from None
+    preset = recipe.transforms()
+    classifier = TorchvisionClassifier(
+        network,
+        resize_size=preset.resize_size[0],
+        crop_size=preset.crop_size[0],
+        interpolation=preset.interpolation.value,
+        mean=preset.mean,
+        std=preset.std,
+    )
+    if name == "convnext_base" and (
+        missing := set(PAPER_LAYERS) - dict(classifier.named_modules()).keys()
+    ):
+        raise ValueError(f"this torchvision's convnext_base has no modules {sorted(missing)}")
+    return classifier.eval()
+
+
+def _torchvision_models():
+    """The module ``torchvision.models``, imported only here: most chapters do without."""
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
+        raise ImportError(
+            f"torchvision, which has the classifiers, cannot be imported beside torch "
+            f"{torch.__version__} ({error}); install the build of torchvision that was made for "
+            "this torch (both from PyPI, or both for the CPU)"
+        ) from error
+    return models
+
+
+def _differences(expected: dict, found: dict) -> str:
+    """Which names are missing, extra or of another shape: how many of each, and the first."""
+    kinds = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "of another shape": [
+            name for name in expected if name in found and expected[name].shape != found[name].shape
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names
+    )

@@ -1,0 +1,186 @@
+"""Two networks that denoise data on a tree: a U-Net of the shape of the tree, and a transformer.
+
+Both predict the noise, and both by the same last step. The network gives logits for the symbol of
+every leaf; what the leaf's own noisy code says about its symbol is known in closed form and added
+to them; the softmax estimates E[x_0 | x_t], and the predicted noise is
+(x_t - sqrt(abar) E[x_0 | x_t]) / sqrt(1 - abar). So the network has to learn what the *other*
+leaves say, the downward messages of belief propagation (:mod:`hierphase.rhm.belief_propagation`).
+It is given x_t and t as the leaf beliefs, which hold all that both say about x_0. The U-Net knows
+which leaves are siblings, the transformer not even that; neither knows a rule.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils import BaseOutput
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from hierphase.checks import positive_integer
+from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler
+
+
+@dataclass
+class TreeDenoiserOutput(BaseOutput):
+    """Output of :class:`TreeUNet` and :class:`TreeTransformer`.
+
+    Args:
+        sample: (n, v, d), the predicted noise.
+    """
+
+    sample: torch.Tensor
+
+
+class TreeDenoiser(ModelMixin, ConfigMixin):
+    """What both networks share: how x_t and t come in, and how logits become predicted noise."""
+
+    def _build_ends(self, scheduler: DDPMScheduler, v: int, width: int) -> None:
+        self.process = GaussianProcess(scheduler, v)
+        self.leaves = nn.Linear(v, width)
+        self.mix = Feedforward(width, 2 * width, width)
+
+    def forward(self, x_t: torch.Tensor, t) -> TreeDenoiserOutput:
+        """Predict the noise in x_t.
+
+        Args:
+            x_t: (n, v, d) noisy one-hot codes.
+            t: time index 0..T-1, an integer or an integer tensor, scalar or (n,).
+
+        Raises:
+            ValueError: wrong shape or dtype, or t out of range.
+        """
+        expected = (self.config.v, self.config.s**self.config.L)
+        if x_t.shape[1:] != expected:
+            raise ValueError(f"x_t must have shape (n, *{expected}), got {tuple(x_t.shape)}")
+        evidence = self.process.log_beliefs(x_t, t)
+        inside = self.mix(self.leaves(evidence.softmax(-1)))
+        x_0 = (self._logits(inside) + evidence).softmax(-1).mT
+        return TreeDenoiserOutput(sample=self.process.noise(x_t, x_0, t))
+
+
+class Feedforward(nn.Sequential):
+    """Linear map, ReLU, linear map, layer normalisation; along the last dimension."""
+
+    def __init__(self, n_in: int, n_hidden: int, n_out: int):
+        super().__init__(
+            nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_out), nn.LayerNorm(n_out)
+        )
+
+
+class TreeUNet(TreeDenoiser):
+    """A U-Net whose strides match the tree: it merges s positions a level, and splits them again.
+
+    On the way down from the leaves to the root and back each level has maps of its own, shared by
+    its positions. Skip connections bring what the merged positions held to where they are split.
+    That is the data flow of belief propagation.
+
+    Args:
+        v: number of symbols.
+        s: branching of the tree.
+        L: depth; the data have s**L leaves.
+        width: channels at every position.
+        n_hidden: channels between the two linear maps of a merger or a split.
+
+    Raises:
+        ValueError: a size that is not a positive integer, v or s below 2.
+    """
+
+    @register_to_config
+    def __init__(self, v: int = 8, s: int = 2, L: int = 4, width: int = 32, n_hidden: int = 96):
+        super().__init__()
+        _check_sizes(v, s, L=L, width=width, n_hidden=n_hidden)
+        self._build_ends(ddpm_scheduler(), v, width)
+        self.merge = nn.ModuleList(Feedforward(s * width, n_hidden, width) for _ in range(L))
+        self.split = nn.ModuleList(
+            Feedforward((s + 1) * width, n_hidden, s * width) for _ in range(L)
+        )
+        self.head = nn.Linear(width, v)
+
+    def _logits(self, x):
+        """(n, d, width) -> (n, d, v)."""
+        skipped = []
+        for merge in self.merge:
+            skipped.append(x.unflatten(1, (-1, self.config.s)).flatten(2))
+            x = merge(skipped[-1])
+        for split in reversed(self.split):
+            children = split(torch.cat([x, skipped.pop()], dim=-1))
+            x = children.unflatten(2, (self.config.s, -1)).flatten(1, 2)
+        return self.head(x)
+
+
+class TreeTransformer(TreeDenoiser):
+    """A transformer encoder with one token a leaf and learned positions: the tree is not built in.
+
+    Args:
+        v: number of symbols.
+        s: branching of the tree.
+        L: depth; only the number of leaves, s**L, is used.
+        width: channels of a token.
+        n_blocks: layers of attention and feedforward maps.
+        n_heads: attention heads; divide ``width``.
+
+    Raises:
+        ValueError: a size that is not a positive integer, v or s below 2, or heads that do not
+            divide the width.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        v: int = 8,
+        s: int = 2,
+        L: int = 4,
+        width: int = 48,
+        n_blocks: int = 3,
+        n_heads: int = 4,
+    ):
+        super().__init__()
+        _check_sizes(v, s, L=L, width=width, n_blocks=n_blocks, n_heads=n_heads)
+        if width % n_heads:
+            raise ValueError(f"n_heads must divide the width {width}, got {n_heads}")
+        self._build_ends(ddpm_scheduler(), v, width)
+        self.positions = nn.Linear(s**L, width, bias=False)
+        self.blocks = nn.ModuleList(_Block(width, n_heads) for _ in range(n_blocks))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, v)
+
+    def _logits(self, x):
+        """(n, d, width) -> (n, d, v)."""
+        x = x + self.positions.weight.mT
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class _Block(nn.Module):
+    """Self-attention and a feedforward map, each normalised before and added to its input."""
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        self.n_heads = n_heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.queries, self.keys, self.values, self.mixed = (
+            nn.Linear(width, width) for _ in range(4)
+        )
+        self.feedforward = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x):
+        seen = self.norms[0](x)
+        heads = [
+            part(seen).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
+            for part in (self.queries, self.keys, self.values)
+        ]
+        attended = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        x = x + self.mixed(attended)
+        return x + self.feedforward(self.norms[1](x))
+
+
+def _check_sizes(v, s, **sizes) -> None:
+    for name, value in (("v", v), ("s", s)):
+        positive_integer(name, value, minimum=2)
+    for name, value in sizes.items():
+        positive_integer(name, value)

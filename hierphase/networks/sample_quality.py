@@ -1,0 +1,93 @@
+"""How good a generative model's samples are, judged by numbers rather than by eye."""
+
+import torch
+
+from hierphase.diffusion.datasets import ImageData
+from hierphase.networks.classifiers import ConvClassifier, class_probabilities
+
+
+def nearest_distance(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance of each image to the nearest reference: (n, ...), (k, ...) -> (n,)."""
+    references = references.flatten(1)
+    return torch.cat(
+        [torch.cdist(part, references).amin(dim=1) for part in images.flatten(1).split(256)]
+    )
+
+
+def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
+
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, with means mu and covariances S. With
+    ``S = R^T R`` the last trace is the sum of the singular values of ``R_1 R_2^T``.
+
+    Args:
+        first: (n, features), n > features, or the covariance is singular and the distance biased.
+        second: (k, features), likewise.
+
+    Raises:
+        ValueError: sets of other shapes, or fewer than two rows.
+    """
+    shapes = tuple(first.shape), tuple(second.shape)
+    if (
+        first.ndim != 2
+        or second.ndim != 2
+        or shapes[0][1] != shapes[1][1]
+        or min(len(first), len(second)) < 2
+    ):
+        raise ValueError(f"need features (n, k) and (m, k), n and m at least 2, got {shapes}")
+    means = [features.double().mean(dim=0) for features in (first, second)]
+    roots = [
+        torch.linalg.qr((features.double() - mean) / (len(features) - 1) ** 0.5, mode="r").R
+        for features, mean in zip((first, second), means, strict=True)
+    ]
+    cross = torch.linalg.matrix_norm(roots[0] @ roots[1].mT, "nuc")
+    shift = (means[0] - means[1]).square().sum()
+    return (shift + sum(root.square().sum() for root in roots) - 2 * cross).item()
+
+
+@torch.no_grad()
+def sample_quality(
+    samples: torch.Tensor, data: ImageData, classifier: ConvClassifier
+) -> dict[str, float]:
+    """Whether samples look like the data, cover its classes, and are not copies of it.
+
+    Args:
+        samples: (n, channels, height, width) unconditional samples.
+        data: the images that the generative model was trained on, and those held out.
+        classifier: a trained classifier of the same images.
+
+    Returns:
+        ``confident``: share of samples whose most likely class has probability over 0.9;
+        ``confident_held_out``: the same share of the held-out images, the mark to compare with;
+        ``rarest_class`` and ``commonest_class``: smallest and largest share of a predicted class;
+        ``distance``: median distance of a sample to the nearest training image, and
+        ``distance_held_out``: that of a held-out image. Much smaller distances than for held-out
+        images would mean that the model repeats what it was trained on.
+        ``frechet``: Fréchet distance of the samples to the held-out images in the classifier's
+        features (0 is best; features other than the usual Inception network's, so not to be
+        compared with other papers); ``frechet_train``: that of as many training images, the mark
+        that no sample can be expected to pass.
+    """
+
+    def features(images):
+        return torch.cat([classifier.features(batch) for batch in images.split(256)])
+
+    held_out_features = features(data.test_images)
+    probabilities = class_probabilities(classifier, samples)
+    held_out = class_probabilities(classifier, data.test_images)
+    counts = probabilities.argmax(dim=1).bincount(minlength=len(data.class_names))
+    shares = counts / len(samples)
+    return {
+        "confident": (probabilities.amax(dim=1) > 0.9).float().mean().item(),
+        "confident_held_out": (held_out.amax(dim=1) > 0.9).float().mean().item(),
+        "rarest_class": shares.min().item(),
+        "commonest_class": shares.max().item(),
+        "distance": nearest_distance(samples, data.train_images).median().item(),
+        "distance_held_out": nearest_distance(data.test_images[: len(samples)], data.train_images)
+        .median()
+        .item(),
+        "frechet": frechet_distance(features(samples), held_out_features),
+        "frechet_train": frechet_distance(
+            features(data.train_images[: len(samples)]), held_out_features
+        ),
+    }

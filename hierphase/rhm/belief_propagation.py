@@ -1,0 +1,305 @@
+"""Exact inference on the Random Hierarchy Model by belief propagation.
+
+Two sweeps over the tree give the marginal of every node; the upward one alone gives the evidence
+and posterior samples. Messages, as products and sums over the rules y -> (x_1..x_s):
+
+    up(y)     ∝ sum over rules of y of prod_i up(x_i)
+    down(x_i) ∝ sum over rules with i-th entry x_i of down(y) prod_{j != i} up(x_j)
+    marginal  ∝ up · down,    down(root) uniform
+
+(Mézard and Montanari, Information, Physics, and Computation, ch. 14; Sclocchi et al., arXiv
+2402.16991.) On the CPU a numba kernel does the work
+(:mod:`hierphase.rhm.belief_propagation_numba`), elsewhere plain PyTorch
+(:mod:`hierphase.rhm.belief_propagation_torch`). Where products of messages come near the smallest
+number the precision holds, the sample is done again with logarithms: results stay exact for any
+input.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from hierphase.checks import positive_integer
+from hierphase.rhm.belief_propagation_numba import FUSED
+from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
+from hierphase.rhm.model import RandomHierarchyModel, check_symbols
+from hierphase.seeds import checked_generators
+
+BACKENDS = {"numba": FUSED, "torch": PROBABILITY}
+
+
+@dataclass(frozen=True)
+class BeliefPropagation:
+    """Exact inference of all latent symbols of a model from beliefs about its leaves.
+
+    Args:
+        rhm: the model.
+        backend: "numba" (CPU only), "torch" (any device), or None: numba on the CPU, else torch.
+
+    Raises:
+        ValueError: not a model, or an unknown backend.
+    """
+
+    rhm: RandomHierarchyModel
+    backend: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.rhm, RandomHierarchyModel):
+            raise ValueError(f"rhm must be a RandomHierarchyModel, got {self.rhm!r}")
+        if self.backend is not None and self.backend not in BACKENDS:
+            raise ValueError(
+                f"backend must be None or one of {list(BACKENDS)}, got {self.backend!r}"
+            )
+
+    def __call__(self, beliefs: torch.Tensor, log: bool = False) -> "Posterior":
+        """Condition the model on an observation of its leaves.
+
+        Args:
+            beliefs: (n, s**L, v) float32 or float64: the likelihood of what was observed at each
+                leaf, as a function of the leaf's symbol. Non-negative, any scale. Not
+                differentiated through.
+            log: ``beliefs`` holds log-likelihoods (-inf allowed). Needed where likelihoods of one
+                leaf differ by more than the precision holds, as at very low noise.
+
+        Returns:
+            The posterior, in the dtype and on the device of ``beliefs``.
+
+        Raises:
+            ValueError: wrong shape or dtype, negative, NaN or infinite beliefs, or a sample that
+                has probability zero under the model (the message names it).
+        """
+        self._check(beliefs, log)
+        backend = self.backend or ("numba" if beliefs.device.type == "cpu" else "torch")
+        return Posterior(self.rhm, BACKENDS[backend], beliefs.detach(), log)
+
+    def _check(self, beliefs, log):
+        if not isinstance(beliefs, torch.Tensor) or beliefs.dtype not in (
+            torch.float32,
+            torch.float64,
+        ):
+            kind = getattr(beliefs, "dtype", type(beliefs).__name__)
+            raise ValueError(f"beliefs must be a float32 or float64 tensor, got {kind}")
+        expected = (self.rhm.d, self.rhm.v)
+        if beliefs.ndim != 3 or beliefs.shape[1:] != expected or len(beliefs) == 0:
+            raise ValueError(
+                f"beliefs must have shape (n, s**L, v) = (n, {expected[0]}, {expected[1]}) with "
+                f"n >= 1, got {tuple(beliefs.shape)}"
+            )
+        if self.backend == "numba" and beliefs.device.type != "cpu":
+            raise ValueError(f"backend 'numba' works on the CPU, beliefs are on {beliefs.device}")
+        lowest, highest = beliefs.aminmax()
+        if log:
+            wrong = highest.isnan() or highest == torch.inf
+            required = "below infinity (log-likelihoods)"
+        else:
+            wrong = lowest.isnan() or lowest < 0 or highest == torch.inf
+            required = "finite and non-negative"
+        if wrong:
+            bad = beliefs.isnan() | (beliefs == torch.inf)
+            bad = bad if log else bad | (beliefs < 0)
+            sample, leaf, symbol = bad.nonzero()[0].tolist()
+            value = beliefs[sample, leaf, symbol].item()
+            raise ValueError(
+                f"beliefs must be {required}, got {value} at sample {sample}, leaf {leaf}, "
+                f"symbol {symbol}"
+            )
+
+
+class Posterior:
+    """What an observation says about every node of the tree; made by :class:`BeliefPropagation`.
+
+    Attributes:
+        rhm: the model.
+        log_evidence: (n,) log p(observation), for the likelihoods as given.
+    """
+
+    def __init__(self, rhm, engine: SumProduct, beliefs: torch.Tensor, log: bool):
+        self.rhm = rhm
+        self._engine = engine
+        self._beliefs = beliefs
+        self._log = log
+        self._rules = [rules.to(beliefs.device) for rules in rhm.rules]
+        # Messages are scaled to a largest entry of 1, so what underflows is below tiny. Where
+        # every sum stays above the cube root of tiny, that is lost in rounding.
+        self._safe = torch.finfo(beliefs.dtype).tiny ** (1 / 3)
+
+        largest = beliefs.amax(-1, keepdim=True)
+        if log:
+            largest = largest.clamp(min=torch.finfo(beliefs.dtype).min)
+            leaf_up, log_largest = (beliefs - largest).exp(), largest
+        else:
+            leaf_up, log_largest = beliefs / torch.where(largest > 0, largest, 1), largest.log()
+        self._up, scales = _upward(engine, leaf_up, self._rules)
+        lowest = torch.stack([scale.amin(1) for scale in scales]).amin(0)
+        self._unsafe = ~(lowest >= self._safe)
+        evidence = self._log_prior + engine.plus(self._up[-1][:, 0]).double().log()
+        evidence += sum(scale.double().log().sum(1) for scale in scales)
+        evidence += log_largest.double().sum((1, 2))
+        if self._unsafe.any():
+            up, scales = self._upward_log(self._unsafe)
+            exact = self._log_prior + LOGARITHM.plus(up[-1][:, 0])
+            evidence[self._unsafe] = exact + sum(scale.sum(1) for scale in scales)
+            impossible = (evidence == -torch.inf).nonzero().flatten().tolist()
+            if impossible:
+                raise ValueError(
+                    f"sample {impossible[0]} has probability zero under the model: no data that "
+                    f"the rules can produce agree with its beliefs ({len(impossible)} of "
+                    f"{len(beliefs)} samples are so)"
+                )
+        self.log_evidence = evidence.to(beliefs.dtype)
+
+    @cached_property
+    def marginals(self) -> list[torch.Tensor]:
+        """List of L+1 tensors; ``[l]``: (n, s**(L-l), symbols), p(symbol | observation)."""
+        marginals, lowest = _downward(self._engine, self._up, self._rules)
+        unsafe = self._unsafe | ~(lowest >= self._safe)
+        if unsafe.any():
+            up, _ = self._upward_log(unsafe)
+            for ours, exact in zip(
+                marginals, _downward(LOGARITHM, up, self._rules)[0], strict=True
+            ):
+                ours[unsafe] = exact.to(ours.dtype)
+        return marginals
+
+    @cached_property
+    def messages(self) -> list[torch.Tensor]:
+        """Upward messages, L+1 float64 tensors; ``[l]``: (n, s**(L-l), symbols), largest entry 1.
+
+        The likelihood of what was observed below a node, as a function of its symbol.
+        """
+        messages = [message.double() for message in self._up]
+        if self._unsafe.any():
+            for ours, exact in zip(messages, self._upward_log(self._unsafe)[0], strict=True):
+                ours[self._unsafe] = (exact - exact.amax(-1, keepdim=True)).exp()
+        return messages
+
+    def probability_of(self, levels: list[torch.Tensor]) -> torch.Tensor:
+        """Marginal probability of given symbols, averaged over the nodes of each level.
+
+        Args:
+            levels: as :meth:`~hierphase.rhm.model.RandomHierarchyModel.sample` returns, L+1 tensors
+                (n, s**(L-l)).
+
+        Returns:
+            (n, L+1); ``[:, l]`` for level l. With the true symbols of the data, this is how well
+            each level is known.
+
+        Raises:
+            ValueError: not one tensor of matching shape for each level, not integers, or a symbol
+                that the level does not have (as the -1 of
+                :meth:`~hierphase.rhm.model.RandomHierarchyModel.parse`).
+        """
+        shapes = [tuple(getattr(symbols, "shape", ())) for symbols in levels]
+        expected = [tuple(marginal.shape[:2]) for marginal in self.marginals]
+        if shapes != expected:
+            raise ValueError(f"levels must have shapes {expected}, got {shapes}")
+        for level, symbols in enumerate(levels):
+            check_symbols(f"levels[{level}]", symbols, self.rhm.n_symbols(level))
+        chosen = [
+            marginal.gather(-1, symbols.long().to(marginal.device)[..., None]).mean((1, 2))
+            for marginal, symbols in zip(self.marginals, levels, strict=True)
+        ]
+        return torch.stack(chosen, 1)
+
+    def sample(
+        self, k: int, generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> list[torch.Tensor]:
+        """Draw whole trees from the posterior: the root from its marginal, then rules downwards.
+
+        Args:
+            k: number of draws for each observation.
+            generator: one generator, or a list of n, one an observation (draws then do not depend
+                on which observations share a batch). None draws a fresh seed from the system.
+
+        Returns:
+            List of L+1 LongTensors; ``[l]`` of shape (k, n, s**(L-l)).
+
+        Raises:
+            ValueError: k is not a positive integer, or generator neither one nor a list of n.
+        """
+        k = positive_integer("k", k)
+        uniform = self._uniform(k, generator)
+        samples, lowest = _descend(self._engine, self._up, self._rules, uniform)
+        finfo = torch.finfo(self._beliefs.dtype)
+        unsafe = self._unsafe | ~(lowest >= finfo.tiny / finfo.eps)
+        if unsafe.any():
+            up, _ = self._upward_log(unsafe)
+            uniform = [u[:, unsafe].double() for u in uniform]
+            for ours, exact in zip(
+                samples, _descend(LOGARITHM, up, self._rules, uniform)[0], strict=True
+            ):
+                ours[:, unsafe] = exact
+        return samples
+
+    @property
+    def _log_prior(self) -> float:
+        """Log probability of any one tree: its class and a rule at each of its inner nodes."""
+        rhm = self.rhm
+        inner = sum(rhm.s**k for k in range(rhm.L))
+        return -math.log(rhm.n_classes) - inner * math.log(rhm.m)
+
+    def _upward_log(self, which: torch.Tensor):
+        """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
+        beliefs = self._beliefs[which].double()
+        return _upward(LOGARITHM, beliefs if self._log else beliefs.log(), self._rules)
+
+    def _uniform(self, k, generator):
+        """Numbers in [0, 1) that decide a draw, level by level."""
+        n, rhm = len(self._beliefs), self.rhm
+        generator = checked_generators(generator, n)
+
+        def draw(nodes):
+            options = {"dtype": self._beliefs.dtype}
+            if isinstance(generator, list):
+                rows = [
+                    torch.rand(k, nodes, generator=g, device=g.device, **options) for g in generator
+                ]
+                uniform = torch.stack(rows, 1)
+            else:
+                uniform = torch.rand(
+                    k, n, nodes, generator=generator, device=generator.device, **options
+                )
+            return uniform.to(self._beliefs.device)
+
+        # The symbols of a level are drawn together with the rules of the level above: [l] holds
+        # one number for each node of level l+1, [L] one for the class.
+        return [draw(rhm.s ** (rhm.L - level)) for level in range(1, rhm.L + 1)] + [draw(1)]
+
+
+def _upward(engine, leaf_up, rules):
+    """Messages of all levels, and the scales (n, nodes) taken out of those of levels 1 to L."""
+    up, scales = [leaf_up.contiguous()], []
+    for level_rules in rules:
+        children = up[-1].unflatten(1, (-1, level_rules.shape[-1]))
+        message, scale = engine.up_level(children, level_rules)
+        up.append(message)
+        scales.append(scale)
+    return up, scales
+
+
+def _downward(engine, up, rules):
+    """Marginals of all levels, and the smallest overlap of down and up messages, (n,)."""
+    marginals = [engine.normalise(up[-1])]
+    down = torch.full_like(up[-1], engine.unit)
+    lowest = []
+    for level in range(len(rules) - 1, -1, -1):
+        children = up[level].unflatten(1, (-1, rules[level].shape[-1]))
+        down, marginal, overlap = engine.down_level(down, children, rules[level], keep=level > 0)
+        down = None if down is None else down.flatten(1, 2)
+        marginals.insert(0, marginal.flatten(1, 2))
+        lowest.append(overlap.flatten(1).amin(1))
+    return marginals, torch.stack(lowest).amin(0)
+
+
+def _descend(engine, up, rules, uniform):
+    """Symbols of all levels, and the smallest total weight met on the way, (n,)."""
+    samples = [choose(engine.exponential(up[-1]), uniform[-1])]
+    lowest = []
+    for level in range(len(rules) - 1, -1, -1):
+        children = up[level].unflatten(1, (-1, rules[level].shape[-1]))
+        symbols, total = engine.choose_level(samples[0], children, rules[level], uniform[level])
+        samples.insert(0, symbols.flatten(2))
+        lowest.append(total.amin((0, 2)))
+    return samples, torch.stack(lowest).amin(0)

@@ -1,0 +1,271 @@
+"""How far changes are correlated: C(r), the susceptibility and the correlation length.
+
+A datum x_0 is noised and denoised many times. Where it changed is a field over its leaves or
+patches, one field a trajectory; C_ij is the covariance of two places over the trajectories of one
+x_0, averaged over x_0. (Sclocchi et al., arXiv 2410.13770.)
+"""
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from hierphase.checks import positive_integer
+from hierphase.rhm.belief_propagation import Posterior
+from hierphase.rhm.belief_propagation_numba import njit
+from hierphase.rhm.model import check_symbols
+
+
+def block_moments(
+    posterior: Posterior, values: torch.Tensor
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Mean and variance of the sum of ``values`` over the leaves below each node, exactly.
+
+    Given the observation the tree is a Markov chain from the top down, in which rule r of symbol y
+    has the weight w_r ∝ prod_i up(x_i). So the sum S of a node's leaves has, given its symbol,
+
+        M(y) = sum_r w_r sum_i M(x_i),
+        V(y) = sum_r w_r [sum_i V(x_i) + (sum_i M(x_i) - M(y))^2],
+
+    and the marginal of y gives the moments of S.
+
+    Args:
+        posterior: of n observations.
+        values: (n, s**L, v), a number for each symbol a leaf may have.
+
+    Returns:
+        Means and variances, L+1 float64 tensors each; ``[l]``: (n, s**(L-l)).
+
+    Raises:
+        ValueError: ``values`` of another shape.
+    """
+    rhm, up = posterior.rhm, posterior.messages
+    if values.shape != up[0].shape:
+        raise ValueError(f"values must be of shape {tuple(up[0].shape)}, got {tuple(values.shape)}")
+    mean, variance = values.double(), torch.zeros_like(up[0])
+    means, variances = [], []
+    for level in range(rhm.L + 1):
+        marginal = posterior.marginals[level].double()
+        overall = (marginal * mean).sum(-1)
+        means.append(overall)
+        variances.append((marginal * (variance + (mean - overall[..., None]).square())).sum(-1))
+        if level == rhm.L:
+            return means, variances
+        children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
+        mean = up[level + 1].new_empty(up[level + 1].shape)
+        variance = torch.empty_like(mean)
+        arrays = (rhm.rules[level], *children, mean, variance)
+        _parent_moments(*(tensor.cpu().numpy() for tensor in arrays))
+
+
+@njit
+def _parent_moments(rules, up, means, variances, mean, variance):
+    """M and V of every symbol of the parents, (n, nodes, symbols), from their children's."""
+    n_symbols, m, s = rules.shape
+    weight, centre = np.empty(m), np.empty(m)
+    for sample in range(up.shape[0]):
+        for node in range(up.shape[1]):
+            for y in range(n_symbols):
+                total, first, second = 0.0, 0.0, 0.0
+                for r in range(m):
+                    weight[r], centre[r] = 1.0, 0.0
+                    for i in range(s):
+                        weight[r] *= up[sample, node, i, rules[y, r, i]]
+                        centre[r] += means[sample, node, i, rules[y, r, i]]
+                    total += weight[r]
+                    first += weight[r] * centre[r]
+                if total > 0:  # else the marginal of y is zero
+                    first /= total
+                for r in range(m):
+                    spread = (centre[r] - first) ** 2
+                    for i in range(s):
+                        spread += variances[sample, node, i, rules[y, r, i]]
+                    second += weight[r] * spread
+                mean[sample, node, y] = first
+                variance[sample, node, y] = second / total if total > 0 else 0.0
+
+
+def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarray:
+    """Covariances of the changes of leaves over posterior samples, exactly.
+
+    sigma = +1 if a leaf differs from x_0, -1 if not. The variance of its sum over blocks of s^l
+    leaves, summed over the blocks, grows from l-1 to l by the covariances of the pairs whose
+    common ancestor is l levels up.
+
+    Args:
+        posterior: of n observations x_t.
+        leaves: (n, s**L) integer symbols, the x_0 of each.
+
+    Returns:
+        (n, L+1), the sum of C_ij over all ordered pairs at tree distance 0 (the variances) to L,
+        as many as :func:`tree_pairs` says.
+
+    Raises:
+        ValueError: leaves of wrong shape, type or range.
+    """
+    rhm = posterior.rhm
+    check_symbols("leaves", leaves, rhm.v, rhm.d)
+    sigma = torch.ones_like(posterior.messages[0]).scatter_(2, leaves.long()[..., None], -1)
+    _, variances = block_moments(posterior, sigma)
+    return np.diff([variance.sum(1).cpu().numpy() for variance in variances], axis=0, prepend=0).T
+
+
+def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
+    """The same from samples: covariances of a field over the leaves of a tree.
+
+    Args:
+        fields: (K, n, s**L), K >= 2 trajectories of each of n data.
+        s: branching of the tree.
+
+    Returns:
+        (n, L+1) as :func:`posterior_covariance`, with the unbiased covariance over trajectories.
+
+    Raises:
+        ValueError: another shape, or fewer than two trajectories.
+    """
+    s = positive_integer("s", s, minimum=2)
+    fields = np.asarray(fields, dtype=np.float64)
+    depth = round(np.log(max(fields.shape[-1:], default=1)) / np.log(s))
+    if fields.ndim != 3 or len(fields) < 2 or fields.shape[2] != s**depth:
+        raise ValueError(
+            f"fields must be of shape (K >= 2, n, {s}**L) for s = {s}, got {fields.shape}"
+        )
+    blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
+    return np.diff([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=0, prepend=0).T
+
+
+def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.ndarray:
+    """The same for a flat mixture: leaves that are independent given the class.
+
+    The posterior of the epsilon-process is such a mixture too. So given the class the leaves do
+    not covary, and all covariance of two leaves is that of their means over the classes.
+
+    Args:
+        likelihood: (n, classes, d) P(symbol of x_0 at leaf i | class), the classes equally likely.
+        epsilon: noise in (0, 1].
+        v: number of symbols.
+
+    Returns:
+        (n, 2), the sum of C_ij over i = j and over i != j.
+
+    Raises:
+        ValueError: likelihoods of another shape, or epsilon not in (0, 1].
+    """
+    if np.ndim(likelihood) != 3 or not 0 < epsilon <= 1:
+        raise ValueError(
+            f"need likelihoods (n, classes, d) and epsilon in (0, 1], got the shape "
+            f"{np.shape(likelihood)} and epsilon = {epsilon}"
+        )
+    evidence = epsilon / v + (1 - epsilon) * likelihood
+    sigma = 1 - 2 * likelihood * (1 - epsilon + epsilon / v) / evidence
+    weight = softmax(np.log(evidence).sum(axis=2), axis=1)[..., None]
+    mean = (weight * sigma).sum(axis=1, keepdims=True)
+    shift = sigma - mean
+    pairs = weight[..., 0] * (shift.sum(axis=2) ** 2 - (shift**2).sum(axis=2))
+    return np.stack([(1 - mean**2).sum(axis=(1, 2)), pairs.sum(axis=1)], axis=1)
+
+
+def moments(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """M_j = sum_ij r_ij^j C_ij / sum_i C_ii for j = 0, 1, 2; M_0 is the susceptibility chi.
+
+    Args:
+        covariance: (..., n_distances) sums of C_ij over the pairs at each distance, 0 first, from
+            any of the functions here, averaged over data before; NaN counts as no pair.
+        distances: (n_distances,) r, 0 first.
+
+    Returns:
+        (3, ...).
+    """
+    covariance = np.asarray(covariance, dtype=np.float64)
+    sums = [np.nansum(covariance * np.asarray(distances) ** j, axis=-1) for j in range(3)]
+    return np.stack(sums) / covariance[..., 0]
+
+
+def correlation_length(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """xi = M_2 / M_1, the mean distance of pairs weighted by r C(r); see :func:`moments`.
+
+    With weights that grow with r, ``xi ~ |eps - eps*|^-nu`` holds early. In the more usual
+    sqrt(M_2 / M_0), the sum M_0 grows like a logarithm for long where C(r) ~ r^-a with a near 1.
+    """
+    _, first, second = moments(covariance, distances)
+    return second / first
+
+
+def tree_distances(s: int, L: int) -> np.ndarray:
+    """(L+1,) real distances r of leaves at tree distance 0..L: 0, s, s^2, ..., s^L."""
+    s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
+    return np.array([0, *(float(s) ** k for k in range(1, L + 1))])
+
+
+def tree_pairs(s: int, L: int) -> np.ndarray:
+    """(L+1,) ordered pairs of leaves at tree distance 0..L: s^L times 1, s-1, (s-1) s, ..."""
+    s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
+    return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)
+
+
+def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
+    """How much every patch of an image changed: root mean square over its values.
+
+    Args:
+        x0: (n, channels, height, width).
+        samples: (K, n, channels, height, width), K trajectories of each.
+        size: side of the square patches; divides height and width.
+
+    Returns:
+        (K, n, height / size, width / size), in units of the pixels.
+
+    Raises:
+        ValueError: shapes that do not fit, or patches that do not tile the images.
+    """
+    size = positive_integer("size", size)
+    if samples.ndim != 5 or samples.shape[1:] != x0.shape:
+        raise ValueError(
+            f"samples must be of shape (K, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
+        )
+    rows, columns = x0.shape[-2:]
+    if rows % size or columns % size:
+        raise ValueError(f"patches of size {size} do not tile images of {rows} x {columns}")
+    squared = np.square(np.asarray(samples, dtype=np.float64) - np.asarray(x0))
+    tiled = squared.reshape(*squared.shape[:-2], rows // size, size, columns // size, size)
+    return np.sqrt(tiled.mean(axis=(2, 4, 6)))
+
+
+def grid_covariance(fields: np.ndarray) -> np.ndarray:
+    """Covariances of a field on a square grid, summed over all pairs at the same distance.
+
+    Args:
+        fields: (K, n, rows, columns), K >= 2 trajectories of each of n data.
+
+    Returns:
+        (n, n_distances), in the order of :func:`grid_distances`: the sum of C_ij over ordered
+        pairs, each the unbiased covariance over the trajectories (K - 1 in the denominator).
+
+    Raises:
+        ValueError: another shape, or fewer than two trajectories.
+    """
+    fields = np.asarray(fields, dtype=np.float64)
+    if fields.ndim != 4 or len(fields) < 2:
+        raise ValueError(f"fields must be of shape (K >= 2, n, rows, columns), got {fields.shape}")
+    _, which, _ = _pairs(*fields.shape[2:])
+    centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
+    products = centred.transpose(1, 2, 0) @ centred.swapaxes(0, 1) / (len(fields) - 1)
+    return np.stack([np.bincount(which.ravel(), x.ravel()) for x in products])
+
+
+def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """The Euclidean distances on a grid, in steps, and how many ordered pairs are that far apart.
+
+    Args:
+        rows, columns: of the grid.
+
+    Returns:
+        (n_distances,) increasing from 0, and (n_distances,) counts.
+    """
+    return _pairs(positive_integer("rows", rows), positive_integer("columns", columns))[::2]
+
+
+def _pairs(rows, columns):
+    """Distances, which of them each ordered pair (i, j) has, and how many pairs have each."""
+    place = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2)
+    squared = np.square(place[:, None] - place).sum(axis=-1)
+    distances, which, counts = np.unique(squared, return_inverse=True, return_counts=True)
+    return np.sqrt(distances), which, counts

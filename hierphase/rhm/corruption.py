@@ -1,0 +1,257 @@
+"""Three ways to corrupt the leaves, each with the belief that the corruption leaves behind.
+
+``beliefs`` returns the likelihood of the observation as a function of each leaf's symbol, ready
+for :class:`hierphase.rhm.belief_propagation.BeliefPropagation`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler, SchedulerMixin
+from torch.nn.functional import one_hot
+
+from hierphase.checks import fraction, positive_integer
+from hierphase.rhm.model import check_symbols
+from hierphase.seeds import checked_generators
+
+Generators = torch.Generator | list[torch.Generator]
+
+
+def ddpm_scheduler() -> DDPMScheduler:
+    """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        timestep_spacing="linspace",
+    )
+
+
+def encode(leaves: torch.Tensor, v: int) -> torch.Tensor:
+    """One-hot code (n, v, d), float32, of leaves (n, d)."""
+    return one_hot(leaves.long(), v).mT.float()
+
+
+@dataclass(frozen=True)
+class EpsilonProcess:
+    """Weakens the knowledge of every leaf without drawing noise.
+
+    Args:
+        v: number of symbols, at least 2.
+    """
+
+    v: int
+
+    def __post_init__(self):
+        positive_integer("v", self.v, minimum=2)
+
+    def beliefs(self, leaves: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """Belief 1 - eps + eps/v in the true symbol, eps/v in every other.
+
+        Args:
+            leaves: (n, d) integer symbols.
+            epsilon: from 0 (leaves known) to 1 (nothing known).
+
+        Returns:
+            (n, d, v) float32.
+
+        Raises:
+            ValueError: epsilon not a number in [0, 1], or leaves of wrong shape, type or range.
+        """
+        check_symbols("leaves", leaves, self.v)
+        epsilon = fraction("epsilon", epsilon)
+        return one_hot(leaves.long(), self.v).float() * (1 - epsilon) + epsilon / self.v
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """The forward process of a diffusion model, on one-hot encoded leaves.
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z, with abar_t = ``scheduler.alphas_cumprod[t]`` and
+    z standard normal.
+
+    Args:
+        scheduler: a diffusers scheduler with ``alphas_cumprod``, e.g. DDPMScheduler.
+        v: number of symbols; None takes the largest symbol seen plus one, as
+            :func:`torch.nn.functional.one_hot` does. Say it wherever a symbol could be absent.
+    """
+
+    scheduler: SchedulerMixin
+    v: int | None = None
+
+    def __post_init__(self):
+        if not hasattr(self.scheduler, "alphas_cumprod"):
+            raise ValueError(
+                f"scheduler must have alphas_cumprod, as DDPMScheduler has; got "
+                f"{type(self.scheduler).__name__}"
+            )
+        if self.v is not None:
+            positive_integer("v", self.v, minimum=2)
+
+    def alpha_bar(self, t) -> torch.Tensor:
+        """abar_t as float64; t an integer or an integer tensor, 0..T-1.
+
+        Raises:
+            ValueError: t is not an integer in that range.
+        """
+        t = _times(t)
+        n_steps = len(self.scheduler.alphas_cumprod)
+        if t.dtype.is_floating_point or not ((t >= 0) & (t < n_steps)).all():
+            raise ValueError(f"t must be integer, 0 to {n_steps - 1}, got {t.tolist()}")
+        return self.scheduler.alphas_cumprod.to(t.device)[t].double()
+
+    def snr(self, t) -> torch.Tensor:
+        """Signal-to-noise ratio abar_t / (1 - abar_t) of time t (see :meth:`alpha_bar`)."""
+        alpha_bar = self.alpha_bar(t)
+        return alpha_bar / (1 - alpha_bar)
+
+    def corrupt(self, leaves: torch.Tensor, t, generator: Generators | None = None) -> torch.Tensor:
+        """Noise the one-hot code of the leaves up to time t.
+
+        Args:
+            leaves: (n, d) integer symbols.
+            t: time index 0..T-1: an integer, or an integer tensor (n,).
+            generator: one generator, or a list of n, one a sample. None draws a fresh seed.
+
+        Returns:
+            x_t, (n, v, d) float32.
+
+        Raises:
+            ValueError: t or leaves out of range, or a list of other than n generators.
+        """
+        check_symbols("leaves", leaves, self.v)
+        if self.v is None and leaves.numel() == 0:
+            raise ValueError(f"leaves of shape {tuple(leaves.shape)} show no symbols: say v")
+        v = int(leaves.max()) + 1 if self.v is None else self.v
+        alpha_bar = _per_sample(self.alpha_bar(t), len(leaves)).to(leaves.device)
+        x_0 = encode(leaves, v)
+        noise = _draw(torch.randn, x_0.shape, generator, x_0.device)
+        return alpha_bar.sqrt().float() * x_0 + (1 - alpha_bar).sqrt().float() * noise
+
+    def log_beliefs(self, x_t: torch.Tensor, t) -> torch.Tensor:
+        """Log-likelihood of each symbol up to a constant, x_t sqrt(abar)/(1-abar).
+
+        For ``BeliefPropagation(...)(..., log=True)``: at low noise the likelihoods themselves are
+        beyond the range of floating-point numbers.
+
+        Args:
+            x_t: (n, v, d), the noisy code.
+            t: time index, an integer or an integer tensor (n,).
+
+        Returns:
+            (n, d, v), in the dtype of ``x_t``.
+
+        Raises:
+            ValueError: wrong shape or type, or t out of range.
+        """
+        if not isinstance(x_t, torch.Tensor) or not x_t.dtype.is_floating_point:
+            kind = getattr(x_t, "dtype", type(x_t).__name__)
+            raise ValueError(f"x_t must be a floating-point tensor, got {kind}")
+        if x_t.ndim != 3 or self.v not in (None, x_t.shape[1]):
+            expected = f"(n, {'v' if self.v is None else self.v}, d)"
+            raise ValueError(f"x_t must have shape {expected}, got {tuple(x_t.shape)}")
+        alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
+        return (x_t * (alpha_bar.sqrt() / (1 - alpha_bar)).to(x_t.dtype)).mT
+
+    def beliefs(self, x_t: torch.Tensor, t) -> torch.Tensor:
+        """Softmax over the symbols of :meth:`log_beliefs`: (n, d, v)."""
+        return self.log_beliefs(x_t, t).softmax(-1)
+
+    def noise(self, x_t: torch.Tensor, x_0: torch.Tensor, t) -> torch.Tensor:
+        """The noise that takes x_0 to x_t; of E[x_0 | x_t], the noise that is best predicted.
+
+        Args:
+            x_t: (n, v, d), the noisy code.
+            x_0: (n, v, d), the code, or its mean.
+            t: time index, an integer or an integer tensor (n,).
+
+        Returns:
+            (x_t - sqrt(abar) x_0) / sqrt(1 - abar), in the dtype of ``x_t``.
+        """
+        alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
+        return (x_t - alpha_bar.sqrt().to(x_t.dtype) * x_0) / (1 - alpha_bar).sqrt().to(x_t.dtype)
+
+
+@dataclass(frozen=True)
+class MaskingProcess:
+    """Erases each leaf with probability t/T (absorbing-state diffusion).
+
+    Args:
+        v: number of symbols, at least 2. An erased leaf holds the symbol v.
+        T: time at which every leaf is erased.
+    """
+
+    v: int
+    T: int = 1000
+
+    def __post_init__(self):
+        positive_integer("v", self.v, minimum=2)
+        positive_integer("T", self.T)
+
+    def corrupt(self, leaves: torch.Tensor, t, generator: Generators | None = None) -> torch.Tensor:
+        """Erase each leaf independently with probability t/T.
+
+        Args:
+            leaves: (n, d) integer symbols.
+            t: time from 0 to T: a number, or a tensor (n,).
+            generator: one generator, or a list of n, one a sample. None draws a fresh seed.
+
+        Returns:
+            x_t, (n, d) LongTensor; v where erased.
+
+        Raises:
+            ValueError: t outside [0, T], leaves of wrong shape, type or range, or a list of other
+                than n generators.
+        """
+        check_symbols("leaves", leaves, self.v)
+        time = _times(t).double()
+        if not ((time >= 0) & (time <= self.T)).all():
+            raise ValueError(f"t must be between 0 and T={self.T}, got {time.tolist()}")
+        erased = _per_sample(time / self.T, len(leaves))[..., 0].to(leaves.device)
+        uniform = _draw(torch.rand, leaves.shape, generator, leaves.device)
+        return torch.where(uniform < erased, self.v, leaves.long())
+
+    def beliefs(self, x_t: torch.Tensor, t=None) -> torch.Tensor:
+        """One for the symbol that is seen, one for every symbol where it was erased.
+
+        Args:
+            x_t: (n, d) integer symbols, v where erased.
+            t: not needed, what is erased can be seen; taken so that processes are interchangeable.
+
+        Returns:
+            (n, d, v) float32.
+
+        Raises:
+            ValueError: wrong shape, type, or a symbol outside 0..v.
+        """
+        check_symbols("x_t", x_t, self.v + 1)
+        seen = one_hot(x_t.long(), self.v + 1).float()
+        return (seen + seen[..., -1:])[..., :-1]
+
+
+def _times(t) -> torch.Tensor:
+    """``t`` as a tensor, refused where it holds anything but numbers."""
+    try:
+        times = torch.as_tensor(t)
+    except (TypeError, RuntimeError, ValueError):
+        times = None
+    if times is None or times.dtype == torch.bool or times.dtype.is_complex:
+        raise ValueError(f"t must be a number or a tensor of numbers, got {t!r}")
+    return times
+
+
+def _per_sample(value: torch.Tensor, n: int) -> torch.Tensor:
+    """A scalar or (n,) tensor, shaped to broadcast over (n, ., .)."""
+    if value.ndim > 1 or (value.ndim == 1 and len(value) != n):
+        raise ValueError(f"t must be one number or {n}, one a sample; got {tuple(value.shape)}")
+    return value.reshape(-1, 1, 1)
+
+
+def _draw(distribution, shape, generator: Generators | None, device) -> torch.Tensor:
+    """Random numbers, (n, ...) float32, row i from generator i where a list is given."""
+    generator = checked_generators(generator, shape[0])
+    if not isinstance(generator, list):
+        return distribution(shape, generator=generator, device=generator.device).to(device)
+    rows = [distribution(shape[1:], generator=g, device=g.device) for g in generator]
+    return torch.stack(rows).to(device)

@@ -1,0 +1,309 @@
+"""The book's chapters as programs: what parameters each has, and running one with other values.
+
+A chapter is a file ``NAME.md`` of the book directory with a cell tagged ``parameters``, whose lines
+read ``name = literal  # comment``. One of them is ``output = None``: the directory that receives
+what the chapter computes.
+"""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from ipykernel.kernelspec import write_kernel_spec
+
+from hierphase.checks import unknown, utf8
+from hierphase.runs.results import book_directory
+
+_TAGGED = re.compile(rb"tags:.*\bparameters\b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One line of a chapter's parameters cell: ``name = default  # comment``."""
+
+    name: str
+    default: object
+    comment: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """A chapter that can be executed.
+
+    Attributes:
+        name: its file name without ``.md``.
+        title: its first heading.
+        parameters: name -> :class:`Parameter`, in the order of the chapter.
+        notebook: its cells.
+    """
+
+    name: str
+    title: str
+    parameters: dict[str, Parameter]
+    notebook: nbformat.NotebookNode
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """Name -> default of every parameter."""
+        return {parameter.name: parameter.default for parameter in self.parameters.values()}
+
+
+class CellError(RuntimeError):
+    """A cell of a chapter failed, or its kernel died."""
+
+
+def names() -> list[str]:
+    """Names of the executable chapters of the book, also of those that cannot be read."""
+    pages = book_directory().glob("*.md")
+    return sorted(path.stem for path in pages if _TAGGED.search(path.read_bytes()))
+
+
+def load(name: str) -> Chapter:
+    """The chapter called ``name``; the other pages of the book are not looked at.
+
+    Raises:
+        ValueError: there is none (the message names the closest and lists them all), its page
+            cannot be read, or a line of its parameters cell is not ``name = literal``.
+    """
+    if name not in names():
+        raise ValueError(unknown("chapter", name, names()))
+    path = book_directory() / f"{name}.md"
+    source = path.read_bytes()
+    try:
+        notebook = jupytext.reads(source.decode(), fmt={"extension": ".md"})
+    except UnicodeDecodeError as error:
+        line = source.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: {error.reason}; a page is UTF-8 text") from None
+    except Exception as error:  # no limit to what a damaged header makes the readers raise
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    headings = (
+        line
+        for cell in notebook.cells
+        for line in cell.source.splitlines()
+        if cell.cell_type == "markdown" and line.startswith("# ")
+    )
+    return Chapter(
+        name=name,
+        title=next(headings, name).removeprefix("# ").strip(),
+        parameters=_read_parameters(path, cells[0].source) if cells else {},
+        notebook=notebook,
+    )
+
+
+def parse_value(text: str, default: object) -> object:
+    """A parameter's value as written on the command line.
+
+    Args:
+        text: a Python literal or JSON (``true``, ``null``, ``{"a": null}``); anything else is text.
+        default: the parameter's default. Where it is text, ``text`` needs no quotes, but ``None``
+            is None.
+
+    Returns:
+        The value; :func:`check_values` compares its type with that of the default.
+    """
+    value = text
+    for read in (ast.literal_eval, functools.partial(json.loads, parse_constant=ast.literal_eval)):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = read(text)
+            break
+    return text if isinstance(default, str) and not isinstance(value, str | None) else value
+
+
+def check_values(owner: str, defaults: dict, values: dict) -> dict:
+    """Values for parameters, with the types of the defaults.
+
+    An integer serves where the default is a float, None where it is text, anything where it is
+    None.
+
+    Args:
+        owner: what has the parameters, in words ("chapter bp-theory").
+        defaults: parameter -> default, all of them.
+        values: parameter -> value.
+
+    Returns:
+        The values, tuples turned into lists (neither a notebook nor JSON has tuples).
+
+    Raises:
+        ValueError: an unknown parameter, or a value that is not of the default's type.
+    """
+    checked = {}
+    for name, value in values.items():
+        if name not in defaults:
+            shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
+            raise ValueError(unknown(f"parameter of {owner}", name, shown))
+        default = defaults[name]
+        utf8(f"parameter {name} of {owner}:", value)
+        try:
+            checked[name] = _convert(value, default)
+        except TypeError as error:
+            raise ValueError(
+                f"parameter {name} of {owner} is of type "
+                f"{type(default).__name__} (default {default!r}); {error}"
+            ) from None
+    return checked
+
+
+def run(name: str, values: dict, output: Path | str | None = None) -> Path:
+    """Execute a chapter, with a progress bar on a terminal.
+
+    The notebook is saved after every cell, so that a run that fails or is interrupted leaves what
+    it has done. The chapter runs in ``output``: nothing is written into the book.
+
+    Args:
+        name: the chapter.
+        values: parameter -> value, for those that shall differ from the default. The parameter
+            ``output`` is the directory, and goes before the next argument.
+        output: directory for the executed notebook and the chapter's results; by default
+            ``runs/<name>``.
+
+    Returns:
+        The path of the executed notebook, ``output/<name>.ipynb``.
+
+    Raises:
+        ValueError: unknown chapter or parameter, or a value of the wrong type.
+        CellError: a cell failed; the message shows its number, first lines and error.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    chapter = load(name)
+    values = check_values(f"chapter {name}", chapter.defaults, values)
+    output = Path(str(values.get("output") or output or f"runs/{name}")).resolve()
+    utf8("output directory", output)
+    output.mkdir(parents=True, exist_ok=True)
+    notebook, begun = output / f"{name}.ipynb", time.time()
+    try:
+        execute(chapter, values | {"output": str(output)}, notebook, cwd=output)
+    except (CellError, KeyboardInterrupt) as error:
+        older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
+        kept = f"; of an earlier run: {', '.join(older)}" if older else ""
+        raise type(error)(f"{error}{kept}") from None
+    return notebook
+
+
+def execute(
+    chapter: Chapter, values: dict, notebook: Path | None, cwd: Path
+) -> nbformat.NotebookNode:
+    """Execute the chapter's cells with ``values`` injected after its parameters cell.
+
+    Args:
+        chapter: what to execute.
+        values: checked parameters.
+        notebook: where to save the notebook after every cell; None keeps it in memory.
+        cwd: working directory of the cells.
+
+    Returns:
+        The executed notebook.
+
+    Raises:
+        CellError: a cell failed or the kernel died.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    import papermill
+
+    clean_kernel()
+    kept = f"\nwhat was done until then: {notebook}" if notebook else ""
+    printed = io.StringIO()
+    try:
+        return papermill.execute_notebook(
+            chapter.notebook,
+            # papermill formats the path with the parameters
+            notebook and str(notebook).replace("{", "{{").replace("}", "}}"),
+            parameters=values,
+            kernel_name="python3",
+            language="python",
+            progress_bar=sys.stderr.isatty(),
+            stderr_file=printed,
+            # not papermill's cwd, which moves the whole process there, and its other threads
+            resources={"metadata": {"path": str(cwd)}},
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted{kept}") from None
+    except papermill.PapermillExecutionError as error:
+        lines = error.source.strip().splitlines()
+        lines = lines[:5] + ["..."] * (len(lines) > 5)
+        source = "\n".join(f"    {line}" for line in lines)
+        last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
+        reason = f"{error.ename}: {error.evalue}" if error.traceback else last
+        raise CellError(
+            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}{kept}"
+        ) from None
+    except RuntimeError as error:
+        raise CellError(f"the kernel of chapter {chapter.name} died: {error}{kept}") from None
+
+
+@functools.cache
+def clean_kernel() -> tempfile.TemporaryDirectory:
+    """Have this process run notebooks on its own interpreter and modules, with nobody's settings.
+
+    The kernel ``python3`` of the process is from then on this interpreter with the modules that it
+    finds, and starts from the defaults of IPython and matplotlib: whatever kernels, profiles,
+    backends and ``matplotlibrc`` the user's environment names, pages come out the same.
+
+    Returns:
+        The folder that says so, first in JUPYTER_PATH; it goes with the process.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="hierphase-", ignore_cleanup_errors=True)
+    folder = Path(temporary.name)
+    (folder / "matplotlibrc").touch()
+    own = (sys.prefix, sys.base_prefix)  # what the interpreter has of itself
+    modules = [path for path in map(os.path.abspath, sys.path) if not path.startswith(own)]
+    environment = {
+        "IPYTHONDIR": str(folder / "ipython"),
+        "MATPLOTLIBRC": str(folder),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join(modules),
+        "PYTHONSTARTUP": "",
+    }
+    write_kernel_spec(
+        folder / "kernels" / "python3",
+        {"env": {name: value.replace("$", "$$") for name, value in environment.items()}},
+        ["--log-level=CRITICAL", "--HistoryManager.enabled=False"],  # the log, not the output
+    )
+    os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{os.environ.get('JUPYTER_PATH', '')}"
+    return temporary
+
+
+def _read_parameters(path: Path, source: str) -> dict[str, Parameter]:
+    """The parameters of the cell ``source`` of a page."""
+    lines, number, parameters = source.splitlines(), 1, {}
+    try:
+        for statement in ast.parse(source).body:
+            number = statement.lineno
+            (target,) = statement.targets
+            default = ast.literal_eval(statement.value)
+            after = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
+            parameters[target.id] = Parameter(target.id, default, after.lstrip(" #"))
+    except (AttributeError, ValueError, SyntaxError) as error:
+        line = lines[getattr(error, "lineno", number) - 1]
+        before = path.read_text(encoding="utf-8").partition(f"\n{line}\n")[0]
+        raise ValueError(
+            f"{path}, line {before.count(chr(10)) + 2}: {line!r} is not `name = literal`, as the "
+            "lines of a parameters cell have to be"
+        ) from None
+    return parameters
+
+
+def _convert(value: object, default: object) -> object:
+    """``value`` with the type of ``default``; TypeError where it has another."""
+    value, default = (list(x) if isinstance(x, tuple) else x for x in (value, default))
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if default is None or (value is None and isinstance(default, str)):
+        return value
+    if type(value) is not type(default):
+        raise TypeError(f"{value!r} is of type {type(value).__name__}")
+    if isinstance(default, list) and default:
+        example = next((item for item in default if isinstance(item, float)), default[0])
+        return [_convert(item, example) for item in value]
+    return value

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
+
+
+@pytest.fixture(scope="module")
+def field():
+    root = np.random.default_rng(0).normal(size=(6, 4))  # two modes without variance
+    return GaussianField(np.arange(6.0), root @ root.T)
+
+
+# Of sums of some ten numbers of about 30, a hundred times over.
+ROUNDING = 100 * 30 * np.finfo(float).eps
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_modes_without_variance_stay_empty(seed):
+    """The square root of an eigenvalue that is zero up to rounding would be 1e-8, not zero."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(12, 5))
+    field = GaussianField(np.zeros(12), root @ root.T)
+    outside = np.linalg.svd(root)[0][:, 5:]
+    drawn = field.sample(10, rng)
+    assert abs(drawn @ outside).max() < ROUNDING
+    for alpha_bar in (1.0, 0.7, 0.0):
+        assert abs(field.reconstruct(drawn, alpha_bar, rng) @ outside).max() < ROUNDING
+
+
+def dense(field, alpha_bar):
+    """Gain and covariance of the posterior by conditioning the joint Gaussian of x_0 and x_t."""
+    prior = field.covariance
+    noisy = alpha_bar * prior + (1 - alpha_bar) * np.eye(len(prior))
+    gain = np.sqrt(alpha_bar) * prior @ np.linalg.inv(noisy)
+    return gain, prior - np.sqrt(alpha_bar) * gain @ prior
+
+
+@pytest.mark.parametrize("alpha_bar", [0.0, 0.3, 0.9])
+def test_change_covariance_against_dense_conditioning(field, alpha_bar):
+    gain, posterior = dense(field, alpha_bar)
+    expected = posterior + (1 - alpha_bar) * gain @ gain.T
+    ours = field.change_covariance(alpha_bar)
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
+    # with the scatter of the conditional means over x_0 it is the covariance of the data again
+    means = alpha_bar * gain @ field.covariance @ gain.T
+    np.testing.assert_allclose(ours + means, field.covariance, atol=1e-12)
+
+
+def test_reconstructions_have_the_moments_of_the_theory(field):
+    rng, alpha_bar = np.random.default_rng(1), 0.6
+    x_0 = field.sample(1, rng)
+    back = field.reconstruct(np.broadcast_to(x_0, (200_000, 6)), alpha_bar, rng)
+    gain, _ = dense(field, alpha_bar)
+    expected = field.mean + np.sqrt(alpha_bar) * (x_0 - field.mean) @ gain.T
+    scale = np.sqrt(np.diag(field.covariance))
+    assert (abs(back.mean(0) - expected[0]) < 0.02 * scale).all()
+    error = abs(np.cov(back.T) - field.change_covariance(alpha_bar))
+    assert (error < 0.02 * np.outer(scale, scale)).all()
+
+
+def test_ends_of_the_noise(field):
+    rng = np.random.default_rng(2)
+    x_0 = field.sample(3, rng)
+    np.testing.assert_allclose(field.reconstruct(x_0, 1.0, rng), x_0, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(field.change_covariance(0.0), field.covariance, atol=1e-12)
+    assert np.cov(field.sample(50_000, rng).T) == pytest.approx(field.covariance, abs=0.2)
+
+
+def test_power_law_field_is_isotropic_and_has_its_variance():
+    covariance = power_law_covariance(8, 2.0, 3.0)
+    np.testing.assert_allclose(np.diag(covariance), 3)
+    np.testing.assert_allclose(covariance, covariance.T)
+    assert covariance[0, 1] == pytest.approx(covariance[0, 8]) == pytest.approx(covariance[9, 10])
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+    np.testing.assert_allclose(power_law_covariance(4, 0.0), np.eye(16), atol=0.02)  # white
+
+
+def test_spectral_exponent_of_fields_with_known_spectrum():
+    rng, side = np.random.default_rng(0), 32
+    frequency = np.fft.fftfreq(side)
+    amplitude = np.hypot(frequency[:, None], frequency)
+    amplitude[0, 0] = np.inf
+    white = np.fft.fft2(rng.normal(size=(400, side, side)))
+    images = np.fft.ifft2(white * amplitude**-1.25).real + rng.normal(size=(side, side))
+    assert spectral_exponent(images) == pytest.approx(2.5, abs=0.05)
+
+
+def test_length_of_the_control_grows_with_the_noise():
+    """Without hierarchy the change decorrelates ever later: chi rises and never turns back."""
+    field = GaussianField(np.zeros(144), power_law_covariance(12, 2.3))
+    chi = []
+    for alpha_bar in (0.999, 0.99, 0.9, 0.5, 0.1, 0.01, 0.0):
+        change = field.change_covariance(alpha_bar)
+        chi.append(change.sum() / np.trace(change))
+    assert (np.diff(chi) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: GaussianField(np.zeros(3), np.eye(2)), r"got \(3,\) and \(2, 2\)"),
+        (lambda: GaussianField(np.zeros(2), np.array([[1, 2], [0, 1]])), "symmetric.*up to 2"),
+        (lambda: GaussianField(np.zeros(2), np.eye(2)).change_covariance(1.2), "alpha_bar.*1.2"),
+        (lambda: power_law_covariance(1, 2.0), "side must be at least 2, got 1"),
+        (lambda: power_law_covariance(4, -1.0), "exponent must be at least 0, got -1.0"),
+        (lambda: spectral_exponent(np.zeros((2, 3, 4))), r"got \(2, 3, 4\)"),
+    ],
+)
+def test_bad_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

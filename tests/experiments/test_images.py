@@ -1,0 +1,223 @@
+import adm_reference
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hierphase.__main__ import main
+from hierphase.analysis.representations import activations
+from hierphase.diffusion.datasets import digits
+from hierphase.diffusion.image_folder import image_folder
+from hierphase.experiments.images import PRESETS, ImageExperiment
+from hierphase.networks.catalogue import model_directory
+from hierphase.networks.classifiers import ConvClassifier, class_probabilities
+from hierphase.runs import results, sweep
+
+
+def preset_parameters(preset, **changes):
+    """Parameters of a preset of the chapter, with changes."""
+    return sweep.all_parameters("imagenet-transition", preset, changes)
+
+
+SMALL = {"n_per_class": 2, "n_times": 3, "num_inference_steps": 6, "n_shown": 5}
+
+
+def measured(preset):
+    """(experiment, prepared, measured) on 20 digits, or on 20 images of their flat mixture."""
+    experiment = ImageExperiment(preset_parameters(preset, **SMALL))
+    prepared = experiment.prepare()
+    return experiment, prepared, experiment.measure(0, 20, prepared)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return measured("digits")
+
+
+@pytest.fixture(scope="module")
+def small_flat():
+    return measured("flat-digits")
+
+
+def test_starting_images_are_balanced_and_stay_the_same_when_more_are_taken(small):
+    experiment, _, _ = small
+    assert len(experiment) == 20
+    assert experiment.labels.tolist() == [*range(10)] * 2
+    held_out = digits()
+    threes = held_out.test_images[held_out.test_labels == 3]
+    assert torch.equal(experiment.images(13, 14)[0], threes[1])
+    more = ImageExperiment(preset_parameters("digits", **SMALL | {"n_per_class": 4}))
+    assert torch.equal(more.images(0, 20), experiment.images(0, 20))
+
+
+@pytest.mark.parametrize("world", ["small", "small_flat"])
+def test_shards_give_the_bits_of_the_whole(world, request):
+    experiment, prepared, whole = request.getfixturevalue(world)
+    parts = [experiment.measure(*bounds, prepared) for bounds in ((0, 3), (3, 12), (12, 20))]
+    assert [part.sizes["shown"] for part in parts] == [3, 2, 0]
+    for name, variable in whole.items():
+        axis = variable.dims.index("image" if "image" in variable.dims else "shown")
+        together = np.concatenate([part[name].values for part in parts], axis=axis)
+        assert np.array_equal(together, variable.values), name
+
+
+def test_what_is_measured_follows_from_the_pixels(small):
+    experiment, prepared, measured = small
+    x0 = experiment.images(0, 5)
+    assert np.array_equal(measured.pixels[0].values, ((x0 + 1) * 127.5).round().byte().numpy())
+    assert measured.time.values == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-3)
+    back = torch.from_numpy(measured.pixels.values[2]).float() / 127.5 - 1  # rounded
+    classifier = ConvClassifier.from_pretrained(model_directory("digits-classifier"))
+    probability = class_probabilities(classifier, back).numpy()
+    top = measured.top_class[2, :5, 0].values
+    assert np.array_equal(probability.argmax(axis=1), top)
+    first = measured.top_class[0, :5, 0].values
+    np.testing.assert_allclose(
+        measured.class_probability[2, :5], probability[np.arange(5), first], atol=0.02
+    )
+    assert (measured.top_probability.sum("rank") <= 1 + 1e-6).all()
+    assert (np.diff(measured.top_probability.values, axis=2) <= 0).all()
+
+    held_out = activations(classifier, digits().test_images, ["stages.0"])["stages.0"]
+    mean, std = held_out.mean(dim=(0, 2, 3)), held_out.std(dim=(0, 2, 3), correction=0)
+    for name, scale in (("similarity", std), ("similarity_uncentred", torch.hypot(mean, std))):
+        a, b = (
+            (
+                (activations(classifier, images, ["stages.0"])["stages.0"] - mean.view(-1, 1, 1))
+                / scale.view(-1, 1, 1)
+            ).flatten(1)
+            for images in (x0, back)
+        )
+        expected = torch.cosine_similarity(a, b).numpy()
+        found = measured[name].sel(layer="stages.0")[2, :5]
+        np.testing.assert_allclose(found, expected, atol=0.01)
+    assert (abs(measured.similarity - measured.similarity_uncentred) > 1e-4).any()
+    np.testing.assert_allclose(measured.similarity[:, 0], 1, atol=1e-5)
+    np.testing.assert_allclose(measured.band_similarity[:, 0], 1, atol=1e-5)
+    np.testing.assert_allclose(
+        prepared.mean_image[0], digits().test_images.mean(dim=0)[0], atol=1e-5
+    )
+
+
+def test_flat_mixture_is_the_same_experiment_with_images_of_its_own(small, small_flat):
+    _, _, real = small
+    experiment, prepared, flat = small_flat
+    assert set(flat) == {*real, "true_class"}
+    assert {name: flat[name].dims for name in real} == {name: real[name].dims for name in real}
+    assert flat.time.equals(real.time) and flat.label.equals(real.label)
+    x0 = experiment.images(0, 20)
+    assert torch.equal(experiment.reconstructions(0, 20, [0])[0], x0)
+    assert not np.array_equal(flat.pixels[0], real.pixels[0])
+    np.testing.assert_allclose(prepared.mean_image, x0.double().mean(dim=0), atol=1e-6)
+    assert np.array_equal(flat.true_class[0], flat.label)
+    assert (flat.true_class[3] != flat.label).mean() > 0.7  # T forgets the class
+    barely = experiment.reconstructions(0, 20, [1]) - x0  # noise of variance 3e-4
+    assert 0.2 < barely.var() / 3e-4 < 1.5
+    assert (flat.true_class == flat.top_class[..., 0]).mean() > 0.9  # the classifier sees it too
+    again = experiment.reconstructions(0, 2, [500, 500])  # each another draw
+    assert not torch.equal(again[0], again[1])
+
+
+def test_seed_changes_the_noise_and_nothing_else(small):
+    _, _, whole = small
+    other = ImageExperiment(preset_parameters("digits", **SMALL | {"seed": 1}))
+    measured = other.measure(0, 5, other.prepare())
+    assert np.array_equal(measured.pixels[0], whole.pixels[0])
+    assert not np.array_equal(measured.pixels[1], whole.pixels[1])
+
+
+def test_fingerprint_sees_the_weights(small, tmp_path):
+    experiment, _, _ = small
+    classifier = ConvClassifier.from_pretrained(model_directory("digits-classifier"))
+    prints = {experiment.fingerprint()}
+    for shift in (0, 1e-3):
+        with torch.no_grad():
+            classifier.logits.bias += shift
+        classifier.save_pretrained(tmp_path)
+        changed = experiment.parameters | {"classifier": str(tmp_path)}
+        prints.add(ImageExperiment(changed).fingerprint())
+    assert len(prints) == 2
+
+
+def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
+    """The command of the chapter, with guided-diffusion's file format and a folder of JPEGs."""
+    for synset, shade in (("n01440764", 60), ("n01443537", 160)):
+        folder = tmp_path / "val" / synset
+        folder.mkdir(parents=True)
+        for i in range(3):
+            pixels = np.random.default_rng([shade, i]).normal(shade, 30, (70 + i, 90, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.JPEG")
+    (tmp_path / "val" / "n01440764" / "0.JPEG").write_bytes(b"no image")
+    flags = {
+        "image_size": 32, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2),
+        "attention_resolutions": (16,), "num_head_channels": 16,
+    }  # fmt: skip
+    weights = adm_reference.Weights(torch.Generator().manual_seed(0))
+    x, t = torch.zeros(1, 3, 32, 32), torch.zeros(1)
+    adm_reference.forward(weights, x, t, None, **flags)
+    torch.save(dict(weights), tmp_path / "adm.pt")
+    classifier = ConvClassifier(in_channels=3, n_classes=7, channels=(8, 8))
+    classifier.save_pretrained(tmp_path / "classifier")
+    values = {
+        "images": tmp_path / "val", "model": tmp_path / "adm.pt", "model_flags": flags,
+        "classifier": tmp_path / "classifier", "layers": ["stages.0", "stages.1", "logits"],
+        "n_per_class": 2, "num_inference_steps": 5, "n_times": 4, "precision": "bfloat16",
+        "n_shown": 1, "batch_size": 4,
+    }  # fmt: skip
+    command = ["sweep", "imagenet-transition", "--preset", "imagenet"]
+    for name, value in values.items():
+        command += ["-p", name, str(value)]
+    with pytest.warns(UserWarning, match=r"1 files .* n01440764/0.JPEG"):
+        assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    (path,) = (tmp_path / "out").glob("*.nc")
+    assert str(path) in capsys.readouterr().out
+    values |= {name: str(values[name]) for name in ("images", "model", "classifier")}
+    values["model_flags"] = flags | {"channel_mult": [1, 2], "attention_resolutions": [16]}
+    result = results.load(
+        "imagenet-transition", "imagenet", preset_parameters("imagenet", **values), path.parent
+    )
+    assert result.sizes["image"] == 4 and result.sizes["time"] == 5
+    assert result.label.values.tolist() == [0, 1, 0, 1]
+    assert result.pixels.shape == (5, 1, 3, 32, 32)
+    with pytest.warns(UserWarning, match="1 files"):
+        folder = image_folder(tmp_path / "val", 2, 32)
+    expected = ((folder.load([0])[0] + 1) * 127.5).round().byte().numpy()
+    assert np.array_equal(result.pixels[0, 0], expected)
+    assert result.similarity.notnull().all()
+    assert (result.similarity.sel(time=0) > 0.999).all()
+    assert (result.similarity.sel(time=1, layer="stages.0") < 0.9).all()
+
+
+def test_presets_are_complete_and_errors_repeat_the_value():
+    assert {tuple(sorted(p)) for p in PRESETS.values()} == {tuple(sorted(PRESETS["digits"]))}
+    assert preset_parameters("digits", seed=3) == PRESETS["digits"] | {"seed": 3}
+    with pytest.raises(ValueError, match=r"'digit' \(did you mean 'digits'"):
+        preset_parameters("digit")
+    with pytest.raises(ValueError, match=r"'n_perclass' \(did you mean 'n_per_class'"):
+        preset_parameters("digits", n_perclass=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_per_class": 0}, "n_per_class must be at least 1, got 0"),
+        ({"n_per_class": 46}, "n_per_class must be at most 4[0-9], the images of class '[0-9]'"),
+        ({"n_times": 2.5}, "parameter n_times .* 2.5 is of type float"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"precision": "fp8"}, "precision must be one of float32, bfloat16, float16, got 'fp8'"),
+        ({"layers": ["logits"]}, r"layers must name at least two, got \['logits'\]"),
+        ({"model": "flat-mixture", "images": "val"}, "images to be one of digits, .* got 'val'"),
+    ],
+)
+def test_bad_parameters_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        len(ImageExperiment(preset_parameters("digits", **changes)))
+
+
+def test_missing_and_unknown_parameters_are_named():
+    parameters = preset_parameters("digits")
+    parameters["steps"] = parameters.pop("num_inference_steps")
+    with pytest.raises(ValueError, match=r"lack \['num_inference_steps'\] .* unknown \['steps'\]"):
+        ImageExperiment(parameters)
+    with pytest.raises(FileNotFoundError, match="no denoiser 'nowhere': give the parameter model"):
+        ImageExperiment(preset_parameters("digits", model="nowhere")).times()

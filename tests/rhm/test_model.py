@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from hierphase.rhm.model import RandomHierarchyModel
+
+MODELS = [
+    dict(v=4, m=2, s=2, L=3),
+    dict(v=5, m=3, s=3, L=2, n_classes=7),
+    dict(v=3, m=1, s=4, L=2, n_classes=2),
+    dict(v=6, m=6, s=2, L=1),
+]
+
+
+@pytest.mark.parametrize("sizes", MODELS)
+def test_rules_are_distinct_tuples_of_known_symbols(sizes):
+    rhm = RandomHierarchyModel(**sizes)
+    assert len(rhm.rules) == rhm.L
+    for level, rules in enumerate(rhm.rules, 1):
+        n_symbols = rhm.v if level < rhm.L else rhm.n_classes
+        assert rules.shape == (n_symbols, rhm.m, rhm.s)
+        assert rules.dtype == torch.int64
+        assert 0 <= rules.min() and rules.max() < rhm.v
+        tuples = {tuple(rule) for rule in rules.flatten(0, 1).tolist()}
+        assert len(tuples) == n_symbols * rhm.m
+
+
+def test_rules_are_drawn_uniformly():
+    first = [RandomHierarchyModel(2, 1, 2, 1, seed=seed).rules[0][0, 0] for seed in range(800)]
+    codes = torch.stack(first) @ torch.tensor([2, 1])
+    assert chisquare(np.bincount(codes, minlength=4)).pvalue > 1e-3
+
+
+def test_rules_depend_on_the_seed_alone():
+    again = RandomHierarchyModel(8, 3, 2, 4, seed=5)
+    for a, b in zip(RandomHierarchyModel(8, 3, 2, 4, seed=5).rules, again.rules, strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(again.rules[0], RandomHierarchyModel(8, 3, 2, 4, seed=6).rules[0])
+
+
+def test_deep_and_wide_rules_need_no_table_of_all_tuples():
+    assert RandomHierarchyModel(v=64, m=4, s=8, L=1).rules[0].shape == (64, 4, 8)
+
+
+@pytest.mark.parametrize("sizes", MODELS)
+def test_samples_obey_the_rules(sizes):
+    rhm = RandomHierarchyModel(**sizes)
+    levels = rhm.sample(50, seed=3)
+    assert [tuple(x.shape) for x in levels] == [
+        (50, rhm.s ** (rhm.L - k)) for k in range(rhm.L + 1)
+    ]
+    for level, rules in enumerate(rhm.rules, 1):
+        children = levels[level - 1].unflatten(1, (-1, rhm.s))
+        allowed = rules[levels[level]]  # (n, nodes, m, s)
+        assert (allowed == children[:, :, None]).all(-1).any(-1).all()
+
+
+def test_classes_and_rules_are_uniform():
+    rhm = RandomHierarchyModel(v=5, m=3, s=2, L=2, n_classes=4)
+    levels = rhm.sample(6000, seed=1)
+    assert chisquare(np.bincount(levels[2][:, 0], minlength=4)).pvalue > 1e-3
+    used = (rhm.rules[0][levels[1]] == levels[0].unflatten(1, (-1, 2))[:, :, None]).all(-1)
+    assert chisquare(used.sum((0, 1))).pvalue > 1e-3
+
+
+def test_a_sample_does_not_depend_on_how_many_are_drawn(monkeypatch):
+    rhm = RandomHierarchyModel(v=5, m=3, s=2, L=4)
+    many = rhm.sample(100, seed=2)
+    monkeypatch.setattr("hierphase.rhm.model._SAMPLE_CHUNK", 64)
+    for few, all_ in zip(rhm.sample(30, seed=2), many, strict=True):
+        assert torch.equal(few, all_[:30])
+    assert not torch.equal(rhm.sample(30, seed=4)[0], many[0][:30])
+
+
+@pytest.mark.parametrize("sizes", MODELS)
+def test_parse_recovers_every_level(sizes):
+    rhm = RandomHierarchyModel(**sizes)
+    levels = rhm.sample(40)
+    for parsed, level in zip(rhm.parse(levels[0]), levels, strict=True):
+        assert torch.equal(parsed, level)
+
+
+def test_parse_marks_what_no_rule_produces():
+    rhm = RandomHierarchyModel(v=4, m=1, s=2, L=2)
+    leaves = rhm.sample(1)[0]
+    known = {tuple(rule) for rule in rhm.rules[0].flatten(0, 1).tolist()}
+    foreign = next((a, b) for a in range(4) for b in range(4) if (a, b) not in known)
+    leaves[0, 2:] = torch.tensor(foreign)
+    parsed = rhm.parse(leaves)
+    assert parsed[1][0, 0] >= 0
+    assert parsed[1][0, 1] == -1 and parsed[2][0, 0] == -1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (dict(v=4, m=5, s=2, L=2), r"m=5 rules need 20 .* only v\*\*s = 4\*\*2 = 16"),
+        (dict(v=4, m=2, s=2, L=2, n_classes=9), r"9 symbols .* need 18"),
+        (dict(v=1, m=1, s=2, L=2), "v must be at least 2, got 1"),
+        (dict(v=4, m=0, s=2, L=2), "m must be at least 1, got 0"),
+        (dict(v=4, m=2, s=1, L=2), "s must be at least 2, got 1"),
+        (dict(v=4, m=2, s=2, L=0), "L must be at least 1, got 0"),
+        (dict(v=4, m=2, s=2, L=-3), "L must be at least 1, got -3"),
+        (dict(v=4.0, m=2, s=2, L=2), "v must be an integer, got 4.0"),
+        (dict(v=4, m="2", s=2, L=2), "m must be an integer, got '2'"),
+        (dict(v=4, m=2, s=2, L=True), "L must be an integer, got True"),
+        (dict(v=4, m=2, s=2, L=2, n_classes=0), "n_classes must be at least 1, got 0"),
+        (dict(v=4, m=2, s=2, L=2, seed=-1), "seed must be at least 0, got -1"),
+        (dict(v=64, m=2, s=11, L=2), "too many"),
+        (dict(v=64, m=2, s=600, L=2), r"64\*\*600 is too large"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        RandomHierarchyModel(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), r"shape \(n, 4\), got \(2, 3\)"),
+        (torch.zeros(2, 4), "integer symbols, got torch.float32"),
+        (torch.full((2, 4), 4), r"symbol 4, outside 0..3"),
+        (torch.full((2, 4), -1), r"symbol -1, outside 0..3"),
+        ([[0, 1, 2, 3]], "got list"),
+        (torch.zeros(2, 4, dtype=torch.bool), "integer symbols, got torch.bool"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "integer symbols, got torch.complex64"),
+    ],
+)
+def test_parse_refuses_what_are_no_leaves(leaves, message):
+    with pytest.raises(ValueError, match=message):
+        RandomHierarchyModel(v=4, m=2, s=2, L=2).parse(leaves)
+
+
+def test_sample_refuses_a_bad_count():
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        RandomHierarchyModel(v=4, m=2, s=2, L=2).sample(0)
