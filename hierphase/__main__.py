@@ -175,11 +175,12 @@ def _convert_adm(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from hierphase.runs import results, sweep
+    from hierphase.experiments import registry
+    from hierphase.runs import results
 
     chapter, preset = options.chapter, options.preset
-    values = _parse_values(options.values, sweep.preset_parameters(chapter, preset))
-    sweep.all_parameters(chapter, preset, values)
+    values = _parse_values(options.values, registry.find(chapter, preset)[1])
+    registry.all_parameters(chapter, preset, values)
     output = options.output or f"runs/{chapter}-{preset}"
     executor = open_executor(
         options.executor,
@@ -189,7 +190,7 @@ def _sweep(options: argparse.Namespace) -> None:
         _parse_values(options.slurm, {}),
     )
     with executor as opened:
-        sweep.run_sweep(chapter, preset, values, output, options.shard_size, opened)
+        registry.run_sweep(chapter, preset, values, output, options.shard_size, opened)
     _print(f"result: {results.result_path(chapter, preset, output)}")
 
 

@@ -10,7 +10,6 @@ numbers before.
 import hashlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -28,8 +27,9 @@ def checksum(dataset):
     digest = hashlib.sha256()
     for name in sorted(dataset.variables, key=lambda name: old.get(name, name)):
         values = dataset[name].values
-        text = values.dtype.kind in "OUT"
-        digest.update(json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values))
+        if values.dtype.kind in "OUT":
+            values = json.dumps(values.tolist()).encode()
+        digest.update(np.ascontiguousarray(values))
     return digest.hexdigest()
 
 

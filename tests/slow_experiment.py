@@ -16,22 +16,20 @@ import torch
 import xarray as xr
 
 from hierphase.__main__ import main
-from hierphase.runs import shards, sweep
+from hierphase.experiments.base import Experiment
+from hierphase.experiments.registry import EXPERIMENTS
+from hierphase.runs import shards
 from hierphase.seeds import derived_generator
 
 NAME = "slow"
-TARGET = "slow_experiment:SlowExperiment"
 PRESETS = {"tiny": {"n_images": 12, "seed": 0, "scale": 1.0, "layers": ["early", "late"]}}
 N_SHOWN = 5
 
 
-class SlowExperiment:
-    image_dimensions = ("image", "shown")
-
-    def __init__(self, parameters):
-        if parameters["n_images"] < 0:
-            raise ValueError(f"n_images must be at least 0, got {parameters['n_images']}")
-        self.parameters = parameters
+class SlowExperiment(Experiment):
+    presets = PRESETS
+    least = {"n_images": 0}
+    unit_dimensions = ("image", "shown")
 
     def __len__(self):
         return self.parameters["n_images"]
@@ -84,10 +82,12 @@ def log(start, stop):
 
 def spec(directory, start=0, stop=4, **changes):
     parameters = PRESETS["tiny"] | changes
-    key = shards.sweep_key(TARGET, parameters)
-    return shards.ShardSpec(TARGET, parameters, start, stop, directory, key)
+    key = shards.sweep_key(SlowExperiment, parameters)
+    return shards.ShardSpec(SlowExperiment, parameters, start, stop, directory, key)
 
 
 if __name__ == "__main__":
-    sweep.EXPERIMENTS[NAME] = TARGET
+    import slow_experiment  # workers know the class by this name, not by that of a script
+
+    EXPERIMENTS[NAME] = (slow_experiment.SlowExperiment,)
     sys.exit(main())

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import xarray as xr
 from torch import nn
 
 
@@ -65,18 +67,21 @@ class Standardiser:
     Attributes:
         mean: (channels,).
         std: (channels,), the standard deviation.
-        uncentred: divide by the root mean square, sqrt(mean^2 + std^2), instead of the standard
-            deviation, as the script behind the paper does. It damps channels of large mean.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
-    uncentred: bool = False
 
-    def __call__(self, layer: torch.Tensor) -> torch.Tensor:
-        """Standardised and flattened: (n, channels, ...) -> (n, features)."""
+    def __call__(self, layer: torch.Tensor, uncentred: bool = False) -> torch.Tensor:
+        """Standardised and flattened: (n, channels, ...) -> (n, features).
+
+        Args:
+            layer: activations.
+            uncentred: divide by the root mean square, sqrt(mean^2 + std^2), instead of the standard
+                deviation, as the script behind the paper does. It damps channels of large mean.
+        """
         shape = (-1, *[1] * (layer.ndim - 2))
-        scale = torch.hypot(self.mean, self.std) if self.uncentred else self.std
+        scale = torch.hypot(self.mean, self.std) if uncentred else self.std
         scale = torch.where(self.std > 0, scale, 1.0)
         return ((layer - self.mean.view(shape)) / scale.view(shape)).flatten(1)
 
@@ -142,18 +147,42 @@ def fit_standardisers(
     return {name: moment.standardiser() for name, moment in moments.items()}
 
 
+def as_dataset(scales: Mapping[str, Standardiser]) -> xr.Dataset:
+    """``mean`` and ``std`` of all layers along ``channel``; its coordinate ``layer`` says whose."""
+    channels = [len(scale.mean) for scale in scales.values()]
+    parts = {
+        name: ("channel", torch.cat([getattr(s, name) for s in scales.values()]).cpu().numpy())
+        for name in ("mean", "std")
+    }
+    return xr.Dataset(parts, coords={"layer": ("channel", np.repeat(list(scales), channels))})
+
+
+def from_dataset(
+    statistics: xr.Dataset, device: torch.device | None = None
+) -> dict[str, Standardiser]:
+    """What :func:`as_dataset` was made from, on a device."""
+    scales = {}
+    for name in dict.fromkeys(statistics.layer.values.tolist()):
+        of_layer = statistics.isel(channel=statistics.layer.values == name)
+        parts = (torch.tensor(of_layer[part].values, device=device) for part in ("mean", "std"))
+        scales[name] = Standardiser(*parts)
+    return scales
+
+
 @dataclass(frozen=True)
 class LayerSimilarity:
     """How similar x_0 and x̂0(t) are in each layer.
 
     Attributes:
         cosine: (n_layers, n_times, n) cosine similarity, in [-1, 1].
+        uncentred: the same with ``uncentred`` scales of :class:`Standardiser`.
         distance: (n_layers, n_times, n) root mean square difference of the standardised
             activations (L2 distance over the square root of the number of features): 0 for equal,
             about sqrt(2) for unrelated images.
     """
 
     cosine: torch.Tensor
+    uncentred: torch.Tensor
     distance: torch.Tensor
 
 
@@ -190,14 +219,16 @@ def layer_similarity(
 
     def standardised(images):
         layers = activations(model, images, list(scales), batch_size)
-        return [scale(layers[name]) for name, scale in scales.items()]
+        return [(s(layers[name]), s(layers[name], uncentred=True)) for name, s in scales.items()]
 
-    cosine = torch.empty(len(scales), *samples.shape[:2])
-    distance = torch.empty_like(cosine)
+    cosine, uncentred, distance = torch.empty(3, len(scales), *samples.shape[:2])
     for rows in torch.arange(len(x0)).split(batch_size):
         before = standardised(x0[rows])
         for k, images in enumerate(samples[:, rows]):
-            for i, (a, b) in enumerate(zip(before, standardised(images), strict=True)):
+            for i, ((a, a_rms), (b, b_rms)) in enumerate(
+                zip(before, standardised(images), strict=True)
+            ):
                 cosine[i, k, rows] = torch.cosine_similarity(a, b).cpu()
+                uncentred[i, k, rows] = torch.cosine_similarity(a_rms, b_rms).cpu()
                 distance[i, k, rows] = (a - b).square().mean(dim=1).sqrt().cpu()
-    return LayerSimilarity(cosine, distance)
+    return LayerSimilarity(cosine, uncentred, distance)

@@ -6,7 +6,6 @@ presets of the one experiment below.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -14,40 +13,36 @@ from typing import ClassVar
 import numpy as np
 import torch
 import xarray as xr
-from diffusers import DDPMScheduler, UNet2DModel
 
-from hierphase.analysis.flat_mixture import FlatMixture
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
 from hierphase.analysis.representations import (
     Moments,
-    Standardiser,
+    as_dataset,
     fit_standardisers,
+    from_dataset,
     layer_similarity,
 )
-from hierphase.diffusion import datasets
-from hierphase.diffusion.datasets import ImageData
-from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
-from hierphase.diffusion.guided_diffusion import load_adm
-from hierphase.diffusion.image_folder import image_folder
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.worlds import Denoised, ImageWorld, alpha_bars
-from hierphase.networks.catalogue import TRAININGS, model_directory
+from hierphase.experiments.worlds import (
+    DATASETS,
+    FLAT_MIXTURE,
+    PRECISIONS,
+    Denoised,
+    ImageWorld,
+    flat_world,
+    stored_model,
+    trained_world,
+)
 from hierphase.networks.classifiers import (
     PAPER_LAYERS,
     ConvClassifier,
     class_probabilities,
     torchvision_classifier,
 )
-from hierphase.rhm.corruption import ddpm_scheduler
 from hierphase.seeds import derived_generator
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 N_TOP = 5  # most likely classes that are stored for every image
 N_BANDS = 5  # spatial scales, fewer on small images
-FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
-
-#: Data sets that come whole, by name; any other value of ``images`` is a folder.
-DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
 
 _BOOK = {
     "images": "fashion-mnist",
@@ -146,79 +141,15 @@ class ImageExperiment(Experiment):
     @cached_property
     def world(self) -> ImageWorld:
         """The starting images, and how they are denoised."""
-        name, flat = self.parameters["images"], self.parameters["model"] == FLAT_MIXTURE
-        data = DATASETS[name]() if name in DATASETS else None
-        return self._flat_world(data) if flat else self._trained_world(data)
-
-    def _flat_world(self, data: ImageData) -> ImageWorld:
-        """Images drawn from the flat mixture that is fitted to a data set."""
-        mixture = FlatMixture.fitted(data.train_images, data.train_labels)
-        labels = torch.arange(len(data.class_names)).repeat(self.parameters["n_per_class"])
-        scheduler = ddpm_scheduler()
-
-        def denoise(x_0, labels, times, generators):
-            levels = alpha_bars(scheduler)[times]
-            samples, classes = mixture.round_trips(x_0, labels, levels, generators)
-            return Denoised(samples, classes=classes)
-
-        def load(rows):
-            return mixture.draw(labels[rows], self._generators(rows.tolist(), 0))
-
-        return ImageWorld(data.class_names, labels, load, denoise, scheduler)
-
-    def _trained_world(self, data: ImageData | None) -> ImageWorld:
-        """Held-out images of a data set, or those of a folder, and a trained denoiser."""
-        model, scheduler = self._denoiser()
-        n_per_class, held_out = self.parameters["n_per_class"], None
-        if data is not None:
-            names, labels, held_out = data.class_names, data.test_labels, data.test_images
-            load = held_out.__getitem__
-        else:
-            folder = image_folder(self.parameters["images"], n_per_class, model.config.sample_size)
-            names, labels, load = folder.class_names, folder.labels, folder.load
-        order = _balanced_order(labels, n_per_class, names)
-        pipeline = ForwardBackwardPipeline(model, scheduler)
-
-        def denoise(x_0, labels, times, generators):
-            returned = pipeline(
-                x_0, times, self.parameters["num_inference_steps"], generators,
-                self.parameters["batch_size"],
-                autocast_dtype=PRECISIONS[self.parameters["precision"]],
-            )  # fmt: skip
-            return Denoised(returned.samples)
-
-        return ImageWorld(
-            names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out
-        )
-
-    def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
-        name = self.parameters["model"]
-        path = _stored_model(name)
-        if path is None:
-            raise FileNotFoundError(
-                f"no denoiser {name!r}: give the parameter model a checkpoint of guided-diffusion, "
-                "a directory in diffusers' layout, or the name of a trained model of the book"
-            )
-        if path.is_file():
-            unet, scheduler = load_adm(path, **self.parameters["model_flags"])
-        else:
-            unet = UNet2DModel.from_pretrained(path, subfolder="unet")
-            scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
-        unet = unet.to(self.device).eval()
-        if self.parameters["compile"]:
-            unet = torch.compile(unet.to(memory_format=torch.channels_last))
-        return unet, scheduler
-
-    def _generators(self, rows: Sequence[int], *stream: int) -> list[torch.Generator]:
-        """One for each image, from the seed, its class and its rank within the class."""
-        seed, n_classes = self.parameters["seed"], len(self.world.class_names)
-        return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
+        flat = self.parameters["model"] == FLAT_MIXTURE
+        make = flat_world if flat else trained_world
+        return make(self.parameters, self.generators, self.device)
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
         """Maps images (n, channels, height, width) to class logits."""
         name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
-        directory = _stored_model(name)
+        directory = stored_model(name)
         if directory is None:
             classifier = torchvision_classifier(name, weights)
         else:
@@ -232,7 +163,7 @@ class ImageExperiment(Experiment):
 
     def files(self) -> list[Path]:
         """Those of denoiser and classifier, but for torchvision's, which its name fixes."""
-        paths = [_stored_model(self.parameters[name]) for name in ("model", "classifier")]
+        paths = [stored_model(self.parameters[name]) for name in ("model", "classifier")]
         return [
             file
             for path in paths
@@ -263,19 +194,15 @@ class ImageExperiment(Experiment):
                 yield batch.to(self.device)
 
         scales = fit_standardisers(self.classifier, watched(), self.parameters["layers"])
-        shape = self.world.starts(range(1))[0].shape[1:]
-        channels = [len(scale.mean) for scale in scales.values()]
-        return xr.Dataset(
-            {
-                "mean": ("channel", torch.cat([s.mean for s in scales.values()]).cpu().numpy()),
-                "std": ("channel", torch.cat([s.std for s in scales.values()]).cpu().numpy()),
-                "mean_image": (
-                    ("colour", "row", "column"),
-                    moments.standardiser().mean.reshape(shape).cpu().numpy(),
-                ),
-            },
-            coords={"layer": ("channel", np.repeat(list(scales), channels))},
+        mean_image = moments.standardiser().mean.reshape(self.world.starts(range(1))[0].shape[1:])
+        return as_dataset(scales).assign(
+            mean_image=(("colour", "row", "column"), mean_image.cpu().numpy())
         )
+
+    def generators(self, rows: Sequence[int], *stream: int) -> list[torch.Generator]:
+        """One for each image, from the seed, its class and its rank within the class."""
+        seed, n_classes = self.parameters["seed"], len(self.world.class_names)
+        return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
 
     def round_trips(
         self, start: int, stop: int, timesteps: Sequence[int]
@@ -292,7 +219,7 @@ class ImageExperiment(Experiment):
         """
         rows = range(start, stop)
         starts = self.world.starts(rows)
-        denoised = self.world.denoised(starts, timesteps, self._generators(rows))
+        denoised = self.world.denoised(starts, timesteps, self.generators(rows))
         samples = denoised.samples.to(self.device)
         return starts[0].to(self.device), denoised._replace(samples=samples)
 
@@ -318,14 +245,8 @@ class ImageExperiment(Experiment):
         probability = torch.stack([class_probabilities(self.classifier, x) for x in samples]).cpu()
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
-        scales = self._scales(prepared)
+        scales = from_dataset(prepared, self.device)
         layers = layer_similarity(self.classifier, x0, samples, scales)
-        uncentred = layer_similarity(
-            self.classifier,
-            x0,
-            samples,
-            {name: replace(scale, uncentred=True) for name, scale in scales.items()},
-        )
         mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
         n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
         shown = max(0, min(stop, self.parameters["n_shown"]) - start)
@@ -341,7 +262,7 @@ class ImageExperiment(Experiment):
                     probability.gather(2, first)[..., 0].numpy(),
                 ),
                 "similarity": (by_layer, layers.cosine.numpy()),
-                "similarity_uncentred": (by_layer, uncentred.cosine.numpy()),
+                "similarity_uncentred": (by_layer, layers.uncentred.numpy()),
                 "distance": (by_layer, layers.distance.numpy()),
                 "band_similarity": (
                     ("band", "time", "image"),
@@ -359,33 +280,3 @@ class ImageExperiment(Experiment):
         if true_class is not None:
             measured["true_class"] = (("time", "image"), true_class.short().numpy())
         return measured
-
-    def _scales(self, prepared: xr.Dataset) -> dict[str, Standardiser]:
-        scales = {}
-        for name in self.parameters["layers"]:
-            of_layer = prepared.isel(channel=prepared.layer.values == name)
-            mean, std = (torch.from_numpy(of_layer[k].values) for k in ("mean", "std"))
-            scales[name] = Standardiser(mean.to(self.device), std.to(self.device))
-        return scales
-
-
-def _stored_model(name: str) -> Path | None:
-    """Directory of a trained model of the book, else a file or directory, else None."""
-    if name in TRAININGS:
-        return model_directory(name)
-    return Path(name) if Path(name).exists() else None
-
-
-def _balanced_order(
-    labels: torch.Tensor, n_per_class: int, class_names: Sequence[str]
-) -> torch.Tensor:
-    """Indices of the first n_per_class images of each class: the first of all, the second, ..."""
-    of_class = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
-    fewest = min(len(rows) for rows in of_class)
-    if n_per_class > fewest:
-        scarce = class_names[min(range(len(of_class)), key=lambda c: len(of_class[c]))]
-        raise ValueError(
-            f"n_per_class must be at most {fewest}, the images of class {scarce!r}, got "
-            f"{n_per_class}"
-        )
-    return torch.stack([rows[:n_per_class] for rows in of_class], dim=1).flatten()

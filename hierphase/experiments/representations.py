@@ -15,9 +15,10 @@ import xarray as xr
 
 from hierphase.analysis.linear_probe import linear_decoding
 from hierphase.analysis.representations import (
-    Standardiser,
     activations,
+    as_dataset,
     fit_standardisers,
+    from_dataset,
     layer_similarity,
 )
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
@@ -160,22 +161,18 @@ class ProbeExperiment(Experiment):
         return [*parts, "logits"]
 
     def prepare(self) -> xr.Dataset:
-        """Statistics of the activations over held-out data, (network, layer, channel)."""
-        scales = []
-        for network, world in self.networks:
-            data = world.data.test_images[:N_STATISTICS]
-            scales.append(fit_standardisers(network, data.split(500), self.layers))
-        n_channels = max(len(scale.mean) for scale in scales[0].values())
-
-        def table(quantity):
-            values = np.full((len(scales), len(self.layers), n_channels), np.nan, np.float32)
-            for i, of_network in enumerate(scales):
-                for k, scale in enumerate(of_network.values()):
-                    channels = getattr(scale, quantity)
-                    values[i, k, : len(channels)] = channels
-            return ("network", "layer", "channel"), values
-
-        return xr.Dataset({"mean": table("mean"), "std": table("std")})
+        """Statistics of the activations of every network over held-out data."""
+        return xr.concat(
+            [
+                as_dataset(
+                    fit_standardisers(
+                        network, world.data.test_images[:N_STATISTICS].split(500), self.layers
+                    )
+                )
+                for network, world in self.networks
+            ],
+            "network",
+        )
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on one block.
@@ -196,10 +193,7 @@ class ProbeExperiment(Experiment):
         world = replace(world, seed=_derived_seed(seed, i, block))
         starts = world.starts(range(self.parameters["block"]))
         samples, kept, _ = world.denoised(starts, noise, [derived_generator(seed, i, block)])
-        scales = {}
-        for k, name in enumerate(self.layers):
-            moments = [torch.from_numpy(prepared[part].values[i, k]) for part in ("mean", "std")]
-            scales[name] = Standardiser(*(part[~part.isnan()] for part in moments))
+        scales = from_dataset(prepared.isel(network=i))
         similarity = layer_similarity(network, starts[0], samples, scales)
         before = class_probabilities(network, starts[0]).argmax(1)
         after = torch.stack([class_probabilities(network, x).argmax(1) for x in samples])

@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
-from hierphase.analysis.representations import activations
+from hierphase.analysis.representations import activations, from_dataset
 from hierphase.checks import fraction
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import ImageExperiment
@@ -285,8 +285,7 @@ class ImageCorrelations(ImageExperiment):
             ValueError: the grid of the patches is not that of the layer of the features.
         """
         layer, classifier = self.parameters["layers"][0], self.classifier
-        of_layer = prepared.isel(channel=prepared.layer.values == layer)
-        std = of_layer["std"].values[:, None, None]
+        std = from_dataset(prepared)[layer].std.numpy()[:, None, None]
 
         def feature_map(x):
             with torch.no_grad():

@@ -7,16 +7,29 @@ x̂0(t) from the posterior; of images a trained network and a sampler make it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, UNet2DModel
 
+from hierphase.analysis.flat_mixture import FlatMixture
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
+from hierphase.diffusion import datasets
+from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.diffusion.guided_diffusion import load_adm
+from hierphase.diffusion.image_folder import image_folder
+from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
 from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
+
+#: Data sets that come whole, by name; any other value of ``images`` is a folder.
+DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
 
 
 class Denoised(NamedTuple):
@@ -182,3 +195,103 @@ class ImageWorld:
 def alpha_bars(scheduler: DDPMScheduler) -> torch.Tensor:
     """(T + 1,) abar of the times 0 (no noise at all) to T (nothing but noise)."""
     return torch.cat([torch.ones(1), scheduler.alphas_cumprod[1:], torch.zeros(1)])
+
+
+def flat_world(parameters: dict, generators: Callable, device: torch.device) -> ImageWorld:
+    """Images drawn from the flat mixture that is fitted to a data set, and denoised exactly.
+
+    Args:
+        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`.
+        generators: gives one for each row, from which its x_0 is drawn.
+        device: of the denoiser; not used.
+    """
+    data, scheduler = DATASETS[parameters["images"]](), ddpm_scheduler()
+    mixture = FlatMixture.fitted(data.train_images, data.train_labels)
+    labels = torch.arange(len(data.class_names)).repeat(parameters["n_per_class"])
+
+    def denoise(x_0, labels, times, generators):
+        levels = alpha_bars(scheduler)[times]
+        samples, classes = mixture.round_trips(x_0, labels, levels, generators)
+        return Denoised(samples, classes=classes)
+
+    def load(rows):
+        return mixture.draw(labels[rows], generators(rows.tolist(), 0))
+
+    return ImageWorld(data.class_names, labels, load, denoise, scheduler)
+
+
+def trained_world(parameters: dict, generators: Callable, device: torch.device) -> ImageWorld:
+    """Held-out images of a data set, or those of a folder, and a trained denoiser.
+
+    Args:
+        parameters: as for :func:`flat_world`.
+        generators: not used.
+        device: of the denoiser.
+
+    Raises:
+        FileNotFoundError: there is no such denoiser.
+        ValueError: there are fewer than ``n_per_class`` images of a class.
+    """
+    model, scheduler = _denoiser(parameters, device)
+    name, n_per_class, held_out = parameters["images"], parameters["n_per_class"], None
+    if name in DATASETS:
+        data = DATASETS[name]()
+        names, labels, held_out = data.class_names, data.test_labels, data.test_images
+        load = held_out.__getitem__
+    else:
+        folder = image_folder(name, n_per_class, model.config.sample_size)
+        names, labels, load = folder.class_names, folder.labels, folder.load
+    order = _balanced_order(labels, n_per_class, names)
+    pipeline = ForwardBackwardPipeline(model, scheduler)
+
+    def denoise(x_0, labels, times, generators):
+        returned = pipeline(
+            x_0, times, parameters["num_inference_steps"], generators, parameters["batch_size"],
+            autocast_dtype=PRECISIONS[parameters["precision"]],
+        )  # fmt: skip
+        return Denoised(returned.samples)
+
+    return ImageWorld(
+        names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out
+    )
+
+
+def stored_model(name: str) -> Path | None:
+    """Directory of a trained model of the book, else a file or directory, else None."""
+    if name in TRAININGS:
+        return model_directory(name)
+    return Path(name) if Path(name).exists() else None
+
+
+def _denoiser(parameters: dict, device: torch.device) -> tuple[UNet2DModel, DDPMScheduler]:
+    path = stored_model(parameters["model"])
+    if path is None:
+        raise FileNotFoundError(
+            f"no denoiser {parameters['model']!r}: give the parameter model a checkpoint of "
+            "guided-diffusion, a directory in diffusers' layout, or the name of a trained model of "
+            "the book"
+        )
+    if path.is_file():
+        unet, scheduler = load_adm(path, **parameters["model_flags"])
+    else:
+        unet = UNet2DModel.from_pretrained(path, subfolder="unet")
+        scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+    unet = unet.to(device).eval()
+    if parameters["compile"]:
+        unet = torch.compile(unet.to(memory_format=torch.channels_last))
+    return unet, scheduler
+
+
+def _balanced_order(
+    labels: torch.Tensor, n_per_class: int, class_names: Sequence[str]
+) -> torch.Tensor:
+    """Indices of the first n_per_class images of each class: the first of all, the second, ..."""
+    of_class = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
+    fewest = min(len(rows) for rows in of_class)
+    if n_per_class > fewest:
+        scarce = class_names[min(range(len(of_class)), key=lambda c: len(of_class[c]))]
+        raise ValueError(
+            f"n_per_class must be at most {fewest}, the images of class {scarce!r}, got "
+            f"{n_per_class}"
+        )
+    return torch.stack([rows[:n_per_class] for rows in of_class], dim=1).flatten()

@@ -8,15 +8,16 @@ from hierphase.__main__ import main
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.datasets import digits
 from hierphase.diffusion.image_folder import image_folder
+from hierphase.experiments import registry
 from hierphase.experiments.images import PRESETS, ImageExperiment
 from hierphase.networks.catalogue import model_directory
 from hierphase.networks.classifiers import ConvClassifier, class_probabilities
-from hierphase.runs import results, sweep
+from hierphase.runs import results
 
 
 def preset_parameters(preset, **changes):
     """Parameters of a preset of the chapter, with changes."""
-    return sweep.all_parameters("imagenet-transition", preset, changes)
+    return registry.all_parameters("imagenet-transition", preset, changes)
 
 
 SMALL = {"n_per_class": 2, "n_times": 3, "num_inference_steps": 6, "n_shown": 5}
@@ -42,12 +43,12 @@ def small_flat():
 def test_starting_images_are_balanced_and_stay_the_same_when_more_are_taken(small):
     experiment, _, _ = small
     assert len(experiment) == 20
-    assert experiment.labels.tolist() == [*range(10)] * 2
+    assert experiment.world.labels.tolist() == [*range(10)] * 2
     held_out = digits()
     threes = held_out.test_images[held_out.test_labels == 3]
-    assert torch.equal(experiment.images(13, 14)[0], threes[1])
+    assert torch.equal(experiment.world.starts(range(13, 14))[0][0], threes[1])
     more = ImageExperiment(preset_parameters("digits", **SMALL | {"n_per_class": 4}))
-    assert torch.equal(more.images(0, 20), experiment.images(0, 20))
+    assert torch.equal(*(e.world.starts(range(20))[0] for e in (more, experiment)))
 
 
 @pytest.mark.parametrize("world", ["small", "small_flat"])
@@ -63,7 +64,7 @@ def test_shards_give_the_bits_of_the_whole(world, request):
 
 def test_what_is_measured_follows_from_the_pixels(small):
     experiment, prepared, measured = small
-    x0 = experiment.images(0, 5)
+    x0 = experiment.world.starts(range(5))[0]
     assert np.array_equal(measured.pixels[0].values, ((x0 + 1) * 127.5).round().byte().numpy())
     assert measured.time.values == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-3)
     back = torch.from_numpy(measured.pixels.values[2]).float() / 127.5 - 1  # rounded
@@ -105,16 +106,16 @@ def test_flat_mixture_is_the_same_experiment_with_images_of_its_own(small, small
     assert set(flat) == {*real, "true_class"}
     assert {name: flat[name].dims for name in real} == {name: real[name].dims for name in real}
     assert flat.time.equals(real.time) and flat.label.equals(real.label)
-    x0 = experiment.images(0, 20)
-    assert torch.equal(experiment.reconstructions(0, 20, [0])[0], x0)
+    x0, (samples, *_) = experiment.round_trips(0, 20, [0])
+    assert torch.equal(samples[0], x0)
     assert not np.array_equal(flat.pixels[0], real.pixels[0])
     np.testing.assert_allclose(prepared.mean_image, x0.double().mean(dim=0), atol=1e-6)
     assert np.array_equal(flat.true_class[0], flat.label)
     assert (flat.true_class[3] != flat.label).mean() > 0.7  # T forgets the class
-    barely = experiment.reconstructions(0, 20, [1]) - x0  # noise of variance 3e-4
+    barely = experiment.round_trips(0, 20, [1])[1].samples - x0  # noise of variance 3e-4
     assert 0.2 < barely.var() / 3e-4 < 1.5
     assert (flat.true_class == flat.top_class[..., 0]).mean() > 0.9  # the classifier sees it too
-    again = experiment.reconstructions(0, 2, [500, 500])  # each another draw
+    again = experiment.round_trips(0, 2, [500, 500])[1].samples  # each another draw
     assert not torch.equal(again[0], again[1])
 
 

@@ -3,11 +3,11 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from hierphase.experiments import registry
 from hierphase.experiments.learned_denoisers import DenoiserExperiment, nearest_distance
 from hierphase.networks import catalogue, rhm_catalogue
 from hierphase.rhm.dataset import TreeData
 from hierphase.rhm.model import RandomHierarchyModel
-from hierphase.runs import sweep
 
 SMALL = {
     "sizes": {"unet": [[64, 512]], "transformer": [[512]]},
@@ -21,7 +21,7 @@ SMALL = {
 
 
 def parameters(**changes):
-    return sweep.all_parameters("learned-denoisers", "tree", SMALL | changes)
+    return registry.all_parameters("learned-denoisers", "tree", SMALL | changes)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def test_entries_and_coordinates(small):
 def test_shards_give_the_bits_of_the_whole(small):
     experiment, whole = small
     part = experiment.measure(2, 3, experiment.prepare())
-    assert part.identical(whole.isel(image=[2]))
+    assert part.identical(whole.isel(unit=[2]))
 
 
 def test_loss_above_bayes_is_the_distance_of_the_predictions(small):
     _, measured = small
-    exact, trained = measured.isel(image=0), measured.isel(image=slice(1, None))
+    exact, trained = measured.isel(unit=0), measured.isel(unit=slice(1, None))
     assert (exact.gap == 0).all() and (exact.distance == 0).all()
     np.testing.assert_array_equal(exact.loss, exact.bayes_loss)
     relevant = (trained.distance > 1e-4).values
@@ -85,7 +85,7 @@ def test_nothing_changes_without_noise_and_the_exact_denoiser_obeys_all_rules(sm
     nodes = 2 ** (4 - measured.level)
     assert (measured.kept.isel(time=0) == nodes).all()
     assert (measured.kept <= nodes).all()
-    few, many, exact = (measured.isel(image=i) for i in (1, 2, 0))
+    few, many, exact = (measured.isel(unit=i) for i in (1, 2, 0))
     assert few.kept.isel(level=4).sum() < many.kept.isel(level=4).sum()
     assert (exact.valid == nodes).mean() > 0.98
     assert (measured.valid <= measured.candidates).all()

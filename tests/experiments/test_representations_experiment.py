@@ -4,13 +4,13 @@ import torch
 
 from hierphase.analysis.representations import activations
 from hierphase.analysis.transition import largest_gaps, layer_crossing
+from hierphase.experiments import registry
 from hierphase.experiments.representations import PRESETS, ProbeExperiment
 from hierphase.networks import catalogue
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.rhm.corruption import ddpm_scheduler
 from hierphase.rhm.dataset import TreeData, encode
 from hierphase.rhm.model import RandomHierarchyModel
-from hierphase.runs import sweep
 
 CHAPTER = "probe-curves"
 SMALL = {"n_blocks": 3, "block": 5, "noise": [0.0, 0.5, 1.0]}
@@ -18,7 +18,7 @@ SMALL = {"n_blocks": 3, "block": 5, "noise": [0.0, 0.5, 1.0]}
 
 def parameters(preset="tree", **changes):
     """Parameters of a preset, small."""
-    return sweep.all_parameters(CHAPTER, preset, SMALL | {"n_decoding": 0} | changes)
+    return registry.all_parameters(CHAPTER, preset, SMALL | {"n_decoding": 0} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def test_without_noise_all_is_kept_and_with_all_noise_what_chance_keeps(small):
     clean, _, pure = (measured.isel(noise=i) for i in range(3))
     np.testing.assert_allclose(clean.similarity, 1, atol=1e-5)
     assert (clean.class_kept == 1).all() and (clean.kept == 1).all()
-    assert abs(pure.similarity.mean("image")).max() < 0.35  # 30 pairs of unrelated data
+    assert abs(pure.similarity.mean("unit")).max() < 0.35  # 30 pairs of unrelated data
     # Symbols are nearly uniform a priori, where those that rules produce more often are kept more.
-    np.testing.assert_allclose(pure.kept.mean("image"), 1 / 16, atol=0.04)
+    np.testing.assert_allclose(pure.kept.mean("unit"), 1 / 16, atol=0.04)
     np.testing.assert_allclose(pure.kept.sel(level=7), 1 / 16, rtol=1e-5)
 
 
@@ -55,7 +55,7 @@ def test_similarity_is_the_cosine_of_activations_standardised_by_hand(small):
     data = world.data.test_images[:4000]
     name = "layers.1.relu"
     reference = activations(network, data, [name])[name]
-    row = prepared.isel(network=0, layer=experiment.layers.index(name))
+    row = prepared.isel(network=0, channel=prepared.layer.values == name)
     mean, std = reference.mean((0, 2)), reference.std((0, 2), correction=0)
     np.testing.assert_allclose(row["mean"], mean, atol=1e-4)
     np.testing.assert_allclose(row["std"], std, atol=1e-4)
@@ -74,8 +74,8 @@ def test_the_book_has_networks_that_know_their_data():
 def of_mixture(preset, n, times):
     """Times, cosine of n data, and what is kept of their class from 0 for chance to 1."""
     _, world = ProbeExperiment(parameters(preset, noise=list(times))).networks[0]
-    starts, generator = world.starts(n, 7), torch.Generator().manual_seed(8)
-    kept = torch.stack([world.denoised(starts, time, generator)[1] for time in times]).numpy()
+    generators = [torch.Generator().manual_seed(8)]
+    kept = world.denoised(world.starts(range(n)), times, generators).kept.numpy()
     return np.array(times), kept[..., 0], 2 * kept[..., 1] - 1
 
 
@@ -111,11 +111,11 @@ def test_curves_of_layers_cross_on_the_tree_and_in_none_of_five_controls():
         small = {"n_blocks": 16, "block": 16, "n_decoding": 0}
         if preset in ("tree", "untrained"):
             small["networks"] = ["rhm-cnn"]
-        experiment = ProbeExperiment(sweep.all_parameters(CHAPTER, preset, small))
+        experiment = ProbeExperiment(registry.all_parameters(CHAPTER, preset, small))
         measured = experiment.measure(0, len(experiment), experiment.prepare())
         relus = [name for name in experiment.layers if name.endswith("relu")]
         early, late = (
-            measured.similarity.sel(layer=name).transpose("noise", "image").values
+            measured.similarity.sel(layer=name).transpose("noise", "unit").values
             for name in (relus[0], relus[-1])
         )
         noise = measured.noise.values
@@ -141,7 +141,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
     experiment = ProbeExperiment(parameters(networks=["rhm-cnn"]))
     _, world = experiment.networks[0]
     rhm = world.data.rhm
-    own = world.starts(50, 3)[1]
+    own = world.starts(range(50))[1]
     for seed in (0, 1):
         others = TreeData(rhm).sample(2000, seed)[0]
         assert not (own[:, None] == others[None]).all(-1).any()

@@ -1,13 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from hierphase.experiments.susceptibility import correlation_experiment
+from hierphase.experiments import registry
 from hierphase.rhm import correlations
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess
 from hierphase.rhm.model import RandomHierarchyModel
-from hierphase.runs import results, sweep
+from hierphase.seeds import derived_generator
 
 TREE = {
     "v": 8, "m": 3, "depths": [2, 4], "offsets": [0.05, 0.9], "L": 3, "n_times": 4, "n_rules": 3,
@@ -16,16 +18,19 @@ TREE = {
 DIGITS = {"n_per_class": 1, "n_times": 2, "num_inference_steps": 4, "n_trajectories": 3}
 
 
+CHAPTER = {"tree": "correlations", "digits": "image-correlations"}
+
+
 def experiment(preset, **changes):
-    return correlation_experiment(sweep.all_parameters("correlations", preset, changes))
+    kind, _ = registry.find(CHAPTER[preset], preset)
+    return kind(registry.all_parameters(CHAPTER[preset], preset, changes))
 
 
 @pytest.mark.parametrize(("preset", "changes"), [("tree", TREE), ("digits", DIGITS)])
 def test_a_sweep_gives_the_bits_of_one_measurement(preset, changes, tmp_path):
-    result = sweep.run_sweep("correlations", preset, changes, tmp_path, shard_size=2)
+    result = registry.run_sweep(CHAPTER[preset], preset, changes, tmp_path, shard_size=2)
     one = experiment(preset, **changes)
-    whole = one.measure(0, len(one), one.prepare())
-    whole = one.finish(whole) if preset == "digits" else whole
+    whole = one.finish(one.measure(0, len(one), one.prepare()))
     assert result.sizes == whole.sizes
     for name, variable in whole.variables.items():
         assert np.array_equal(
@@ -35,10 +40,10 @@ def test_a_sweep_gives_the_bits_of_one_measurement(preset, changes, tmp_path):
 
 def test_tree_covariance_is_that_of_the_posteriors():
     one = experiment("tree", **TREE)
-    measured = one.measure(1, 2, one.prepare()).isel(image=0)
+    measured = one.measure_unit(1, one.prepare())
     epsilon = measured.epsilon.values
     assert len(epsilon) == 3 and epsilon.max() <= 1  # eps* + 0.9 is none, eps* - 0.9 too
-    seed = one._seed(1)
+    seed = derived_generator(0, 1).initial_seed()
     rhm = RandomHierarchyModel(8, 3, 2, 4, seed=seed)
     levels = rhm.sample(2, seed=seed)
     posterior = BeliefPropagation(rhm)(EpsilonProcess(8).beliefs(levels[0], epsilon[1]).double())
@@ -50,7 +55,7 @@ def test_tree_covariance_is_that_of_the_posteriors():
 
 def test_noise_and_time_of_the_drawn_processes():
     one = experiment("tree", **TREE | {"n_data": 40, "n_draws": 20, "n_rules": 1})
-    measured = one.measure(0, 1, one.prepare()).isel(image=0)
+    measured = one.finish(one.measure_unit(0, one.prepare()))
     masking = measured.sel(process="masking")
     np.testing.assert_allclose(masking.noise, masking.t, atol=0.02)  # erased: no belief at all
     assert (np.diff(measured.t, axis=1) > 0).all() and (np.diff(measured.noise, axis=1) > 0).all()
@@ -59,16 +64,17 @@ def test_noise_and_time_of_the_drawn_processes():
 
 
 def test_seeds_give_other_rules_and_equal_seeds_the_same():
-    seeds = {
-        s: [experiment("tree", **TREE | {"seed": s})._seed(i) for i in range(3)] for s in (0, 1)
-    }
-    assert len({*seeds[0], *seeds[1]}) == 6
-    assert seeds[0] == [experiment("tree", **TREE)._seed(i) for i in range(3)]
+    first, again, other = (
+        experiment("tree", **TREE | {"seed": seed}).measure(0, 2, None).covariance.values
+        for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again, equal_nan=True)
+    assert len({row[..., 0].tobytes() for row in (*first, *other)}) == 4
 
 
 def test_changes_of_images_by_hand():
     one = experiment("digits", **DIGITS)
-    prepared, x_0 = one.prepare(), one.images.images(0, 2)
+    prepared, x_0 = one.prepare(), one.world.starts(range(2))[0]
     same = x_0.expand(2, 3, *x_0.shape)
     still = one.changes(x_0, same, prepared)
     assert (still.covariance == 0).all() and (still["mean"] == 0).all()
@@ -102,7 +108,7 @@ def test_controls_beside_the_images():
 
     # Of two independent draws a pixel differs by twice its variance; a patch's root mean square
     # change has no more than this mean square.
-    pixels = one.images.held_out.flatten(1).double().numpy()
+    pixels = one.world.held_out.flatten(1).double().numpy()
     assert result.pixel_variance == pytest.approx(pixels.var(axis=0).mean())
     pure = result.sel(field="patches", time=1)
     for world in ("same covariance", "power law"):
@@ -111,9 +117,9 @@ def test_controls_beside_the_images():
         assert change**2 + variance == pytest.approx(2 * pixels.var(axis=0).mean(), rel=0.25)
 
 
-def test_a_folder_has_no_controls(monkeypatch):
+def test_a_folder_has_no_controls():
     one = experiment("digits", **DIGITS)
-    monkeypatch.setattr(type(one.images), "held_out", None)
+    one.world = replace(one.world, held_out=None)
     merged = object()
     assert one.finish(merged) is merged
 
@@ -121,10 +127,10 @@ def test_a_folder_has_no_controls(monkeypatch):
 def test_the_stored_results_are_of_the_presets():
     """What the chapter draws is all in the file: it asks for no data set."""
     tree, images = (
-        results.load("correlations", preset, sweep.preset_parameters("correlations", preset))
-        for preset in ("tree", "fashion-mnist")
+        registry.result(chapter, preset)
+        for chapter, preset in (("correlations", "tree"), ("image-correlations", "fashion-mnist"))
     )
-    assert tree.sizes["image"] == len(experiment("tree"))
+    assert tree.sizes["unit"] == len(experiment("tree"))
     assert images.sizes["image"] == 40
     assert images.world.values.tolist() == ["images", "same covariance", "power law"]
     assert images.covariance.notnull().all()

@@ -19,10 +19,11 @@ import pytest
 import slow_experiment
 import torch
 import xarray as xr
-from slow_experiment import NAME, PRESETS, TARGET, spec
+from slow_experiment import NAME, PRESETS, SlowExperiment, spec
 
 from hierphase.__main__ import main
-from hierphase.runs import executors, results, shards, sweep
+from hierphase.experiments import registry
+from hierphase.runs import executors, results, shards
 
 TESTS = Path(__file__).parents[1]
 COMMAND = [sys.executable, str(TESTS / "slow_experiment.py"), "sweep", NAME, "--preset", "tiny"]
@@ -32,14 +33,14 @@ COMMAND = [sys.executable, str(TESTS / "slow_experiment.py"), "sweep", NAME, "--
 def undisturbed(tmp_path_factory):
     """The result of a sweep that nothing disturbed: one shard, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sweep.EXPERIMENTS, NAME, TARGET)
-        return sweep.run_sweep(NAME, "tiny", {}, tmp_path_factory.mktemp("undisturbed"), 100)
+        patch.setitem(registry.EXPERIMENTS, NAME, (SlowExperiment,))
+        return registry.run_sweep(NAME, "tiny", {}, tmp_path_factory.mktemp("undisturbed"), 100)
 
 
 @pytest.fixture(autouse=True)
 def workers(tmp_path, monkeypatch):
     """Workers find the experiment, would use two threads, and log the shards they begin."""
-    monkeypatch.setitem(sweep.EXPERIMENTS, NAME, TARGET)
+    monkeypatch.setitem(registry.EXPERIMENTS, NAME, (SlowExperiment,))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("SLOW_LOG", str(tmp_path / "log"))
@@ -59,7 +60,7 @@ def wait_for(condition, seconds=120):
 
 
 def run(directory, shard_size=4, executor=None):
-    return sweep.run_sweep(NAME, "tiny", {}, directory, shard_size, executor)
+    return registry.run_sweep(NAME, "tiny", {}, directory, shard_size, executor)
 
 
 def assert_same(result, expected):
@@ -93,7 +94,7 @@ def test_shards_compute_with_one_thread(undisturbed, tmp_path):
         assert_same(run(tmp_path), undisturbed)
         assert (undisturbed.n_threads == 1).all()
         assert torch.get_num_threads() == 2
-        experiment = shards.load_experiment(TARGET, PRESETS["tiny"])
+        experiment = shards.load_experiment(SlowExperiment, PRESETS["tiny"])
         two = experiment.measure(0, 12, experiment.prepare())
         assert (two.total.values != undisturbed.total.values).any() or os.cpu_count() == 1
     finally:
@@ -255,34 +256,24 @@ def test_damaged_preparation_is_redone(undisturbed, tmp_path, damage):
     assert_same(run(tmp_path), undisturbed)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of h5netcdf
 def test_no_flipped_byte_passes(tmp_path):
-    """A file with one byte changed is refused, unless the byte holds nothing that is read."""
     one = spec(tmp_path)
     content = shards.run_shard(one).read_bytes()
-    expected = shards.read_whole(one.path, one.key, 0, 4)
-    refused = 0
-    positions = range(0, len(content), len(content) // 80)
-    for position in positions:
+    for position in [*range(0, len(content), len(content) // 80), len(content) - 1]:
         changed = bytearray(content)
         changed[position] ^= 0x10
         one.path.write_bytes(changed)
-        dataset = shards.read_whole(one.path, one.key, 0, 4)
-        if dataset is None:
-            refused += 1
-        else:
-            assert_same(dataset, expected)
-    assert refused > 2
+        assert one.read() is None, position
 
 
 def test_key_follows_everything_that_numbers_depend_on(monkeypatch):
-    keys = {shards.sweep_key(TARGET, PRESETS["tiny"] | {"seed": seed}) for seed in (0, 1)}
+    keys = {shards.sweep_key(SlowExperiment, PRESETS["tiny"] | {"seed": seed}) for seed in (0, 1)}
     monkeypatch.setattr(results, "package_versions", lambda: {"torch": "1.0"})
-    keys.add(shards.sweep_key(TARGET, PRESETS["tiny"]))
+    keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
     monkeypatch.undo()
     shards._fingerprint.cache_clear()
     monkeypatch.setenv("SLOW_WEIGHTS", "trained anew")
-    keys.add(shards.sweep_key(TARGET, PRESETS["tiny"]))
+    keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
     shards._fingerprint.cache_clear()
     assert len(keys) == 4
 
@@ -307,7 +298,7 @@ def test_workers_refuse_what_they_cannot_do_right(tmp_path):
     absent = spec(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"no directory .*elsewhere.*share its output"):
         shards.run_shard(absent)
-    other = shards.ShardSpec(TARGET, PRESETS["tiny"], 0, 4, tmp_path, "of another machine")
+    other = shards.ShardSpec(SlowExperiment, PRESETS["tiny"], 0, 4, tmp_path, "of another machine")
     with pytest.raises(ValueError, match="would compute other numbers"):
         shards.run_shard(other)
 
@@ -360,7 +351,7 @@ def test_directory_that_cannot_be_written(tmp_path, monkeypatch):
 def test_an_output_that_is_no_text_is_refused_before_anything_runs(tmp_path):
     output = tmp_path / os.fsdecode(b"caf\xe9")
     with pytest.raises(ValueError, match=r"output directory '.*caf\\udce9' is not UTF-8"):
-        sweep.run_sweep(NAME, "tiny", {}, output)
+        registry.run_sweep(NAME, "tiny", {}, output)
     assert not output.exists()
 
 
