@@ -184,30 +184,24 @@ class DenoiserExperiment(Experiment):
         n, seed = self.parameters["n_loss_data"], self.parameters["seed"]
         process = GaussianProcess(self.scheduler, data.rhm.v)
         train = data.batch(n, derived_generator(seed, _TRAIN_LOSS))[0].argmax(1)
-        values = []
-        for t in self.loss_times().tolist():
-            row = []
+        errors = np.empty((2, 3, self.parameters["n_loss_times"], n))  # (set, pair, time, datum)
+        for k, t in enumerate(self.loss_times().tolist()):
             for stream, leaves in ((_LOSS, data.test_levels[0][:n]), (_TRAIN_LOSS, train)):
                 x_t = process.corrupt(leaves, t, derived_generator(seed, stream, t))
                 noise = process.noise(x_t, encode(leaves, data.rhm.v), t)
                 predicted, best = model(x_t, t).sample, bayes(x_t, t).sample
-                row += [
-                    (a - b).square().mean((1, 2)).double()
-                    for a, b in ((predicted, noise), (best, noise), (predicted, best))
-                ]
-            loss, bayes_loss, distance, train_loss, bayes_train_loss, _ = row
-            means = [loss, bayes_loss, train_loss, bayes_train_loss]
-            means = [float(value.mean()) for value in means]
-            for value in (loss - bayes_loss, distance):
-                means += [float(value.mean()), float(value.std() / n**0.5)]
-            values.append(means)
-        names = (
-            "loss", "bayes_loss", "train_loss", "bayes_train_loss", "gap", "gap_error",
-            "distance", "distance_error",
-        )  # fmt: skip
-        columns = np.array(values, dtype=np.float32).T
+                pairs = (predicted, noise), (best, noise), (predicted, best)
+                errors[stream, :, k] = [(a - b).square().mean((1, 2)).numpy() for a, b in pairs]
+        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = errors
+        rows = {
+            "loss": loss, "bayes_loss": bayes_loss, "train_loss": train_loss,
+            "bayes_train_loss": bayes_train_loss, "gap": loss - bayes_loss, "distance": distance,
+        }  # fmt: skip
+        measured = {name: row.mean(1) for name, row in rows.items()}
+        for name in ("gap", "distance"):
+            measured[f"{name}_error"] = rows[name].std(1, ddof=1) / n**0.5
         return xr.Dataset(
-            {name: ("loss_time", column) for name, column in zip(names, columns, strict=True)}
+            {name: ("loss_time", row.astype(np.float32)) for name, row in measured.items()}
         )
 
     def _kept(self, model, data: TreeData) -> xr.Dataset:
