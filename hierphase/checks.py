@@ -60,7 +60,7 @@ def check_shape(name: str, x, *axes: str | int) -> None:
             stands again; ``...`` is any number of axes. Words may come together in one string.
     """
     shape, words = tuple(np.shape(x)), " ".join(map(str, axes)).split()
-    wanted = f"({', '.join(words)})"
+    wanted = ", ".join(words) + ("," if len(words) == 1 else "")
     if "..." in words:
         place = words.index("...")
         words[place : place + 1] = ["..."] * (len(shape) - len(words) + 1)
@@ -71,7 +71,7 @@ def check_shape(name: str, x, *axes: str | int) -> None:
         for word, size in zip(words, shape, strict=True)
     )
     if not fits:
-        raise ValueError(f"{name} must be of shape {wanted}, got {shape}")
+        raise ValueError(f"{name} must be of shape ({wanted}), got {shape}")
 
 
 def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:

@@ -6,7 +6,7 @@ trajectories of each x_0, and the sums of their covariances over all pairs at th
 
 import numpy as np
 
-from hierphase.checks import positive_integer
+from hierphase.checks import check_shape, positive_integer
 
 
 def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
@@ -24,10 +24,7 @@ def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
         ValueError: shapes that do not fit, or patches that do not tile the images.
     """
     size = positive_integer("size", size)
-    if samples.ndim != 5 or samples.shape[1:] != x0.shape:
-        raise ValueError(
-            f"samples must be of shape (K, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
-        )
+    check_shape("samples", samples, "K", *x0.shape)
     rows, columns = x0.shape[-2:]
     if rows % size or columns % size:
         raise ValueError(f"patches of size {size} do not tile images of {rows} x {columns}")
@@ -50,8 +47,8 @@ def grid_covariance(fields: np.ndarray) -> np.ndarray:
         ValueError: another shape, or fewer than two trajectories.
     """
     fields = np.asarray(fields, dtype=np.float64)
-    if fields.ndim != 4 or len(fields) < 2:
-        raise ValueError(f"fields must be of shape (K >= 2, n, rows, columns), got {fields.shape}")
+    check_shape("fields", fields, "K n rows columns")
+    positive_integer("the number K of trajectories", len(fields), minimum=2)
     _, which, _ = _pairs(*fields.shape[2:])
     centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
     products = centred.transpose(1, 2, 0) @ centred.swapaxes(0, 1) / (len(fields) - 1)

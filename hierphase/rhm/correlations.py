@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from hierphase.checks import positive_integer
+from hierphase.checks import check_shape, positive_integer
 from hierphase.rhm.belief_propagation import Posterior
 from hierphase.rhm.belief_propagation_numba import njit
 from hierphase.rhm.model import check_symbols
@@ -39,8 +39,7 @@ def block_moments(
         ValueError: ``values`` of another shape.
     """
     rhm, up = posterior.rhm, posterior.messages
-    if values.shape != up[0].shape:
-        raise ValueError(f"values must be of shape {tuple(up[0].shape)}, got {tuple(values.shape)}")
+    check_shape("values", values, *up[0].shape)
     mean, variance = values.double(), torch.zeros_like(up[0])
     means, variances = [], []
     for level in range(rhm.L + 1):
@@ -103,7 +102,7 @@ def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarr
         ValueError: leaves of wrong shape, type or range.
     """
     rhm = posterior.rhm
-    check_symbols("leaves", leaves, rhm.v, rhm.d)
+    check_symbols("leaves", leaves, rhm.v, "n", rhm.d)
     sigma = torch.ones_like(posterior.messages[0]).scatter_(2, leaves.long()[..., None], -1)
     _, variances = block_moments(posterior, sigma)
     return np.diff([variance.sum(1).cpu().numpy() for variance in variances], axis=0, prepend=0).T
@@ -124,11 +123,9 @@ def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
     """
     s = positive_integer("s", s, minimum=2)
     fields = np.asarray(fields, dtype=np.float64)
-    depth = round(np.log(max(fields.shape[-1:], default=1)) / np.log(s))
-    if fields.ndim != 3 or len(fields) < 2 or fields.shape[2] != s**depth:
-        raise ValueError(
-            f"fields must be of shape (K >= 2, n, {s}**L) for s = {s}, got {fields.shape}"
-        )
+    depth = round(np.log(fields.shape[-1]) / np.log(s))
+    check_shape(f"fields over {s}**L leaves", fields, "K n", s**depth)
+    positive_integer("the number K of trajectories", len(fields), minimum=2)
     blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
     return np.diff([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=0, prepend=0).T
 
@@ -150,11 +147,9 @@ def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.nda
     Raises:
         ValueError: likelihoods of another shape, or epsilon not in (0, 1].
     """
-    if np.ndim(likelihood) != 3 or not 0 < epsilon <= 1:
-        raise ValueError(
-            f"need likelihoods (n, classes, d) and epsilon in (0, 1], got the shape "
-            f"{np.shape(likelihood)} and epsilon = {epsilon}"
-        )
+    check_shape("likelihood", likelihood, "n classes d")
+    if not 0 < epsilon <= 1:
+        raise ValueError(f"epsilon must be in (0, 1], got {epsilon}")
     evidence = epsilon / v + (1 - epsilon) * likelihood
     sigma = 1 - 2 * likelihood * (1 - epsilon + epsilon / v) / evidence
     weight = softmax(np.log(evidence).sum(axis=2), axis=1)[..., None]

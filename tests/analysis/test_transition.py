@@ -58,7 +58,7 @@ def test_bootstrap_of_groups_varies_between_and_within_them():
     assert means.std() > 2 * resampled(4000, None).std()
     assert means.mean() == pytest.approx(values.mean(), abs=4 * means.std() / 4000**0.5)
     assert (resampled(10, groups * 7) == resampled(10, groups)).all()
-    with pytest.raises(ValueError, match=r"groups must be of shape \(400\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"groups must be of shape \(400,\), got \(3,\)"):
         resampled(10, groups[:3])
 
 
