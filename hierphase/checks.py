@@ -50,6 +50,30 @@ def fraction(name: str, value) -> float:
     return float(number)
 
 
+def check_shape(name: str, x, *axes: str | int) -> None:
+    """Raise a ValueError unless the array or tensor ``x`` is of a shape such as "n 3 side side".
+
+    Args:
+        name: of ``x``, for the message.
+        x: the array.
+        axes: of every axis its size, or a word for any size but zero, the same wherever the word
+            stands again; ``...`` is any number of axes. Words may come together in one string.
+    """
+    shape, words = tuple(np.shape(x)), " ".join(map(str, axes)).split()
+    wanted = ", ".join(words) + ("," if len(words) == 1 else "")
+    if "..." in words:
+        place = words.index("...")
+        words[place : place + 1] = ["..."] * (len(shape) - len(words) + 1)
+    sizes = {}
+    fits = len(words) == len(shape) and all(
+        word == "..."
+        or (size == int(word) if word.isdigit() else 0 < size == sizes.setdefault(word, size))
+        for word, size in zip(words, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name} must be of shape ({wanted}), got {shape}")
+
+
 def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
     """Return (v, m, s) as ints that allow unambiguous rules.
 

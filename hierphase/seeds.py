@@ -29,6 +29,27 @@ def derived_generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def drawn(distribution, shape, generator=None, axis: int = 0, dtype=None) -> torch.Tensor:
+    """Random numbers, each sample's from its own generator where a list is given.
+
+    Args:
+        distribution: ``torch.rand`` or ``torch.randn``.
+        shape: of the numbers.
+        generator: as for :func:`checked_generators`; they are drawn on its device.
+        axis: along which the samples lie.
+        dtype: of the numbers.
+
+    Raises:
+        ValueError: as :func:`checked_generators`.
+    """
+    generator = checked_generators(generator, shape[axis])
+    if not isinstance(generator, list):
+        return distribution(shape, generator=generator, device=generator.device, dtype=dtype)
+    one = (*shape[:axis], *shape[axis + 1 :])
+    rows = [distribution(one, generator=g, device=g.device, dtype=dtype) for g in generator]
+    return torch.stack(rows, axis)
+
+
 def checked_generators(generator, n: int) -> torch.Generator | list[torch.Generator]:
     """Return ``generator``, or one with a fresh seed from the system for None.
 

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import minimize
 
+from hierphase.checks import check_shape, positive_integer
+
 
 def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Exponents of y ~ x^exponent, by least squares on both logarithms.
@@ -21,8 +23,9 @@ def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         ValueError: fewer than two points, or values that are not positive.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.ndim != 1 or len(x) < 2 or y.shape[-1:] != x.shape:
-        raise ValueError(f"need x (n >= 2,) and y (..., n), got {x.shape} and {y.shape}")
+    check_shape("x", x, "n")
+    check_shape("y", y, "...", *x.shape)
+    positive_integer("the number of points", len(x), minimum=2)
     for name, values in (("x", x), ("y", y)):
         if not (values > 0).all():
             raise ValueError(f"{name} must be positive for a power law, got {values.min():g}")

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch.nn import functional
 
-from hierphase.checks import positive_integer
+from hierphase.checks import check_shape, positive_integer
 
 
 def frequency_bands(images: torch.Tensor, n_bands: int) -> torch.Tensor:
@@ -60,10 +60,7 @@ def band_similarity(
     Raises:
         ValueError: ``samples`` are not made from ``x0`` by shape, or as :func:`frequency_bands`.
     """
-    if samples.ndim != x0.ndim + 1 or samples.shape[1:] != x0.shape:
-        raise ValueError(
-            f"samples must be of shape (n_times, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
-        )
+    check_shape("samples", samples, "n_times", *x0.shape)
     before = frequency_bands(x0 - mean_image, n_bands).flatten(2)
     after = [frequency_bands(images - mean_image, n_bands).flatten(2) for images in samples]
     return torch.stack([torch.cosine_similarity(before, bands, dim=2) for bands in after], dim=1)

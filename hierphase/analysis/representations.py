@@ -8,6 +8,8 @@ import torch
 import xarray as xr
 from torch import nn
 
+from hierphase.checks import check_shape
+
 
 @torch.no_grad()
 def activations(
@@ -102,8 +104,7 @@ class Moments:
         Raises:
             ValueError: no channel dimension.
         """
-        if layer.ndim < 2:
-            raise ValueError(f"need activations (n, channels, ...), got shape {tuple(layer.shape)}")
+        check_shape("activations", layer, "n channels ...")
         channels = layer.movedim(1, 0).flatten(1).double()
         count, mean = channels.shape[1], channels.mean(dim=1)
         squares = (channels - mean[:, None]).square().sum(dim=1)
@@ -212,10 +213,7 @@ def layer_similarity(
     Raises:
         ValueError: ``samples`` are not made from ``x0`` by shape, or a name is unknown.
     """
-    if samples.ndim != x0.ndim + 1 or samples.shape[1:] != x0.shape:
-        raise ValueError(
-            f"samples must be of shape (n_times, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
-        )
+    check_shape("samples", samples, "n_times", *x0.shape)
 
     def standardised(images):
         layers = activations(model, images, list(scales), batch_size)

@@ -2,9 +2,14 @@
 
 import numpy as np
 
-from hierphase.analysis.bootstrap import Estimate, percentile_estimate, resampling_weights
+from hierphase.analysis.bootstrap import (
+    Estimate,
+    bootstrap,
+    estimate_if_found,
+    percentile_estimate,
+)
 from hierphase.analysis.transition import crossing_time
-from hierphase.checks import fraction
+from hierphase.checks import check_shape, fraction
 
 
 def conditional_validity(
@@ -27,22 +32,17 @@ def conditional_validity(
     Raises:
         ValueError: shapes that differ, or more valid nodes than candidates.
     """
-    valid, candidates = np.asarray(valid, dtype=float), np.asarray(candidates, dtype=float)
-    if valid.shape != candidates.shape or valid.ndim < 2:
-        raise ValueError(
-            f"valid and candidates must be of one shape (..., n, levels), got {valid.shape} and "
-            f"{candidates.shape}"
-        )
-    if (valid > candidates).any():
-        excess = int((valid > candidates).sum())
-        raise ValueError(f"more valid nodes than candidates in {excess} places")
-    weights = resampling_weights(valid.shape[-2], n_resamples, seed)
-    weights = np.concatenate([np.full((1, valid.shape[-2]), 1 / valid.shape[-2]), weights])
-    with np.errstate(invalid="ignore"):
-        shares = np.einsum("rn,...nl->r...l", weights, valid) / np.einsum(
-            "rn,...nl->r...l", weights, candidates
-        )
-    return shares[0], shares[1:]
+    check_shape("valid", valid, "... n levels")
+    check_shape("candidates", candidates, *np.shape(valid))
+    if (excess := np.greater(valid, candidates)).any():
+        raise ValueError(f"more valid nodes than candidates in {excess.sum()} places")
+
+    def shares(weights):
+        sums = [np.einsum("rn,...nl->r...l", weights, x) for x in (valid, candidates)]
+        with np.errstate(invalid="ignore"):
+            return sums[0] / sums[1]
+
+    return bootstrap(shares, np.shape(valid)[-2], n_resamples, seed)
 
 
 def size_thresholds(
@@ -75,27 +75,20 @@ def size_thresholds(
     sizes, chance = np.asarray(sizes, dtype=float), fraction("chance", chance)
     if len(sizes) < 2 or not (np.diff(sizes) > 0).all():
         raise ValueError(f"need at least two sizes, which increase, got {sizes.tolist()}")
-    if shares.shape[0] != len(sizes) or resampled.shape[1:] != shares.shape:
-        raise ValueError(
-            f"got {len(sizes)} sizes for shares of shape {shares.shape} and resamples of shape "
-            f"{resampled.shape}"
-        )
-    together = np.concatenate([shares[None], resampled])
+    check_shape("shares", shares, len(sizes), "levels")
+    check_shape("resampled", resampled, "n_resamples", *shares.shape)
     # From the largest size down a curve falls, which is the direction of crossing_time.
-    falling = together.swapaxes(1, 2)[..., ::-1]
-    logs = -crossing_time(-np.log(sizes[::-1]), falling, (1 + chance) / 2)
-    found = ~np.isnan(logs[0]) & (np.isnan(logs[1:]).mean(axis=0) <= 1 - confidence)
+    logs, resampled_logs = (
+        -crossing_time(-np.log(sizes[::-1]), curves.swapaxes(-1, -2)[..., ::-1], (1 + chance) / 2)
+        for curves in (shares, resampled)
+    )
     thresholds = [
-        percentile_estimate(
-            float(np.exp(column[0])), np.exp(column[1:][~np.isnan(column[1:])]), confidence
-        )
-        if reached
-        else None
-        for column, reached in zip(logs.T, found, strict=True)
+        estimate_if_found(*found, confidence)
+        for found in zip(np.exp(logs), np.exp(resampled_logs).T, strict=True)
     ]
-    if found.sum() < 2:
+    reached = np.array([threshold is not None for threshold in thresholds])
+    if reached.sum() < 2:
         return thresholds, None
-    levels = np.flatnonzero(found) + 1.0
-    whole = logs[~np.isnan(logs[:, found]).any(axis=1)][:, found]
-    growth = (whole @ (levels - levels.mean())) / ((levels - levels.mean()) ** 2).sum()
-    return thresholds, percentile_estimate(float(growth[0]), growth[1:], confidence)
+    levels = np.flatnonzero(reached) - np.flatnonzero(reached).mean()
+    value, draws = (x[..., reached] @ levels / (levels @ levels) for x in (logs, resampled_logs))
+    return thresholds, percentile_estimate(value, draws[~np.isnan(draws)], confidence)

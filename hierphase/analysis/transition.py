@@ -7,11 +7,11 @@ from scipy.optimize import curve_fit
 
 from hierphase.analysis.bootstrap import (
     Estimate,
-    bootstrap_means,
-    checked_values,
+    estimate_if_found,
     means_and_resamples,
     percentile_estimate,
 )
+from hierphase.checks import check_shape
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,7 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
 
 
 def transition_time(
-    times: np.ndarray,
-    kept: np.ndarray,
-    chance: float,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    where: np.ndarray | None = None,
-    groups: np.ndarray | None = None,
+    times: np.ndarray, kept: np.ndarray, chance: float, confidence: float = 0.95, **resampling
 ) -> Estimate:
     """t*: where the probability of keeping the class is half-way between 1 and chance.
 
@@ -66,38 +59,30 @@ def transition_time(
         kept: (n_times, n) whether image i had its class at time k.
         chance: plateau of the probability at large times, e.g. one over the number of classes.
         confidence: of the interval.
-        n_resamples: bootstrap resamples over images.
-        seed: of the resampling.
-        where: (n_times, n) flags of what counts; by default everything.
-        groups: (n,) as for :func:`~hierphase.analysis.bootstrap.resampling_weights`.
+        resampling: ``where``, ``n_resamples``, ``seed`` and ``groups`` of
+            :func:`~hierphase.analysis.bootstrap.means_and_resamples`.
 
     Returns:
         t* with its percentile bootstrap interval, in the units of ``times``.
 
     Raises:
-        ValueError: shapes that do not fit, times that do not increase, chance outside [0, 1), or a
-            curve that does not cross within the times, for all images or for a resample.
+        ValueError: shapes that do not fit, NaN, times that do not increase, chance or confidence
+            out of range, or a curve that does not cross within the times, for all images or for a
+            resample.
     """
-    times, kept = _checked_flags(times, kept, chance, confidence)
-    level = (1 + chance) / 2
-    curve, curves = means_and_resamples(kept, where, n_resamples, seed, groups)
-    value, resampled = crossing_time(times, curve, level), crossing_time(times, curves, level)
+    curves, level = _kept_curves(times, kept, chance, **resampling), (1 + chance) / 2
+    value, resampled = (crossing_time(times, curve, level) for curve in curves)
     if np.isnan(value) or np.isnan(resampled).any():
         raise ValueError(
-            f"the probability of keeping the class, {curve.round(3).tolist()}, does "
+            f"the probability of keeping the class, {curves[0].round(3).tolist()}, does "
             f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
             "times further out, or more images"
         )
-    return percentile_estimate(float(value), resampled, confidence)
+    return percentile_estimate(value, resampled, confidence)
 
 
 def fitted_transition(
-    times: np.ndarray,
-    kept: np.ndarray,
-    chance: float,
-    confidence: float = 0.95,
-    n_resamples: int = 300,
-    seed: int = 0,
+    times: np.ndarray, kept: np.ndarray, chance: float, n_resamples: int = 300, **resampling
 ) -> Transition:
     """t* and width from a logistic fit, P(t) = chance + (1 - chance) / (1 + exp((t - t*) / w)).
 
@@ -105,8 +90,7 @@ def fitted_transition(
 
     Args and errors: as :func:`transition_time`; a fit that does not converge is a ValueError too.
     """
-    times, kept = _checked_flags(times, kept, chance, confidence)
-    start = float(transition_time(times, kept, chance, confidence, 2, seed).value)
+    start = transition_time(times, kept, chance, n_resamples=2).value
 
     def fall(t, t_star, w):
         return chance + (1 - chance) / (1 + np.exp(np.clip((t - t_star) / w, -500, 500)))
@@ -118,20 +102,14 @@ def fitted_transition(
             raise ValueError(f"no logistic curve fits {curve.round(3).tolist()}: {error}") from None
         return found[0], 2 * np.log(9) * abs(found[1])
 
-    resampled = np.array([fit(curve) for curve in bootstrap_means(kept, n_resamples, seed)])
-    value = fit(kept.mean(axis=1))
-    return Transition(
-        *(percentile_estimate(value[i], resampled[:, i], confidence) for i in range(2))
-    )
+    def fits(curves):
+        return np.moveaxis(np.apply_along_axis(fit, -1, curves), -1, 0)
+
+    return _transition(fits, times, kept, chance, n_resamples=n_resamples, **resampling)
 
 
 def steepest_transition(
-    times: np.ndarray,
-    kept: np.ndarray,
-    chance: float,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
+    times: np.ndarray, kept: np.ndarray, chance: float, **resampling
 ) -> Transition:
     """t* and width from the steepest drop, without a model of the curve.
 
@@ -141,7 +119,7 @@ def steepest_transition(
 
     Args and errors: as :func:`transition_time`.
     """
-    times, kept = _checked_flags(times, kept, chance, confidence)
+    times = np.asarray(times, dtype=float)
     if len(times) < 4:
         raise ValueError(f"need at least 4 times, got {times.tolist()}")
     middles = (times[1:] + times[:-1]) / 2
@@ -149,25 +127,18 @@ def steepest_transition(
     def steepest(curves):
         slopes = -np.diff(curves, axis=-1) / np.diff(times)
         i = slopes.argmax(axis=-1)
-        a = i.clip(1, len(middles) - 2)[:, None] + np.array([-1, 0, 1])
+        a = i.clip(1, len(middles) - 2)[..., None] + np.array([-1, 0, 1])
         x, y = middles[a], np.take_along_axis(slopes, a, axis=-1)
         # vertex of the parabola by divided differences
-        first = np.diff(y, axis=1) / np.diff(x, axis=1)
-        second = (first[:, 1] - first[:, 0]) / (x[:, 2] - x[:, 0])
+        first = np.diff(y, axis=-1) / np.diff(x, axis=-1)
+        second = (first[..., 1] - first[..., 0]) / (x[..., 2] - x[..., 0])
         with np.errstate(divide="ignore", invalid="ignore"):
-            vertex = (x[:, 0] + x[:, 1]) / 2 - first[:, 0] / (2 * second)
-        inside = (second < 0) & (vertex >= x[:, 0]) & (vertex <= x[:, 2])
+            vertex = (x[..., 0] + x[..., 1]) / 2 - first[..., 0] / (2 * second)
+        inside = (second < 0) & (vertex >= x[..., 0]) & (vertex <= x[..., 2])
         t_star = np.where(inside, vertex, middles[i])
         return t_star, (1 - chance) / slopes.max(axis=-1)
 
-    values = steepest(kept.mean(axis=1)[None])
-    resampled = steepest(bootstrap_means(kept, n_resamples, seed))
-    return Transition(
-        *(
-            percentile_estimate(float(value[0]), draws, confidence)
-            for value, draws in zip(values, resampled, strict=True)
-        )
-    )
+    return _transition(steepest, times, kept, chance, **resampling)
 
 
 def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
@@ -186,13 +157,7 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def layer_crossing(
-    times: np.ndarray,
-    early: np.ndarray,
-    late: np.ndarray,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    groups: np.ndarray | None = None,
+    times: np.ndarray, early: np.ndarray, late: np.ndarray, confidence: float = 0.95, **resampling
 ) -> Estimate | None:
     """Where the mean similarity of a late layer falls below that of an early one.
 
@@ -201,9 +166,7 @@ def layer_crossing(
         early: (n_times, n) similarities of the early layer.
         late: (n_times, n) those of the late layer, of the same images.
         confidence: of the interval.
-        n_resamples: bootstrap resamples over images.
-        seed: of the resampling.
-        groups: (n,) as for :func:`~hierphase.analysis.bootstrap.resampling_weights`.
+        resampling: as of :func:`transition_time`.
 
     Returns:
         The crossing with its interval, or None where the late layer does not start out above the
@@ -212,24 +175,15 @@ def layer_crossing(
     Raises:
         ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).
     """
-    times, gap = _checked_gap(times, early, late, confidence)
+    times, gap = np.asarray(times), _gap(times, early, late)
     noisy = times > 0  # at t = 0 every layer has similarity 1
-    mean, means = means_and_resamples(gap[noisy], None, n_resamples, seed, groups)
-    value = float(crossing_time(times[noisy], mean, level=0))
-    resampled = crossing_time(times[noisy], means, level=0)
-    if np.isnan(value) or np.isnan(resampled).mean() > 1 - confidence:
-        return None
-    return percentile_estimate(value, resampled[~np.isnan(resampled)], confidence)
+    curves = means_and_resamples(gap[noisy], **resampling)
+    crossings = (crossing_time(times[noisy], curve, level=0) for curve in curves)
+    return estimate_if_found(*crossings, confidence)
 
 
 def largest_gaps(
-    times: np.ndarray,
-    early: np.ndarray,
-    late: np.ndarray,
-    confidence: float = 0.95,
-    n_resamples: int = 2000,
-    seed: int = 0,
-    groups: np.ndarray | None = None,
+    times, early, late, confidence: float = 0.95, seed: int = 0, groups=None, **resampling
 ) -> tuple[Estimate, Estimate]:
     """How far the mean similarity of a late layer gets above that of an early one, and below it.
 
@@ -242,49 +196,50 @@ def largest_gaps(
     Returns:
         The largest lead of the late layer over all times, and its largest deficit.
     """
-    _, gap = _checked_gap(times, early, late, confidence)
+    gap = _gap(times, early, late)
     if gap.shape[1] < 2:
         raise ValueError(f"need at least two images, got {gap.shape[1]}")
-    halves = [
-        means_and_resamples(
-            gap[:, k::2], None, n_resamples, seed + k, None if groups is None else groups[k::2]
+    first, second = (
+        np.vstack(
+            means_and_resamples(
+                gap[:, k::2],
+                seed=seed + k,
+                groups=None if groups is None else groups[k::2],
+                **resampling,
+            )
         )
         for k in range(2)
-    ]
+    )
 
     def largest(sign):
-        """At the time that the other half names: the value, and each resample."""
-        (mean, means), (other, others) = halves
-        rows = np.arange(n_resamples)
-        value = mean[(sign * other).argmax()] + other[(sign * mean).argmax()]
-        resampled = (
-            means[rows, (sign * others).argmax(axis=1)]
-            + others[rows, (sign * means).argmax(axis=1)]
-        )
-        return percentile_estimate(sign * value / 2, sign * resampled / 2, confidence)
+        """At the time that the other half names: the value, then each resample."""
+        gaps = 0
+        for own, other in ((first, second), (second, first)):
+            at = (sign * other).argmax(axis=1, keepdims=True)
+            gaps = gaps + sign * np.take_along_axis(own, at, axis=1)[:, 0] / 2
+        return percentile_estimate(gaps[0], gaps[1:], confidence)
 
     return largest(1), largest(-1)
 
 
-def _checked_gap(times, early, late, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Times, and similarities of the late layer minus those of the early, or a ValueError."""
-    early, late = checked_values(early, confidence), checked_values(late, confidence)
-    times = np.asarray(times, dtype=float)
-    if early.shape != late.shape or times.shape != early.shape[:1]:
-        raise ValueError(
-            f"got {times.shape} times for similarities of shape {early.shape} and {late.shape}"
-        )
-    return times, late - early
+def _gap(times, early, late) -> np.ndarray:
+    """Similarities of the late layer minus those of the early, (n_times, n), or a ValueError."""
+    check_shape("similarities of the early layer", early, len(times), "n")
+    check_shape("similarities of the late layer", late, *np.shape(early))
+    return np.subtract(late, early)
 
 
-def _checked_flags(times, kept, chance: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """(times, kept) as float arrays that fit each other, or a ValueError."""
-    kept = checked_values(kept, confidence)
-    times = np.asarray(times, dtype=float)
-    if times.shape != kept.shape[:1]:
-        raise ValueError(f"got {times.shape} times for kept flags of shape {kept.shape}")
+def _kept_curves(times, kept, chance, **resampling):
+    """Probability of keeping the class at each time, and its resamples, or a ValueError."""
+    check_shape("kept flags", kept, len(times), "n")
     if not (np.diff(times) > 0).all():
-        raise ValueError(f"times must increase, got {times.tolist()}")
+        raise ValueError(f"times must increase, got {np.asarray(times).tolist()}")
     if not 0 <= chance < 1:
         raise ValueError(f"chance must be in [0, 1), got {chance}")
-    return times, kept
+    return means_and_resamples(kept, **resampling)
+
+
+def _transition(measure, times, kept, chance, confidence=0.95, **resampling) -> Transition:
+    """``measure`` gives t* (...) and width (...) of curves (..., n_times)."""
+    found = zip(*map(measure, _kept_curves(times, kept, chance, **resampling)), strict=True)
+    return Transition(*(percentile_estimate(*parts, confidence) for parts in found))

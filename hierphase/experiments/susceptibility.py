@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
+from hierphase.analysis.patch_correlations import grid_covariance, grid_distances, patch_changes
 from hierphase.analysis.representations import activations, from_dataset
 from hierphase.checks import fraction
 from hierphase.experiments.base import Experiment
@@ -15,13 +16,7 @@ from hierphase.experiments.worlds import alpha_bars
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
-from hierphase.rhm.correlations import (
-    grid_covariance,
-    grid_distances,
-    patch_changes,
-    posterior_covariance,
-    tree_covariance,
-)
+from hierphase.rhm.correlations import posterior_covariance, tree_covariance
 from hierphase.rhm.corruption import (
     EpsilonProcess,
     GaussianProcess,

@@ -1,24 +1,11 @@
 """The exact denoiser of the Random Hierarchy Model, behind the interface of a diffusers model."""
 
-from dataclasses import dataclass
-
 import torch
 from diffusers import SchedulerMixin
-from diffusers.utils import BaseOutput
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import GaussianProcess
-
-
-@dataclass
-class BayesDenoiserOutput(BaseOutput):
-    """Output of :class:`BayesDenoiser`.
-
-    Args:
-        sample: (n, v, d), what the scheduler's ``prediction_type`` asks for.
-    """
-
-    sample: torch.Tensor
 
 
 class BayesDenoiser:
@@ -47,8 +34,8 @@ class BayesDenoiser:
                 f"{self.prediction_type!r}"
             )
 
-    def __call__(self, x_t: torch.Tensor, t) -> BayesDenoiserOutput:
-        """Predict the noise (or what ``prediction_type`` says) in x_t.
+    def __call__(self, x_t: torch.Tensor, t) -> UNet2DOutput:
+        """Predict the noise (or what ``prediction_type`` says) in x_t, (n, v, d), as ``sample``.
 
         Args:
             x_t: (n, v, d) float32 or float64.
@@ -60,10 +47,10 @@ class BayesDenoiser:
         posterior = self.bp(self.process.log_beliefs(x_t, t), log=True)
         x_0 = posterior.marginals[0].mT
         if self.prediction_type == "sample":
-            return BayesDenoiserOutput(sample=x_0)
+            return UNet2DOutput(sample=x_0)
         epsilon = self.process.noise(x_t, x_0, t)
         if self.prediction_type == "epsilon":
-            return BayesDenoiserOutput(sample=epsilon)
+            return UNet2DOutput(sample=epsilon)
         alpha_bar = self.process.alpha_bar(t).reshape(-1, 1, 1).to(x_t.device)
         signal, noise = alpha_bar.sqrt().to(x_t.dtype), (1 - alpha_bar).sqrt().to(x_t.dtype)
-        return BayesDenoiserOutput(sample=signal * epsilon - noise * x_0)
+        return UNet2DOutput(sample=signal * epsilon - noise * x_0)

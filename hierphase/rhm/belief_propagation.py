@@ -21,11 +21,11 @@ from functools import cached_property
 
 import torch
 
-from hierphase.checks import positive_integer
+from hierphase.checks import positive_integer, unknown
 from hierphase.rhm.belief_propagation_numba import FUSED
 from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
-from hierphase.rhm.model import RandomHierarchyModel, check_symbols
-from hierphase.seeds import checked_generators
+from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
+from hierphase.seeds import drawn
 
 BACKENDS = {"numba": FUSED, "torch": PROBABILITY}
 
@@ -48,10 +48,8 @@ class BeliefPropagation:
     def __post_init__(self):
         if not isinstance(self.rhm, RandomHierarchyModel):
             raise ValueError(f"rhm must be a RandomHierarchyModel, got {self.rhm!r}")
-        if self.backend is not None and self.backend not in BACKENDS:
-            raise ValueError(
-                f"backend must be None or one of {list(BACKENDS)}, got {self.backend!r}"
-            )
+        if self.backend not in (None, *BACKENDS):
+            raise ValueError(unknown("backend", self.backend, list(BACKENDS)))
 
     def __call__(self, beliefs: torch.Tensor, log: bool = False) -> "Posterior":
         """Condition the model on an observation of its leaves.
@@ -70,41 +68,19 @@ class BeliefPropagation:
             ValueError: wrong shape or dtype, negative, NaN or infinite beliefs, or a sample that
                 has probability zero under the model (the message names it).
         """
-        self._check(beliefs, log)
+        check_tensor("beliefs", beliefs, "float32 or float64", "n", self.rhm.d, self.rhm.v)
+        least = -torch.inf if log else 0
+        lowest, highest = beliefs.aminmax()
+        if not (lowest >= least and highest < torch.inf):
+            place = ((beliefs >= least) & (beliefs < torch.inf)).logical_not().nonzero()[0].tolist()
+            kind = "log-likelihoods below infinity" if log else "finite and non-negative"
+            sample, leaf, symbol = place
+            raise ValueError(
+                f"beliefs must be {kind}, got {beliefs[*place].item()} at sample {sample}, leaf "
+                f"{leaf}, symbol {symbol}"
+            )
         backend = self.backend or ("numba" if beliefs.device.type == "cpu" else "torch")
         return Posterior(self.rhm, BACKENDS[backend], beliefs.detach(), log)
-
-    def _check(self, beliefs, log):
-        if not isinstance(beliefs, torch.Tensor) or beliefs.dtype not in (
-            torch.float32,
-            torch.float64,
-        ):
-            kind = getattr(beliefs, "dtype", type(beliefs).__name__)
-            raise ValueError(f"beliefs must be a float32 or float64 tensor, got {kind}")
-        expected = (self.rhm.d, self.rhm.v)
-        if beliefs.ndim != 3 or beliefs.shape[1:] != expected or len(beliefs) == 0:
-            raise ValueError(
-                f"beliefs must have shape (n, s**L, v) = (n, {expected[0]}, {expected[1]}) with "
-                f"n >= 1, got {tuple(beliefs.shape)}"
-            )
-        if self.backend == "numba" and beliefs.device.type != "cpu":
-            raise ValueError(f"backend 'numba' works on the CPU, beliefs are on {beliefs.device}")
-        lowest, highest = beliefs.aminmax()
-        if log:
-            wrong = highest.isnan() or highest == torch.inf
-            required = "below infinity (log-likelihoods)"
-        else:
-            wrong = lowest.isnan() or lowest < 0 or highest == torch.inf
-            required = "finite and non-negative"
-        if wrong:
-            bad = beliefs.isnan() | (beliefs == torch.inf)
-            bad = bad if log else bad | (beliefs < 0)
-            sample, leaf, symbol = bad.nonzero()[0].tolist()
-            value = beliefs[sample, leaf, symbol].item()
-            raise ValueError(
-                f"beliefs must be {required}, got {value} at sample {sample}, leaf {leaf}, "
-                f"symbol {symbol}"
-            )
 
 
 class Posterior:
@@ -191,16 +167,12 @@ class Posterior:
                 that the level does not have (as the -1 of
                 :meth:`~hierphase.rhm.model.RandomHierarchyModel.parse`).
         """
-        shapes = [tuple(getattr(symbols, "shape", ())) for symbols in levels]
-        expected = [tuple(marginal.shape[:2]) for marginal in self.marginals]
-        if shapes != expected:
-            raise ValueError(f"levels must have shapes {expected}, got {shapes}")
-        for level, symbols in enumerate(levels):
-            check_symbols(f"levels[{level}]", symbols, self.rhm.n_symbols(level))
-        chosen = [
-            marginal.gather(-1, symbols.long().to(marginal.device)[..., None]).mean((1, 2))
-            for marginal, symbols in zip(self.marginals, levels, strict=True)
-        ]
+        chosen = []
+        for level, (symbols, marginal) in enumerate(zip(levels, self.marginals, strict=True)):
+            n, nodes, n_symbols = marginal.shape
+            check_symbols(f"levels[{level}]", symbols, n_symbols, n, nodes)
+            place = symbols.long().to(marginal.device)[..., None]
+            chosen.append(marginal.gather(-1, place).mean((1, 2)))
         return torch.stack(chosen, 1)
 
     def sample(
@@ -247,25 +219,14 @@ class Posterior:
 
     def _uniform(self, k, generator):
         """Numbers in [0, 1) that decide a draw, level by level."""
-        n, rhm = len(self._beliefs), self.rhm
-        generator = checked_generators(generator, n)
-
-        def draw(nodes):
-            options = {"dtype": self._beliefs.dtype}
-            if isinstance(generator, list):
-                rows = [
-                    torch.rand(k, nodes, generator=g, device=g.device, **options) for g in generator
-                ]
-                uniform = torch.stack(rows, 1)
-            else:
-                uniform = torch.rand(
-                    k, n, nodes, generator=generator, device=generator.device, **options
-                )
-            return uniform.to(self._beliefs.device)
-
         # The symbols of a level are drawn together with the rules of the level above: [l] holds
         # one number for each node of level l+1, [L] one for the class.
-        return [draw(rhm.s ** (rhm.L - level)) for level in range(1, rhm.L + 1)] + [draw(1)]
+        n, dtype, s = len(self._beliefs), self._beliefs.dtype, self.rhm.s
+        nodes = [*(s**above for above in range(self.rhm.L - 1, -1, -1)), 1]
+        return [
+            drawn(torch.rand, (k, n, count), generator, 1, dtype).to(self._beliefs.device)
+            for count in nodes
+        ]
 
 
 def _upward(engine, leaf_up, rules):

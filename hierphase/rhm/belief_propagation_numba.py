@@ -44,7 +44,7 @@ class FusedSumProduct(SumProduct):
         n, nodes = children.shape[:2]
         up = children.new_empty(n, nodes, len(rules))
         scale = children.new_empty(n, nodes)
-        arrays = (_rows(children, 2), _index(rules), _rows(up, 2), _rows(scale, 2))
+        arrays = _rows(children), _index(rules), _rows(up), _rows(scale)
         _share(_up_level, n * nodes, rules.numel(), arrays)
         return up, scale
 
@@ -54,14 +54,8 @@ class FusedSumProduct(SumProduct):
         marginals = torch.empty_like(children)
         out = torch.empty_like(children) if keep else children.new_empty(n, 0, s, v)
         overlap = children.new_empty(n, nodes, s)
-        arrays = (
-            _rows(down, 2),
-            _rows(children, 2),
-            _index(rules),
-            _rows(out, 2),
-            _rows(marginals, 2),
-            _rows(overlap, 2),
-        )
+        given = _rows(down), _rows(children), _index(rules)
+        arrays = (*given, _rows(out), _rows(marginals), _rows(overlap))
         _share(_down_level, n * nodes, 3 * rules.numel(), arrays)
         return (out if keep else None), marginals, overlap
 
@@ -69,14 +63,8 @@ class FusedSumProduct(SumProduct):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.choose_level`."""
         chosen = symbols.new_empty(*symbols.shape, rules.shape[-1])
         total = torch.empty_like(uniform)
-        arrays = (
-            _rows(symbols, 3),
-            _rows(children, 2),
-            _index(rules),
-            _rows(uniform, 3),
-            _rows(chosen, 3),
-            _rows(total, 3),
-        )
+        given = _rows(symbols, 3), _rows(children), _index(rules), _rows(uniform, 3)
+        arrays = (*given, _rows(chosen, 3), _rows(total, 3))
         _share(_choose_level, symbols.numel(), rules[0].numel(), arrays)
         return chosen, total
 
@@ -84,7 +72,7 @@ class FusedSumProduct(SumProduct):
 FUSED = FusedSumProduct(**vars(PROBABILITY))
 
 
-def _rows(tensor: torch.Tensor, n_leading: int) -> np.ndarray:
+def _rows(tensor: torch.Tensor, n_leading: int = 2) -> np.ndarray:
     """View as numpy, the leading axes flattened."""
     return tensor.flatten(0, n_leading - 1).numpy()
 

@@ -1,15 +1,15 @@
 """How far changes are correlated: C(r), the susceptibility and the correlation length.
 
-A datum x_0 is noised and denoised many times. Where it changed is a field over its leaves or
-patches, one field a trajectory; C_ij is the covariance of two places over the trajectories of one
-x_0, averaged over x_0. (Sclocchi et al., arXiv 2410.13770.)
+A datum x_0 is noised and denoised many times. Where it changed is a field over its leaves, one
+field a trajectory; C_ij is the covariance of two places over the trajectories of one x_0, averaged
+over x_0. (Sclocchi et al., arXiv 2410.13770; of images: `hierphase.analysis.patch_correlations`.)
 """
 
 import numpy as np
 import torch
 from scipy.special import softmax
 
-from hierphase.checks import positive_integer
+from hierphase.checks import check_shape, positive_integer
 from hierphase.rhm.belief_propagation import Posterior
 from hierphase.rhm.belief_propagation_numba import njit
 from hierphase.rhm.model import check_symbols
@@ -39,8 +39,7 @@ def block_moments(
         ValueError: ``values`` of another shape.
     """
     rhm, up = posterior.rhm, posterior.messages
-    if values.shape != up[0].shape:
-        raise ValueError(f"values must be of shape {tuple(up[0].shape)}, got {tuple(values.shape)}")
+    check_shape("values", values, *up[0].shape)
     mean, variance = values.double(), torch.zeros_like(up[0])
     means, variances = [], []
     for level in range(rhm.L + 1):
@@ -103,7 +102,7 @@ def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarr
         ValueError: leaves of wrong shape, type or range.
     """
     rhm = posterior.rhm
-    check_symbols("leaves", leaves, rhm.v, rhm.d)
+    check_symbols("leaves", leaves, rhm.v, "n", rhm.d)
     sigma = torch.ones_like(posterior.messages[0]).scatter_(2, leaves.long()[..., None], -1)
     _, variances = block_moments(posterior, sigma)
     return np.diff([variance.sum(1).cpu().numpy() for variance in variances], axis=0, prepend=0).T
@@ -124,11 +123,9 @@ def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
     """
     s = positive_integer("s", s, minimum=2)
     fields = np.asarray(fields, dtype=np.float64)
-    depth = round(np.log(max(fields.shape[-1:], default=1)) / np.log(s))
-    if fields.ndim != 3 or len(fields) < 2 or fields.shape[2] != s**depth:
-        raise ValueError(
-            f"fields must be of shape (K >= 2, n, {s}**L) for s = {s}, got {fields.shape}"
-        )
+    depth = round(np.log(fields.shape[-1]) / np.log(s))
+    check_shape(f"fields over {s}**L leaves", fields, "K n", s**depth)
+    positive_integer("the number K of trajectories", len(fields), minimum=2)
     blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
     return np.diff([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=0, prepend=0).T
 
@@ -150,11 +147,9 @@ def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.nda
     Raises:
         ValueError: likelihoods of another shape, or epsilon not in (0, 1].
     """
-    if np.ndim(likelihood) != 3 or not 0 < epsilon <= 1:
-        raise ValueError(
-            f"need likelihoods (n, classes, d) and epsilon in (0, 1], got the shape "
-            f"{np.shape(likelihood)} and epsilon = {epsilon}"
-        )
+    check_shape("likelihood", likelihood, "n classes d")
+    if not 0 < epsilon <= 1:
+        raise ValueError(f"epsilon must be in (0, 1], got {epsilon}")
     evidence = epsilon / v + (1 - epsilon) * likelihood
     sigma = 1 - 2 * likelihood * (1 - epsilon + epsilon / v) / evidence
     weight = softmax(np.log(evidence).sum(axis=2), axis=1)[..., None]
@@ -200,72 +195,3 @@ def tree_pairs(s: int, L: int) -> np.ndarray:
     """(L+1,) ordered pairs of leaves at tree distance 0..L: s^L times 1, s-1, (s-1) s, ..."""
     s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
     return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)
-
-
-def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
-    """How much every patch of an image changed: root mean square over its values.
-
-    Args:
-        x0: (n, channels, height, width).
-        samples: (K, n, channels, height, width), K trajectories of each.
-        size: side of the square patches; divides height and width.
-
-    Returns:
-        (K, n, height / size, width / size), in units of the pixels.
-
-    Raises:
-        ValueError: shapes that do not fit, or patches that do not tile the images.
-    """
-    size = positive_integer("size", size)
-    if samples.ndim != 5 or samples.shape[1:] != x0.shape:
-        raise ValueError(
-            f"samples must be of shape (K, *{tuple(x0.shape)}), got {tuple(samples.shape)}"
-        )
-    rows, columns = x0.shape[-2:]
-    if rows % size or columns % size:
-        raise ValueError(f"patches of size {size} do not tile images of {rows} x {columns}")
-    squared = np.square(np.asarray(samples, dtype=np.float64) - np.asarray(x0))
-    tiled = squared.reshape(*squared.shape[:-2], rows // size, size, columns // size, size)
-    return np.sqrt(tiled.mean(axis=(2, 4, 6)))
-
-
-def grid_covariance(fields: np.ndarray) -> np.ndarray:
-    """Covariances of a field on a square grid, summed over all pairs at the same distance.
-
-    Args:
-        fields: (K, n, rows, columns), K >= 2 trajectories of each of n data.
-
-    Returns:
-        (n, n_distances), in the order of :func:`grid_distances`: the sum of C_ij over ordered
-        pairs, each the unbiased covariance over the trajectories (K - 1 in the denominator).
-
-    Raises:
-        ValueError: another shape, or fewer than two trajectories.
-    """
-    fields = np.asarray(fields, dtype=np.float64)
-    if fields.ndim != 4 or len(fields) < 2:
-        raise ValueError(f"fields must be of shape (K >= 2, n, rows, columns), got {fields.shape}")
-    _, which, _ = _pairs(*fields.shape[2:])
-    centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
-    products = centred.transpose(1, 2, 0) @ centred.swapaxes(0, 1) / (len(fields) - 1)
-    return np.stack([np.bincount(which.ravel(), x.ravel()) for x in products])
-
-
-def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """The Euclidean distances on a grid, in steps, and how many ordered pairs are that far apart.
-
-    Args:
-        rows, columns: of the grid.
-
-    Returns:
-        (n_distances,) increasing from 0, and (n_distances,) counts.
-    """
-    return _pairs(positive_integer("rows", rows), positive_integer("columns", columns))[::2]
-
-
-def _pairs(rows, columns):
-    """Distances, which of them each ordered pair (i, j) has, and how many pairs have each."""
-    place = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2)
-    squared = np.square(place[:, None] - place).sum(axis=-1)
-    distances, which, counts = np.unique(squared, return_inverse=True, return_counts=True)
-    return np.sqrt(distances), which, counts

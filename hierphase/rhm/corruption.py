@@ -10,9 +10,9 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch.nn.functional import one_hot
 
-from hierphase.checks import fraction, positive_integer
-from hierphase.rhm.model import check_symbols
-from hierphase.seeds import checked_generators
+from hierphase.checks import check_shape, fraction, positive_integer
+from hierphase.rhm.model import check_symbols, check_tensor
+from hierphase.seeds import drawn
 
 Generators = torch.Generator | list[torch.Generator]
 
@@ -59,7 +59,7 @@ class EpsilonProcess:
         Raises:
             ValueError: epsilon not a number in [0, 1], or leaves of wrong shape, type or range.
         """
-        check_symbols("leaves", leaves, self.v)
+        check_symbols("leaves", leaves, self.v, "n d")
         epsilon = fraction("epsilon", epsilon)
         return one_hot(leaves.long(), self.v).float() * (1 - epsilon) + epsilon / self.v
 
@@ -120,13 +120,11 @@ class GaussianProcess:
         Raises:
             ValueError: t or leaves out of range, or a list of other than n generators.
         """
-        check_symbols("leaves", leaves, self.v)
-        if self.v is None and leaves.numel() == 0:
-            raise ValueError(f"leaves of shape {tuple(leaves.shape)} show no symbols: say v")
+        check_symbols("leaves", leaves, self.v or torch.inf, "n d")
         v = int(leaves.max()) + 1 if self.v is None else self.v
         alpha_bar = _per_sample(self.alpha_bar(t), len(leaves)).to(leaves.device)
         x_0 = encode(leaves, v)
-        noise = _draw(torch.randn, x_0.shape, generator, x_0.device)
+        noise = drawn(torch.randn, x_0.shape, generator).to(x_0.device)
         return alpha_bar.sqrt().float() * x_0 + (1 - alpha_bar).sqrt().float() * noise
 
     def log_beliefs(self, x_t: torch.Tensor, t) -> torch.Tensor:
@@ -145,12 +143,7 @@ class GaussianProcess:
         Raises:
             ValueError: wrong shape or type, or t out of range.
         """
-        if not isinstance(x_t, torch.Tensor) or not x_t.dtype.is_floating_point:
-            kind = getattr(x_t, "dtype", type(x_t).__name__)
-            raise ValueError(f"x_t must be a floating-point tensor, got {kind}")
-        if x_t.ndim != 3 or self.v not in (None, x_t.shape[1]):
-            expected = f"(n, {'v' if self.v is None else self.v}, d)"
-            raise ValueError(f"x_t must have shape {expected}, got {tuple(x_t.shape)}")
+        check_tensor("x_t", x_t, "float32 or float64", "n", self.v or "v", "d")
         alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
         return (x_t * (alpha_bar.sqrt() / (1 - alpha_bar)).to(x_t.dtype)).mT
 
@@ -204,12 +197,12 @@ class MaskingProcess:
             ValueError: t outside [0, T], leaves of wrong shape, type or range, or a list of other
                 than n generators.
         """
-        check_symbols("leaves", leaves, self.v)
+        check_symbols("leaves", leaves, self.v, "n d")
         time = _times(t).double()
         if not ((time >= 0) & (time <= self.T)).all():
             raise ValueError(f"t must be between 0 and T={self.T}, got {time.tolist()}")
         erased = _per_sample(time / self.T, len(leaves))[..., 0].to(leaves.device)
-        uniform = _draw(torch.rand, leaves.shape, generator, leaves.device)
+        uniform = drawn(torch.rand, leaves.shape, generator).to(leaves.device)
         return torch.where(uniform < erased, self.v, leaves.long())
 
     def beliefs(self, x_t: torch.Tensor, t=None) -> torch.Tensor:
@@ -225,7 +218,7 @@ class MaskingProcess:
         Raises:
             ValueError: wrong shape, type, or a symbol outside 0..v.
         """
-        check_symbols("x_t", x_t, self.v + 1)
+        check_symbols("x_t", x_t, self.v + 1, "n d")
         seen = one_hot(x_t.long(), self.v + 1).float()
         return (seen + seen[..., -1:])[..., :-1]
 
@@ -243,15 +236,6 @@ def _times(t) -> torch.Tensor:
 
 def _per_sample(value: torch.Tensor, n: int) -> torch.Tensor:
     """A scalar or (n,) tensor, shaped to broadcast over (n, ., .)."""
-    if value.ndim > 1 or (value.ndim == 1 and len(value) != n):
-        raise ValueError(f"t must be one number or {n}, one a sample; got {tuple(value.shape)}")
+    if value.ndim:
+        check_shape("t, where it differs between samples,", value, n)
     return value.reshape(-1, 1, 1)
-
-
-def _draw(distribution, shape, generator: Generators | None, device) -> torch.Tensor:
-    """Random numbers, (n, ...) float32, row i from generator i where a list is given."""
-    generator = checked_generators(generator, shape[0])
-    if not isinstance(generator, list):
-        return distribution(shape, generator=generator, device=generator.device).to(device)
-    rows = [distribution(shape[1:], generator=g, device=g.device) for g in generator]
-    return torch.stack(rows).to(device)

@@ -13,7 +13,7 @@ Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv 2410.13770.)
 import numpy as np
 from scipy.optimize import brentq
 
-from hierphase.checks import fraction, fractions, positive_integer, tree_sizes
+from hierphase.checks import check_shape, fraction, fractions, positive_integer, tree_sizes
 
 
 def upward(p, v, m, s):
@@ -197,9 +197,8 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
     def product(p, count):
         return np.prod([rng.permutation(p) for _ in range(count)], axis=0)
 
+    check_shape("p_0", p_0, "size")
     p = [fractions("p_0", p_0)]
-    if p[0].ndim != 1 or len(p[0]) == 0:
-        raise ValueError(f"p_0 must have shape (size,) with size >= 1, got {p[0].shape}")
     for _ in range(L):
         p.append(_parent(product(p[-1], s), v, m, s))
     q = np.full_like(p[0], 1 / v)

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from hierphase.checks import positive_integer, tree_sizes
+from hierphase.checks import check_shape, positive_integer, tree_sizes
 
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
 _SAMPLE_CHUNK = 1 << 22
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_DTYPES = {
+    "integers": (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    "float32 or float64": (torch.float32, torch.float64),
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class RandomHierarchyModel:
         Raises:
             ValueError: wrong shape, not integers, or a symbol out of range.
         """
-        check_symbols("leaves", leaves, self.v, self.d)
+        check_symbols("leaves", leaves, self.v, "n", self.d)
         levels = [leaves.long()]
         powers = self.v ** torch.arange(self.s - 1, -1, -1, device=leaves.device)
         for rules in self.rules:
@@ -136,25 +139,23 @@ class RandomHierarchyModel:
         return levels
 
 
-def check_symbols(
-    name: str, symbols: torch.Tensor, n_symbols: int | None, d: int | None = None
-) -> None:
-    """Raise ValueError unless ``symbols`` is an integer tensor (n, d) of 0..n_symbols-1.
+def check_tensor(name: str, x, kind: str, *axes: str | int) -> None:
+    """Raise a ValueError unless ``x`` is a tensor of this ``kind``, shaped like ``axes``.
 
-    None for ``n_symbols`` allows all that are not negative, for ``d`` any number.
+    The kind is "integers" or "float32 or float64", the axes are as for
+    :func:`~hierphase.checks.check_shape`.
     """
-    if not isinstance(symbols, torch.Tensor) or symbols.dtype not in _INTEGERS:
-        kind = getattr(symbols, "dtype", type(symbols).__name__)
-        raise ValueError(f"{name} must be a tensor of integer symbols, got {kind}")
-    if symbols.ndim != 2 or (d is not None and symbols.shape[1] != d):
-        raise ValueError(
-            f"{name} must have shape (n, {'d' if d is None else d}), got {tuple(symbols.shape)}"
-        )
-    wrong = symbols < 0
-    if n_symbols is not None:
-        wrong = wrong | (symbols >= n_symbols)
+    if not isinstance(x, torch.Tensor) or x.dtype not in _DTYPES[kind]:
+        found = getattr(x, "dtype", type(x).__name__)
+        raise ValueError(f"{name} must be a tensor of {kind}, got {found}")
+    check_shape(name, x, *axes)
+
+
+def check_symbols(name: str, symbols, n_symbols: float, *axes: str | int) -> None:
+    """Raise a ValueError unless :func:`check_tensor` finds integers 0..n_symbols-1."""
+    check_tensor(name, symbols, "integers", *axes)
+    wrong = (symbols < 0) | (symbols >= n_symbols)
     if wrong.any():
-        last = "" if n_symbols is None else n_symbols - 1
         raise ValueError(
-            f"{name} must not hold symbol {symbols[wrong][0].item()}, outside 0..{last}"
+            f"{name} must not hold symbol {symbols[wrong][0].item()}, outside 0..{n_symbols - 1}"
         )

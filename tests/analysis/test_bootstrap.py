@@ -31,9 +31,9 @@ def test_function_of_mean_agrees_with_the_mean_curve():
     [
         (np.zeros((0, 2)), 0.95, r"got \(0, 2\)"),
         (3.0, 0.95, r"got \(\)"),
-        (np.zeros((2, 2)), 1.5, "got 1.5"),
+        (np.ones((2, 2)), 1.5, "got 1.5"),
     ],
 )
 def test_bad_arguments_are_refused(values, confidence, message):
     with pytest.raises(ValueError, match=message):
-        bootstrap.function_of_mean(np.sum, values, confidence)
+        bootstrap.function_of_mean(np.exp, values, confidence)

@@ -44,5 +44,5 @@ def test_too_many_bands_are_refused():
             frequency_bands(torch.zeros(1, 1, side, side), max_bands(side) + 1)
     with pytest.raises(ValueError, match="n_bands must be at least 1, got 0"):
         frequency_bands(torch.zeros(1, 1, 8, 8), 0)
-    with pytest.raises(ValueError, match=r"samples must be of shape \(n_times, \*\(2, 1, 8, 8\)\)"):
+    with pytest.raises(ValueError, match=r"samples must be of shape \(n_times, 2, 1, 8, 8\), got"):
         band_similarity(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8), torch.zeros(1, 8, 8), 2)

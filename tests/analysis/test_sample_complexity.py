@@ -58,11 +58,11 @@ def test_validity_counts_candidates_only():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"one shape .*got \(2, 3\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"candidates must be of shape \(2, 3\), got \(3, 2\)"):
         conditional_validity(np.zeros((2, 3)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="more valid nodes than candidates in 1 places"):
         conditional_validity([[1.0, 0.0]], [[0.0, 0.0]])
     with pytest.raises(ValueError, match=r"two sizes, which increase, got \[4.0, 2.0\]"):
         size_thresholds([4, 2], np.zeros((2, 1)), np.zeros((5, 2, 1)), 0.4)
-    with pytest.raises(ValueError, match=r"got 2 sizes for shares of shape \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"shares must be of shape \(2, levels\), got \(3, 1\)"):
         size_thresholds([2, 4], np.zeros((3, 1)), np.zeros((5, 3, 1)), 0.4)

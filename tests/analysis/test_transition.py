@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hierphase.analysis.bootstrap import bootstrap_means, mean_curve, median_curve, mode_curve
+from hierphase.analysis.bootstrap import mean_curve, means_and_resamples, median_curve, mode_curve
 from hierphase.analysis.transition import (
     crossing_time,
     fitted_transition,
@@ -34,11 +34,12 @@ def test_mean_curve_of_flags_is_their_frequency_with_a_binomial_band():
 
 def test_bootstrap_resamples_images_with_their_whole_curve():
     flags = np.random.default_rng(0).random(30) < 0.5
-    means = bootstrap_means(np.stack([flags, ~flags]), 100, seed=1)
+    _, means = means_and_resamples(np.stack([flags, ~flags]), None, 100, seed=1)
     np.testing.assert_allclose(means.sum(axis=1), 1)  # each image brings both its values
     np.testing.assert_allclose(means * 30, np.round(means * 30), atol=1e-9)
     assert means[:, 0].std() > 0.05
-    assert (means == bootstrap_means(np.stack([flags, ~flags]), 100, seed=1)).all()
+    _, again = means_and_resamples(np.stack([flags, ~flags]), None, 100, seed=1)
+    assert (means == again).all()
 
 
 def test_bootstrap_of_groups_varies_between_and_within_them():
@@ -46,16 +47,19 @@ def test_bootstrap_of_groups_varies_between_and_within_them():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(40), 10)
     values = (rng.normal(size=40)[groups] + rng.normal(size=400))[None]
-    means = bootstrap_means(values, 4000, seed=1, groups=groups)[:, 0]
+
+    def resampled(n_resamples, groups):
+        return means_and_resamples(values, None, n_resamples, 1, groups)[1][:, 0]
+
+    means = resampled(4000, groups)
     of_groups = values.reshape(40, 10).mean(axis=1)
     within = values.reshape(40, 10).var(axis=1).mean() / 400
     assert means.std() == pytest.approx(np.sqrt(of_groups.var() / 40 + within), rel=0.05)
-    assert means.std() > 2 * bootstrap_means(values, 4000, seed=1)[:, 0].std()
+    assert means.std() > 2 * resampled(4000, None).std()
     assert means.mean() == pytest.approx(values.mean(), abs=4 * means.std() / 4000**0.5)
-    relabelled = bootstrap_means(values, 10, seed=1, groups=groups * 7)
-    assert (relabelled == bootstrap_means(values, 10, seed=1, groups=groups)).all()
+    assert (resampled(10, groups * 7) == resampled(10, groups)).all()
     with pytest.raises(ValueError, match=r"groups must be of shape \(400,\), got \(3,\)"):
-        bootstrap_means(values, 10, seed=1, groups=groups[:3])
+        resampled(10, groups[:3])
 
 
 def test_gaps_are_the_largest_lead_and_deficit():
@@ -69,7 +73,9 @@ def test_gaps_are_the_largest_lead_and_deficit():
     assert all(gap.low < 0 < gap.high for gap in nothing)  # though the largest of 21 is not zero
     lead, deficit = largest_gaps(TIMES, early, early - 0.1)
     assert lead.value == pytest.approx(-0.1) and deficit.value == pytest.approx(0.1)
-    with pytest.raises(ValueError, match="times for similarities of shape"):
+    with pytest.raises(
+        ValueError, match=r"of the early layer must be of shape \(20, n\), got \(21, 200\)"
+    ):
         largest_gaps(TIMES[1:], early, late)
 
 
@@ -171,12 +177,12 @@ def test_layers_cross_only_where_they_do():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"times": TIMES[:-1]}, r"got \(20,\) times for kept flags of shape \(21, 50\)"),
+        ({"times": TIMES[:-1]}, r"kept flags must be of shape \(20, n\), got \(21, 50\)"),
         ({"times": TIMES[::-1]}, "times must increase, got"),
         ({"chance": 1.0}, r"chance must be in \[0, 1\), got 1.0"),
         ({"confidence": 95}, "confidence must be between 0 and 1, got 95"),
         ({"kept": np.ones((21, 50))}, "does not cross 0.55 safely between times 0 and 1"),
-        ({"kept": np.ones(21)}, r"need values of shape \(n_times, n\), got \(21,\)"),
+        ({"kept": np.ones(21)}, r"kept flags must be of shape \(21, n\), got \(21,\)"),
         ({"kept": np.full((21, 2), np.nan)}, "hold 42 NaN"),
     ],
 )

@@ -175,7 +175,7 @@ def test_probability_of_given_symbols():
         for i in range(3):
             known = [marginal[i, j, symbol] for j, symbol in enumerate(symbols[i])]
             assert probability[i, level].item() == pytest.approx(sum(known).item() / len(known))
-    with pytest.raises(ValueError, match=r"must have shapes \[\(3, 4\), .*got \[\(2, 4\)"):
+    with pytest.raises(ValueError, match=r"levels\[0\] must be of shape \(3, 4\), got \(2, 4\)"):
         posterior.probability_of([symbols[:2] for symbols in levels])
     with pytest.raises(ValueError, match=r"levels\[2\] must not hold symbol 2, outside 0..1"):
         posterior.probability_of([*levels[:2], torch.full((3, 1), 2)])
@@ -234,12 +234,12 @@ def poisoned(value):
 @pytest.mark.parametrize(
     ("beliefs", "log", "message"),
     [
-        (make((2, 4, 4)), False, r"\(n, 4, 3\) .* got \(2, 4, 4\)"),
+        (make((2, 4, 4)), False, r"\(n, 4, 3\), got \(2, 4, 4\)"),
         (make((2, 3, 3)), False, r"got \(2, 3, 3\)"),
         (make((4, 3)), False, r"got \(4, 3\)"),
-        (make((0, 4, 3)), False, r"n >= 1, got \(0, 4, 3\)"),
-        (make(dtype=torch.float16), False, "float32 or float64 tensor, got torch.float16"),
-        (make().numpy(), False, "tensor, got float32"),
+        (make((0, 4, 3)), False, r"got \(0, 4, 3\)"),
+        (make(dtype=torch.float16), False, "a tensor of float32 or float64, got torch.float16"),
+        (make().numpy(), False, "a tensor of float32 or float64, got float32"),
         (poisoned(-0.5), False, "got -0.5 at sample 1, leaf 2, symbol 0"),
         (poisoned(math.nan), False, "got nan at sample 1, leaf 2, symbol 0"),
         (poisoned(math.inf), False, "got inf at sample 1, leaf 2, symbol 0"),
@@ -273,7 +273,7 @@ def test_an_impossible_observation_is_named(backend, log):
 
 def test_other_bad_arguments():
     rhm = RandomHierarchyModel(v=3, m=2, s=2, L=2)
-    with pytest.raises(ValueError, match=r"None or one of \['numba', 'torch'\], got 'jax'"):
+    with pytest.raises(ValueError, match="unknown backend 'jax'; known: numba, torch"):
         BeliefPropagation(rhm, "jax")
     with pytest.raises(ValueError, match="must be a RandomHierarchyModel, got None"):
         BeliefPropagation(None)

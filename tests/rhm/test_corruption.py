@@ -141,7 +141,7 @@ def test_masking_evidence_counts_the_data_that_fit():
         (lambda: GaussianProcess(DDPMScheduler(), 3).corrupt(LEAVES, 1), "symbol 3, outside 0..2"),
         (
             lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, torch.tensor([1, 2, 3])),
-            r"one number or 2, one a sample; got \(3,\)",
+            r"t, where .*, must be of shape \(2,\), got \(3,\)",
         ),
         (
             lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, 1, [torch.Generator()]),
@@ -153,11 +153,14 @@ def test_masking_evidence_counts_the_data_that_fit():
         ),
         (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, True), "of numbers, got True"),
         (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, "1"), "of numbers, got '1'"),
-        (lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES[:0], 1), "show no symbols: say v"),
+        (
+            lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES[:0], 1),
+            r"got \(0, 4\)",
+        ),
         (lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES - 9, 1), "must not hold symbol -"),
         (
             lambda: GaussianProcess(DDPMScheduler()).beliefs(torch.zeros(2, 4, 4).long(), 1),
-            "floating-point tensor, got torch.int64",
+            "float32 or float64, got torch.int64",
         ),
         (
             lambda: GaussianProcess(DDPMScheduler(), 4).beliefs(torch.zeros(2, 5, 4), 1),

@@ -228,7 +228,7 @@ def test_correlation_far_below_rounding():
             lambda: meanfield.population_profile([0.5, 1.5], 8, 2, 2, 3),
             "p_0 must be between 0 and 1, got 1.5",
         ),
-        (lambda: meanfield.population_profile([], 8, 2, 2, 3), r"size >= 1, got \(0,\)"),
+        (lambda: meanfield.population_profile([], 8, 2, 2, 3), r"\(size,\), got \(0,\)"),
         (lambda: meanfield.population_profile([0.5], 8, 2, 2, 3, -1), "seed must be .* got -1"),
         (lambda: meanfield.susceptibility(0.0, 8, 2, 2, 3), "epsilon must be above 0.*got 0.0"),
         (lambda: meanfield.susceptibility(1e-20, 8, 2, 2, 3), "must be above 0.*got 1e-20"),

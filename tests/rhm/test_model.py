@@ -120,12 +120,12 @@ def test_impossible_sizes_are_refused(sizes, message):
     ("leaves", "message"),
     [
         (torch.zeros(2, 3, dtype=torch.int64), r"shape \(n, 4\), got \(2, 3\)"),
-        (torch.zeros(2, 4), "integer symbols, got torch.float32"),
+        (torch.zeros(2, 4), "a tensor of integers, got torch.float32"),
         (torch.full((2, 4), 4), r"symbol 4, outside 0..3"),
         (torch.full((2, 4), -1), r"symbol -1, outside 0..3"),
         ([[0, 1, 2, 3]], "got list"),
-        (torch.zeros(2, 4, dtype=torch.bool), "integer symbols, got torch.bool"),
-        (torch.zeros(2, 4, dtype=torch.complex64), "integer symbols, got torch.complex64"),
+        (torch.zeros(2, 4, dtype=torch.bool), "a tensor of integers, got torch.bool"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "a tensor of integers, got torch.complex64"),
     ],
 )
 def test_parse_refuses_what_are_no_leaves(leaves, message):
