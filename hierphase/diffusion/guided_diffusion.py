@@ -18,7 +18,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from hierphase.diffusion.guided_diffusion_flags import GROUPS, ADMFlags, parse_flags
-from hierphase.diffusion.state_dicts import read_state_dict
+from hierphase.diffusion.state_dicts import differences, read_state_dict
 
 N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
 
@@ -97,26 +97,10 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
     for name in wanted:
         module, _, parameter = name.rpartition(".")
         sources[name] = f"{names[module]}.{parameter}"
-
-    missing = sorted(set(sources.values()) - set(state_dict))
-    unexpected = sorted(map(str, set(state_dict) - set(sources.values())))
-    misshapen = {}
-    for name, source in sources.items():
-        shape = _stored_shape(name, tuple(wanted[name].shape))
-        if source in state_dict and tuple(state_dict[source].shape) != shape:
-            misshapen[source] = f"{source}: {tuple(state_dict[source].shape)} instead of {shape}"
-    problems = [
-        f"{len(found)} {kind} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for kind, found in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", list(misshapen.values())),
-        )
-        if found
-    ]
-    if problems:
+    expected = {sources[name]: _stored_shape(name, tuple(wanted[name].shape)) for name in wanted}
+    if problems := differences(expected, state_dict):
         raise ValueError(
-            f"the weights are not those of a model with these flags: {'; '.join(problems)}; "
+            f"the weights are not those of a model with these flags: {problems}; "
             f"compare with the flags given beside the checkpoint: {adm}"
         )
     return {

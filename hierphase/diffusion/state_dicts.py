@@ -31,6 +31,32 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path}: {error}") from None
 
 
+def differences(expected: dict[str, tuple[int, ...]], found: dict[str, torch.Tensor]) -> str:
+    """How a state dict differs from the one that was expected; empty if it does not.
+
+    Args:
+        expected: name -> shape.
+        found: name -> tensor.
+
+    Returns:
+        How many tensors are missing, unexpected or of another shape, and the first three of each.
+    """
+    kinds = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(map(str, found.keys() - expected.keys())),
+        "of another shape": [
+            f"{name}: {tuple(found[name].shape)} instead of {shape}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name].shape) != shape
+        ],
+    }
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    )
+
+
 def _read(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in an existing file; errors do not name it."""
     try:

@@ -1,6 +1,6 @@
 """Classifiers whose layers can be probed by name: small ones of our own, torchvision's by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from hierphase.diffusion.state_dicts import read_state_dict
+from hierphase.checks import unknown
+from hierphase.diffusion.state_dicts import differences, read_state_dict
 
 GROUPS = 8
 
@@ -124,40 +125,16 @@ class TorchvisionClassifier(nn.Module):
     :func:`torchvision_classifier`.
 
     Args:
-        network: maps normalised RGB images (n, 3, crop_size, crop_size) to logits.
-        resize_size: pixels of the smaller side before the crop.
-        crop_size: pixels of the central square.
-        interpolation: of the resizing, "bilinear" or "bicubic"; antialiased.
-        mean: of each channel for intensities in [0, 1].
-        std: of each channel for intensities in [0, 1].
+        network: maps what ``preprocess`` gives to logits.
+        preprocess: torchvision's ``weights.transforms()``, of images with intensities in [0, 1].
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        resize_size: int,
-        crop_size: int,
-        interpolation: str,
-        mean: Sequence[float],
-        std: Sequence[float],
-    ):
+    def __init__(self, network: nn.Module, preprocess: Callable[[torch.Tensor], torch.Tensor]):
         super().__init__()
-        self.network = network
-        self.logits = nn.Identity()
-        self.resize_size = resize_size
-        self.crop_size = crop_size
-        self.interpolation = interpolation
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.network, self.preprocess, self.logits = network, preprocess, nn.Identity()
 
-    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """What the network sees; differentiable.
-
-        Args:
-            images: (n, 3, height, width), values in [-1, 1].
-
-        Returns:
-            (n, 3, crop_size, crop_size), normalised.
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits (n, n_classes) of images (n, 3, height, width) in [-1, 1]; differentiable.
 
         Raises:
             ValueError: images of another shape.
@@ -166,21 +143,7 @@ class TorchvisionClassifier(nn.Module):
             raise ValueError(
                 f"images must be of shape (n, 3, height, width), got {tuple(images.shape)}"
             )
-        images = (images + 1) / 2
-        smaller = min(images.shape[2:])
-        size = [self.resize_size * side // smaller for side in images.shape[2:]]
-        if size != [*images.shape[2:]]:
-            images = nn.functional.interpolate(
-                images, size, mode=self.interpolation, antialias=True
-            )
-        # round, not //, as torchvision does it: halves go to the even number
-        top, left = (round((side - self.crop_size) / 2) for side in size)
-        images = images[:, :, top : top + self.crop_size, left : left + self.crop_size]
-        return (images - self.mean) / self.std
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class logits (n, n_classes) of images (n, 3, height, width) in [-1, 1]."""
-        return self.logits(self.network(self.preprocess(images)))
+        return self.logits(self.network(self.preprocess((images + 1) / 2)))
 
 
 def torchvision_classifier(name: str, weights: str | Path | None = None) -> TorchvisionClassifier:
@@ -207,16 +170,10 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
     models = _torchvision_models()
     known = models.list_models(module=models, exclude=UNSUPPORTED)
     if name not in known:
-        raise ValueError(f"unknown classifier {name!r}; there are {', '.join(known)}")
+        raise ValueError(unknown("classifier", name, known))
     published = models.get_model_weights(name)
-    state = None
-    if weights is None:
-        recipe = published.DEFAULT
-    elif Path(weights).suffix in STATE_DICT_SUFFIXES:
-        state = read_state_dict(weights)
-        named = [w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name]
-        recipe = named[0] if named else published.DEFAULT
-    elif weights in published.__members__:
+    recipe, state = published.DEFAULT, None
+    if weights in published.__members__:
         recipe = published[weights]
         try:
             state = recipe.get_state_dict(check_hash=True, weights_only=True)
@@ -225,35 +182,22 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
                 f"weights {weights} of {name} cannot be downloaded from {recipe.url} ({error}); "
                 "give the path of that file instead"
             ) from None
-    else:
-        raise ValueError(
-            f"unknown weights {str(weights)!r} of {name}; there are "
-            f"{', '.join(w.name for w in published)}, or give a path that ends in "
-            f"{', '.join(STATE_DICT_SUFFIXES)}"
-        )
+    elif weights is not None and Path(weights).suffix in STATE_DICT_SUFFIXES:
+        state = read_state_dict(weights)
+        of_this_name = (w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name)
+        recipe = next(of_this_name, recipe)
+    elif weights is not None:
+        message = unknown(f"weights of {name}", str(weights), [w.name for w in published])
+        raise ValueError(f"{message}, or a path that ends in {', '.join(STATE_DICT_SUFFIXES)}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torchvision draws from the global stream
         network = models.get_model(name)
     if state is not None:
-        try:
-            network.load_state_dict(state)
-        except RuntimeError:
-            differences = _differences(network.state_dict(), state)
-            raise ValueError(f"{weights} does not fit {name}: {differences}") from None
-    preset = recipe.transforms()
-    classifier = TorchvisionClassifier(
-        network,
-        resize_size=preset.resize_size[0],
-        crop_size=preset.crop_size[0],
-        interpolation=preset.interpolation.value,
-        mean=preset.mean,
-        std=preset.std,
-    )
-    if name == "convnext_base" and (
-        missing := set(PAPER_LAYERS) - dict(classifier.named_modules()).keys()
-    ):
-        raise ValueError(f"this torchvision's convnext_base has no modules {sorted(missing)}")
-    return classifier.eval()
+        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+        if problems := differences(shapes, state):
+            raise ValueError(f"{weights} does not fit {name}: {problems}")
+        network.load_state_dict(state)
+    return TorchvisionClassifier(network, recipe.transforms()).eval()
 
 
 def _torchvision_models():
@@ -267,17 +211,3 @@ def _torchvision_models():
             "this torch (both from PyPI, or both for the CPU)"
         ) from error
     return models
-
-
-def _differences(expected: dict, found: dict) -> str:
-    """Which names are missing, extra or of another shape: how many of each, and the first."""
-    kinds = {
-        "missing": [name for name in expected if name not in found],
-        "unknown": [name for name in found if name not in expected],
-        "of another shape": [
-            name for name in expected if name in found and expected[name].shape != found[name].shape
-        ],
-    }
-    return "; ".join(
-        f"{len(names)} {kind} ({names[0]}, ...)" for kind, names in kinds.items() if names
-    )

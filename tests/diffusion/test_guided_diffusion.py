@@ -1,15 +1,12 @@
 """guided-diffusion checkpoints: the converted model against an independent forward pass."""
 
-import pickle
 import re
-from pathlib import Path
 
 import adm_reference
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from safetensors.torch import save_file
 
 from hierphase.__main__ import main
 from hierphase.diffusion.guided_diffusion import convert_state_dict, load_adm
@@ -317,77 +314,12 @@ def test_names_and_shapes_must_fit(small):
         load_adm(path, **{**SMALL, "channel_mult": (1, 4)})
 
 
-def test_other_containers(small, tmp_path):
-    _, state_dict, inputs, expected = small
-    save_file(state_dict, tmp_path / "model.safetensors")
-    torch.save(state_dict, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    for name in ("model.safetensors", "old.pt"):
-        assert error(load_adm(tmp_path / name, **SMALL)[0], inputs, expected) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["model.pt", "old.pt", "model.safetensors"])
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_file_cut_short(small, tmp_path, name, share):
-    state_dict = small[1]
-    if name == "model.safetensors":
-        save_file(state_dict, tmp_path / name)
-    else:
-        torch.save(state_dict, tmp_path / name, _use_new_zipfile_serialization=name != "old.pt")
-    data = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ValueError, match=rf"{name}: cut short or no "):
-        load_adm(tmp_path / name, **SMALL)
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ([torch.zeros(3)], "holds a list, not a state dict"),
-        ({}, "holds a dict, not a state dict"),
-        ({"model": {"out.2.bias": torch.zeros(6)}, "step": 3},
-         r"2 of its entries are not tensors \('model', 'step'\)"),
-    ],
-)  # fmt: skip
-def test_file_that_holds_something_else(tmp_path, content, message):
-    with pytest.raises(ValueError, match=message):
-        load_adm(saved(tmp_path, content))
-
-
-def test_file_that_is_no_checkpoint(tmp_path):
+def test_the_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "page.pt").write_text("<html>404</html>")
     with pytest.raises(ValueError, match=r"page.pt: cut short or no PyTorch .*16 bytes"):
         load_adm(tmp_path / "page.pt")
-    for path in (tmp_path / "absent.pt", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"no checkpoint {path}"):
-            load_adm(path)
-
-
-class Hostile:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("container", ["zip", "old", "pickle"])
-def test_nothing_in_a_pickle_is_executed(tmp_path, container):
-    path, trace = tmp_path / "model.pt", tmp_path / "trace"
-    content = {"out.2.bias": torch.zeros(6), "hook": Hostile(trace)}
-    if container == "pickle":
-        path.write_bytes(pickle.dumps(content["hook"], protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
-    with pytest.raises(ValueError, match=r"model.pt: (holds more than tensors|cut short or no)"):
-        load_adm(path)
-    assert not trace.exists()
-    if container == "pickle":
-        pickle.loads(path.read_bytes())
-    else:
-        torch.load(path, weights_only=False)
-    assert trace.exists()  # an ordinary load executes it
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint {tmp_path / 'absent.pt'}"):
+        load_adm(tmp_path / "absent.pt")
 
 
 def test_defaults_are_the_unconditional_256_model():
