@@ -4,9 +4,11 @@ import argparse
 import dataclasses
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 from hierphase import __version__
+from hierphase.parameters import parse_value
 from hierphase.runs import chapters
 from hierphase.runs.executors import EXECUTORS, ShardError, open_executor
 
@@ -133,10 +135,7 @@ def _list(options: argparse.Namespace) -> None:
             print(f"hierphase: error: {error}", file=sys.stderr)
             continue
         _print(f"{chapter.name}: {chapter.title}")
-        for parameter in chapter.parameters.values():
-            assignment = f"{parameter.name} = {parameter.default!r}"
-            comment = f"  # {parameter.comment}" if parameter.comment else ""
-            _print(f"    {assignment:<32}{comment}".rstrip())
+        _print(textwrap.indent(chapter.parameters, "    "))
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -150,7 +149,7 @@ def _parse_values(pairs: list[list[str]], defaults: dict) -> dict:
     for name, text in pairs:
         if name in values:
             raise ValueError(f"parameter {name} is given twice: {values[name]!r} and {text!r}")
-        values[name] = chapters.parse_value(text, defaults.get(name))
+        values[name] = parse_value(text, defaults.get(name))
     return values
 
 

@@ -10,8 +10,8 @@ def test_list(book, capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "tree: A chapter about trees"
-    assert lines[1].split() == ["L", "=", "10", "#", "depth"]
-    assert len(lines) == 7
+    assert lines[1] == "    L = 10  # depth"
+    assert len(lines) == 8
 
 
 def test_run(book, tmp_path, capsys):

@@ -15,7 +15,8 @@ import xarray as xr
 from tqdm import tqdm
 
 from hierphase.checks import positive_integer, unknown, utf8
-from hierphase.runs import chapters, results
+from hierphase.parameters import check_values
+from hierphase.runs import results
 from hierphase.runs.executors import ShardError, outcomes
 from hierphase.runs.shards import (
     ShardSpec,
@@ -139,7 +140,7 @@ def all_parameters(experiment: str, preset: str, changes: dict) -> dict:
         ValueError: an unknown experiment, preset or parameter, or a value of another type.
     """
     defaults = preset_parameters(experiment, preset)
-    return defaults | chapters.check_values(f"preset {preset}", defaults, changes)
+    return defaults | check_values(f"preset {preset}", defaults, changes)
 
 
 def _call(function, specs, executor, failure: str, progress: tqdm | None = None) -> None:
