@@ -22,6 +22,7 @@ from ipykernel.kernelspec import write_kernel_spec
 
 from hierphase.checks import unknown, utf8
 from hierphase.parameters import check_values
+from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
 
 _TAGGED = re.compile(rb"tags:.*\bparameters\b")
@@ -46,7 +47,7 @@ class Chapter:
     notebook: nbformat.NotebookNode
 
 
-class CellError(RuntimeError):
+class CellError(RunError):
     """A cell of a chapter failed, or its kernel died."""
 
 

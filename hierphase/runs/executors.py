@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hierphase.checks import positive_integer, unknown
+from hierphase.runs import RunError
 
 #: Names that :func:`open_executor` takes.
 EXECUTORS = ("in-process", "processes", "dask", "slurm")
 POLL_SECONDS = 2  # between two looks at the queue of SLURM
 
 
-class ShardError(RuntimeError):
+class ShardError(RunError):
     """Some shards of a sweep could not be computed."""
 
 
