@@ -76,7 +76,10 @@ def _pairs(flag: str, name: str, about: str):
 _VALUES = _pairs("-p", "values", "Set a parameter; VALUE is a Python literal. Repeat it for more.")
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(no_args_is_help=False, context_settings=_SETTINGS)
 @click.version_option(__version__, message="hierphase %(version)s")
 def commands():
     """Run the book's experiments."""
@@ -112,8 +115,8 @@ def _run(chapter, values, output):
 @commands.command("train")
 @click.argument("name")
 @click.option("--output", metavar="DIR", help="Receives the trained model.")
-@click.option("--steps", type=int, metavar="N", help="Train for N steps.")
-@click.option("--seed", type=int, metavar="N", default=0, show_default=True)
+@click.option("--steps", type=int, help="Train for N steps.")
+@click.option("--seed", type=int, default=0)
 def _train(name, output, steps, seed):
     """Train one of the book's models. An unknown NAME lists them."""
     from hierphase.networks import catalogue
@@ -126,29 +129,17 @@ def _train(name, output, steps, seed):
 @click.option("--preset", required=True, metavar="NAME", help="An unknown one lists them.")
 @_VALUES
 @click.option("--output", metavar="DIR", help="By default runs/CHAPTER-PRESET.")
-@click.option(
-    "--executor",
-    metavar="NAME",
-    default="in-process",
-    show_default=True,
-    help="Or processes, dask or slurm.",
-)
-@click.option(
-    "--workers",
-    type=int,
-    metavar="N",
-    help="Processes, Dask workers or SLURM jobs at once; by default one a core, or 256 jobs.",
-)
+@click.option("--executor", default="in-process", help="Or processes, dask or slurm.")
+@click.option("--workers", type=int, help="At once; by default one a core, of SLURM's jobs 256.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running.")
 @_pairs("--slurm", "slurm", "An option of SLURM jobs: partition, time (minutes), gpus_per_node ...")
-@click.option("--shard-size", type=int, metavar="N", default=16, show_default=True)
+@click.option("--shard-size", type=int, default=16)
 def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm, shard_size):
     """Run the experiment of a chapter on all its images. An unknown CHAPTER lists them."""
     from hierphase.runs import results, sweep
     from hierphase.runs.executors import open_executor
 
     values = _parse_values(values, sweep.all_parameters(chapter, preset, {}))
-    sweep.all_parameters(chapter, preset, values)
     output = output or f"runs/{chapter}-{preset}"
     slurm = _parse_values(slurm, {})
     with open_executor(executor, output, workers, scheduler, slurm) as opened:

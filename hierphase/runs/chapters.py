@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -67,13 +68,9 @@ def load(name: str) -> Chapter:
     if name not in names():
         raise ValueError(unknown("chapter", name, names()))
     path = book_directory() / f"{name}.md"
-    source = path.read_bytes()
     try:
-        notebook = jupytext.reads(source.decode(), fmt={"extension": ".md"})
-    except UnicodeDecodeError as error:
-        line = source.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: {error.reason}; a page is UTF-8 text") from None
-    except Exception as error:  # no limit to what a damaged header makes the readers raise
+        notebook = jupytext.read(path)
+    except Exception as error:  # no limit to what a damaged page makes the readers raise
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     heading = re.search("^# (.+)", prose, re.MULTILINE)
@@ -120,7 +117,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     except (CellError, KeyboardInterrupt) as error:
         older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
         kept = f"; of an earlier run: {', '.join(older)}" if older else ""
-        raise type(error)(f"{error}{kept}") from None
+        raise type(error)(f"{error}\nwhat was done until then: {notebook}{kept}") from None
     return notebook
 
 
@@ -145,7 +142,6 @@ def execute(
     import papermill
 
     clean_kernel()
-    kept = f"\nwhat was done until then: {notebook}" if notebook else ""
     printed = io.StringIO()
     try:
         return papermill.execute_notebook(
@@ -161,18 +157,16 @@ def execute(
             resources={"metadata": {"path": str(cwd)}},
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted{kept}") from None
+        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted") from None
     except papermill.PapermillExecutionError as error:
-        lines = error.source.strip().splitlines()
-        lines = lines[:5] + ["..."] * (len(lines) > 5)
-        source = "\n".join(f"    {line}" for line in lines)
+        source = textwrap.indent("\n".join(error.source.strip().splitlines()[:5]), "    ")
         last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
         reason = f"{error.ename}: {error.evalue}" if error.traceback else last
         raise CellError(
-            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}{kept}"
+            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}"
         ) from None
     except RuntimeError as error:
-        raise CellError(f"the kernel of chapter {chapter.name} died: {error}{kept}") from None
+        raise CellError(f"the kernel of chapter {chapter.name} died: {error}") from None
 
 
 @functools.cache
@@ -209,17 +203,15 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
 
 def _defaults(path: Path, source: str) -> dict[str, object]:
     """Parameter -> default, of the parameters cell ``source`` of a page."""
-    lines, number, defaults = source.splitlines(), 1, {}
+    statement, defaults = None, {}
     try:
         for statement in ast.parse(source).body:
-            number = statement.lineno
             (target,) = statement.targets
             defaults[target.id] = ast.literal_eval(statement.value)
     except (AttributeError, ValueError, SyntaxError) as error:
-        line = lines[getattr(error, "lineno", number) - 1]
-        before = path.read_text(encoding="utf-8").partition(f"\n{line}\n")[0]
+        wrong = getattr(error, "text", None) or ast.get_source_segment(source, statement) or source
         raise ValueError(
-            f"{path}, line {before.count(chr(10)) + 2}: {line!r} is not `name = literal`, as the "
-            "lines of a parameters cell have to be"
+            f"{path}: {wrong.strip()!r} is not `name = literal`, as the lines of a parameters cell "
+            "have to be"
         ) from None
     return defaults

@@ -44,33 +44,32 @@ def test_parameters_with_defaults(book):
 
 
 @pytest.mark.parametrize(
-    "old, new, line, message",
+    "old, new, message",
     [
         *(
-            (b"L = 10", line.encode(), 16, f"{line + '  # depth'!r} is not `name = literal`")
+            (b"L = 10", line.encode(), f"{line!r} is not `name = literal`")
             for line in (
                 "L = 2 * depth",
                 "import os",
                 "a, b = 1, 2",
                 "a = b = 1",
                 "a: int = 1",
-                "%matplotlib inline",
-                "!ls",
-                "L = [1",
-                "L =",
                 "lambda: L",
             )
         ),
-        (b"n_classes = None", b"n_classes = int", 21, "'n_classes = int' is not"),
-        (b"Some prose", b"Some pr\xe9se", 12, "a page is UTF-8 text"),
-        (b"  name: python3", b"  name: [python3", None, "expected ',' or ']'"),
+        *(
+            (b"L = 10", line.encode(), f"{line + '  # depth'!r} is not `name = literal`")
+            for line in ("%matplotlib inline", "!ls", "L = [1", "L =")
+        ),
+        (b"n_classes = None", b"n_classes = int", "'n_classes = int' is not"),
+        (b"Some prose", b"Some pr\xe9se", "'utf-8' codec can't decode byte 0xe9 in position"),
+        (b"  name: python3", b"  name: [python3", "expected ',' or ']'"),
     ],
 )
-def test_one_faulty_page_stops_only_itself(book, capsys, old, new, line, message):
+def test_one_faulty_page_stops_only_itself(book, capsys, old, new, message):
     source = (book / "tree.md").read_bytes()
     (book / "oak.md").write_bytes(source.replace(old, new))
-    where = f"{book / 'oak.md'}" + (f", line {line}: " if line else ": ")
-    with pytest.raises(ValueError, match=re.escape(where)) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"{book / 'oak.md'}: ")) as caught:
         chapters.load("oak")
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert main(["run", "oak"]) == 2
