@@ -136,14 +136,15 @@ def _train(name, output, steps, seed):
 @click.option("--shard-size", type=int, default=16)
 def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm, shard_size):
     """Run the experiment of a chapter on all its images. An unknown CHAPTER lists them."""
-    from hierphase.runs import results, sweep
+    from hierphase.experiments import registry
+    from hierphase.runs import results
     from hierphase.runs.executors import open_executor
 
-    values = _parse_values(values, sweep.all_parameters(chapter, preset, {}))
+    values = _parse_values(values, registry.all_parameters(chapter, preset))
     output = output or f"runs/{chapter}-{preset}"
     slurm = _parse_values(slurm, {})
     with open_executor(executor, output, workers, scheduler, slurm) as opened:
-        sweep.run_sweep(chapter, preset, values, output, shard_size, opened)
+        registry.run_sweep(chapter, preset, values, output, shard_size, opened)
     _print(f"result: {results.result_path(chapter, preset, output)}")
 
 

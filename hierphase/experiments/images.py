@@ -5,11 +5,11 @@ with the paper's models, Fashion-MNIST, the digits, and flat mixtures fitted to 
 presets of the one experiment below.
 """
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from hierphase.analysis.representations import (
     fit_standardisers,
     layer_similarity,
 )
-from hierphase.checks import all_names, positive_integer
 from hierphase.diffusion import datasets
+from hierphase.diffusion.datasets import ImageData
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.guided_diffusion import load_adm
 from hierphase.diffusion.image_folder import image_folder
+from hierphase.experiments.base import Experiment
+from hierphase.experiments.worlds import Denoised, ImageWorld, alpha_bars
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.networks.classifiers import (
     PAPER_LAYERS,
@@ -83,7 +85,7 @@ PRESETS |= {
 }
 
 
-class ImageExperiment:
+class ImageExperiment(Experiment):
     """Forward-backward diffusion of labelled images, judged by a classifier and its layers.
 
     Image i is the (i // n_classes)-th image of class i % n_classes, so that any range of images
@@ -93,35 +95,38 @@ class ImageExperiment:
     Args:
         parameters: those of a preset:
             ``images`` a data set or a folder
-            (:func:`~hierphase.diffusion.image_folder.image_folder`); ``n_per_class`` images of each
-            class; ``model`` a trained model of the book, a directory in diffusers' layout, or a
-            guided-diffusion checkpoint, with ``model_flags`` where it is not the unconditional
-            256x256 model (:func:`~hierphase.diffusion.guided_diffusion.load_adm`), or
-            ``flat-mixture``, the :class:`~hierphase.analysis.flat_mixture.FlatMixture` fitted to
-            the training images of the data set: it draws the starting images and denoises in one
-            step; ``classifier`` a trained classifier of the book, a directory, or torchvision's
-            name, whose ``classifier_weights`` are named too
+            (:func:`~hierphase.diffusion.image_folder.image_folder`);
+            ``n_per_class`` images of each class; ``model`` a trained model of the book, a directory
+            in diffusers' layout, or a guided-diffusion checkpoint, with ``model_flags`` where it is
+            not the unconditional 256x256 model
+            (:func:`~hierphase.diffusion.guided_diffusion.load_adm`), or
+            ``flat-mixture``, which is fitted to the training images of the data set, draws the
+            starting images and denoises in one step
+            (:class:`~hierphase.analysis.flat_mixture.FlatMixture`);
+            ``classifier`` a trained classifier of the book, a directory, or torchvision's name,
+            whose ``classifier_weights`` are named too
             (:func:`~hierphase.networks.classifiers.torchvision_classifier`); ``layers`` the modules
             to compare, from early to late, the last of which gives the logits; ``n_times`` reversal
-            times, evenly from T/n_times to T; ``num_inference_steps`` denoising steps for the whole
-            way; ``seed``; ``batch_size`` rows per model call; ``precision`` of the denoiser
-            (float32, bfloat16, float16); ``compile`` the denoiser with torch.compile, in
-            ``channels_last`` memory; ``n_shown`` images whose pixels are kept.
+            times, evenly from T/n_times to T;
+            ``num_inference_steps`` denoising steps for the whole way; ``seed``; ``batch_size`` rows
+            per model call; ``precision`` of the denoiser (float32, bfloat16, float16);
+            ``compile`` the denoiser with torch.compile, in ``channels_last`` memory; ``n_shown``
+            images whose pixels are kept.
 
     Raises:
         ValueError: a missing, unknown or bad parameter.
         FileNotFoundError: a model that does not exist.
     """
 
-    image_dimensions = ("image", "shown")
+    presets = PRESETS
+    unit_dimensions = ("image", "shown")
+    least: ClassVar = {
+        "n_per_class": 1, "n_times": 1, "num_inference_steps": 1, "batch_size": 1, "seed": 0,
+        "n_shown": 0,
+    }  # fmt: skip
 
     def __init__(self, parameters: dict):
-        expected = PRESETS["digits"].keys()
-        all_names(parameters, expected)
-        for name in ("n_per_class", "n_times", "num_inference_steps", "batch_size"):
-            positive_integer(name, parameters[name])
-        for name in ("seed", "n_shown"):
-            positive_integer(name, parameters[name], minimum=0)
+        super().__init__(parameters)
         if parameters["precision"] not in PRECISIONS:
             raise ValueError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {parameters['precision']!r}"
@@ -133,60 +138,61 @@ class ImageExperiment:
                 f"a {FLAT_MIXTURE} needs images to be one of {', '.join(DATASETS)}, got "
                 f"{parameters['images']!r}"
             )
-        self.parameters = parameters
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.world.labels)
 
     @cached_property
-    def _data(self) -> tuple[tuple[str, ...], torch.Tensor, Callable, torch.Tensor | None]:
-        """Class names, labels (n,), load(rows) -> images, all held-out images if in memory."""
-        name, n_per_class = self.parameters["images"], self.parameters["n_per_class"]
-        if name in DATASETS:
-            data = DATASETS[name]()
-            if self.parameters["model"] == FLAT_MIXTURE:
-                labels = torch.arange(len(data.class_names)).repeat(n_per_class)
-                return (
-                    data.class_names,
-                    labels,
-                    lambda rows: self._denoiser[0].draw(labels[rows], self._generators(rows, 0)),
-                    None,
-                )
-            order = _balanced_order(data.test_labels, n_per_class, data.class_names)
-            images, labels = data.test_images, data.test_labels
-            return data.class_names, labels[order], lambda rows: images[order[rows]], images
-        folder = image_folder(name, n_per_class, self._denoiser[0].config.sample_size)
-        order = _balanced_order(folder.labels, n_per_class, folder.class_names)
-        return folder.class_names, folder.labels[order], lambda rows: folder.load(order[rows]), None
+    def world(self) -> ImageWorld:
+        """The starting images, and how they are denoised."""
+        name, flat = self.parameters["images"], self.parameters["model"] == FLAT_MIXTURE
+        data = DATASETS[name]() if name in DATASETS else None
+        return self._flat_world(data) if flat else self._trained_world(data)
 
-    @property
-    def labels(self) -> torch.Tensor:
-        """(n,) class index of every starting image."""
-        return self._data[1]
+    def _flat_world(self, data: ImageData) -> ImageWorld:
+        """Images drawn from the flat mixture that is fitted to a data set."""
+        mixture = FlatMixture.fitted(data.train_images, data.train_labels)
+        labels = torch.arange(len(data.class_names)).repeat(self.parameters["n_per_class"])
+        scheduler = ddpm_scheduler()
 
-    @property
-    def held_out(self) -> torch.Tensor | None:
-        """All held-out images of a data set, (n, channels, height, width); None for a folder."""
-        return self._data[3]
+        def denoise(x_0, labels, times, generators):
+            levels = alpha_bars(scheduler)[times]
+            samples, classes = mixture.round_trips(x_0, labels, levels, generators)
+            return Denoised(samples, classes=classes)
 
-    def images(self, start: int, stop: int) -> torch.Tensor:
-        """Starting images x_0, (stop - start, channels, height, width) in [-1, 1]."""
-        return self._data[2](torch.arange(start, stop))
+        def load(rows):
+            return mixture.draw(labels[rows], self._generators(rows.tolist(), 0))
 
-    def _generators(self, rows: torch.Tensor, *stream: int) -> list[torch.Generator]:
-        """One for each image, from the seed, its class and its rank within the class."""
-        (names, labels, *_), seed = self._data, self.parameters["seed"]
-        return [
-            derived_generator(seed, int(labels[i]), int(i) // len(names), *stream) for i in rows
-        ]
+        return ImageWorld(data.class_names, labels, load, denoise, scheduler)
 
-    @cached_property
-    def _denoiser(self) -> tuple[UNet2DModel | FlatMixture, DDPMScheduler]:
+    def _trained_world(self, data: ImageData | None) -> ImageWorld:
+        """Held-out images of a data set, or those of a folder, and a trained denoiser."""
+        model, scheduler = self._denoiser()
+        n_per_class, held_out = self.parameters["n_per_class"], None
+        if data is not None:
+            names, labels, held_out = data.class_names, data.test_labels, data.test_images
+            load = held_out.__getitem__
+        else:
+            folder = image_folder(self.parameters["images"], n_per_class, model.config.sample_size)
+            names, labels, load = folder.class_names, folder.labels, folder.load
+        order = _balanced_order(labels, n_per_class, names)
+        pipeline = ForwardBackwardPipeline(model, scheduler)
+
+        def denoise(x_0, labels, times, generators):
+            returned = pipeline(
+                x_0, times, self.parameters["num_inference_steps"], generators,
+                self.parameters["batch_size"],
+                autocast_dtype=PRECISIONS[self.parameters["precision"]],
+            )  # fmt: skip
+            return Denoised(returned.samples)
+
+        return ImageWorld(
+            names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out
+        )
+
+    def _denoiser(self) -> tuple[UNet2DModel, DDPMScheduler]:
         name = self.parameters["model"]
-        if name == FLAT_MIXTURE:
-            data = DATASETS[self.parameters["images"]]()
-            return FlatMixture.fitted(data.train_images, data.train_labels), ddpm_scheduler()
         path = _stored_model(name)
         if path is None:
             raise FileNotFoundError(
@@ -203,6 +209,11 @@ class ImageExperiment:
             unet = torch.compile(unet.to(memory_format=torch.channels_last))
         return unet, scheduler
 
+    def _generators(self, rows: Sequence[int], *stream: int) -> list[torch.Generator]:
+        """One for each image, from the seed, its class and its rank within the class."""
+        seed, n_classes = self.parameters["seed"], len(self.world.class_names)
+        return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
+
     @cached_property
     def classifier(self) -> torch.nn.Module:
         """Maps images (n, channels, height, width) to class logits."""
@@ -216,35 +227,33 @@ class ImageExperiment:
 
     def times(self) -> torch.Tensor:
         """(n_times + 1,) reversal times, 0 to T."""
-        n, T = self.parameters["n_times"], self._denoiser[1].config.num_train_timesteps
+        n, T = self.parameters["n_times"], self.world.scheduler.config.num_train_timesteps
         return torch.linspace(0, T, n + 1, dtype=torch.float64).round().long()
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the files of denoiser and classifier: the numbers depend on them too."""
-        digest = hashlib.sha256()
-        for name in (self.parameters["model"], self.parameters["classifier"]):
-            path = _stored_model(name)
-            if path is None:
-                continue  # torchvision's, or fitted to a data set: fixed by the name
-            for file in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+    def files(self) -> list[Path]:
+        """Those of denoiser and classifier, but for torchvision's, which its name fixes."""
+        paths = [_stored_model(self.parameters[name]) for name in ("model", "classifier")]
+        return [
+            file
+            for path in paths
+            if path is not None
+            for file in ([path] if path.is_file() else sorted(path.rglob("*.safetensors")))
+        ]
 
     def prepare(self) -> xr.Dataset:
         """Statistics over reference images that every shard needs; computed once.
 
-        The reference is the whole held-out set, or the starting images of a folder.
+        The reference is the whole held-out set, or the starting images.
 
         Returns:
             ``mean`` and ``std`` of every channel of every layer along ``channel``, whose coordinate
             ``layer`` says whose it is; ``mean_image`` (colour, row, column).
         """
-        _, labels, load, held_out = self._data
+        rows = range(len(self))
         batches = (
-            held_out.split(256)
-            if held_out is not None
-            else map(load, torch.arange(len(labels)).split(64))
+            self.world.held_out.split(256)
+            if self.world.held_out is not None
+            else (self.world.starts(rows[i : i + 64])[0] for i in rows[::64])
         )
         moments = Moments()
 
@@ -254,7 +263,7 @@ class ImageExperiment:
                 yield batch.to(self.device)
 
         scales = fit_standardisers(self.classifier, watched(), self.parameters["layers"])
-        shape = self.images(0, 1).shape[1:]
+        shape = self.world.starts(range(1))[0].shape[1:]
         channels = [len(scale.mean) for scale in scales.values()]
         return xr.Dataset(
             {
@@ -268,28 +277,24 @@ class ImageExperiment:
             coords={"layer": ("channel", np.repeat(list(scales), channels))},
         )
 
-    def reconstructions(self, start: int, stop: int, timesteps: Sequence[int]) -> torch.Tensor:
-        """x̂0(t) of images start..stop - 1, (n_times, stop - start, channels, height, width).
+    def round_trips(
+        self, start: int, stop: int, timesteps: Sequence[int]
+    ) -> tuple[torch.Tensor, Denoised]:
+        """Images start..stop - 1, and their x̂0(t), on the experiment's device.
 
         Args:
             start: first image.
             stop: one past the last.
             timesteps: reversal times, 0 to T; each repetition of one is another draw.
-        """
-        return self._reconstructed(torch.arange(start, stop), timesteps)[0].to(self.device)
 
-    def _reconstructed(self, rows, timesteps) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """x̂0(t) of the images ``rows``, and the class of each where it is known, (n_times, n)."""
-        model, scheduler = self._denoiser
-        x0, generators = self._data[2](rows), self._generators(rows)
-        if isinstance(model, FlatMixture):
-            levels = torch.cat([torch.ones(1), scheduler.alphas_cumprod[1:], torch.zeros(1)])
-            return model.round_trips(x0, self.labels[rows], levels[timesteps], generators)
-        returned = ForwardBackwardPipeline(model, scheduler)(
-            x0, timesteps, self.parameters["num_inference_steps"], generators,
-            self.parameters["batch_size"], autocast_dtype=PRECISIONS[self.parameters["precision"]],
-        )  # fmt: skip
-        return returned.samples, None
+        Returns:
+            x_0 (stop - start, channels, height, width) in [-1, 1], and what the world gives.
+        """
+        rows = range(start, stop)
+        starts = self.world.starts(rows)
+        denoised = self.world.denoised(starts, timesteps, self._generators(rows))
+        samples = denoised.samples.to(self.device)
+        return starts[0].to(self.device), denoised._replace(samples=samples)
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
@@ -309,8 +314,7 @@ class ImageExperiment:
             (time, image), which x̂0(t) was drawn from.
         """
         times = self.times()
-        samples, true_class = self._reconstructed(torch.arange(start, stop), times.tolist())
-        x0, samples = self.images(start, stop).to(self.device), samples.to(self.device)
+        x0, (samples, _, true_class) = self.round_trips(start, stop, times.tolist())
         probability = torch.stack([class_probabilities(self.classifier, x) for x in samples]).cpu()
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
@@ -329,7 +333,7 @@ class ImageExperiment:
         by_layer = ("layer", "time", "image")
         measured = xr.Dataset(
             {
-                "label": ("image", self.labels[start:stop].short().numpy()),
+                "label": ("image", self.world.labels[start:stop].short().numpy()),
                 "top_class": (("time", "image", "rank"), top.indices.short().numpy()),
                 "top_probability": (("time", "image", "rank"), top.values.numpy()),
                 "class_probability": (
@@ -349,7 +353,7 @@ class ImageExperiment:
                 "image": np.arange(start, stop),
                 "time": times.numpy() / int(times[-1]),
                 "layer": list(scales),
-                "class_name": ("class", list(self._data[0])),
+                "class_name": ("class", list(self.world.class_names)),
             },
         )
         if true_class is not None:

@@ -1,19 +1,20 @@
 """Denoisers trained on P data of a tree against the exact one: losses, levels kept, levels valid.
 
-One "image" of the sweep is one denoiser. The exact one, belief propagation, is an entry like the
+One unit of the sweep is one denoiser. The exact one, belief propagation, is an entry like the
 others and goes through the same code.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 import xarray as xr
 
-from hierphase.checks import all_names, positive_integer
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.experiments.base import Experiment
 from hierphase.networks.catalogue import model_directory
 from hierphase.networks.rhm_catalogue import (
     TREE_DENOISERS,
@@ -74,7 +75,7 @@ class Entry:
         return tree_denoiser_name(self.architecture, self.P, self.draw)
 
 
-class DenoiserExperiment:
+class DenoiserExperiment(Experiment):
     """Every denoiser on held-out data of its own rules.
 
     Args:
@@ -90,18 +91,16 @@ class DenoiserExperiment:
         FileNotFoundError: a denoiser that has not been trained; the message names the command.
     """
 
+    presets = PRESETS
+    least: ClassVar = dict.fromkeys(PRESETS["tree"].keys() - {"sizes"}, 1) | {"seed": 0}
+
     def __init__(self, parameters: dict):
-        expected = PRESETS["tree"].keys()
-        all_names(parameters, expected)
-        for name in expected - {"sizes", "seed"}:
-            positive_integer(name, parameters[name])
-        positive_integer("seed", parameters["seed"], minimum=0)
+        super().__init__(parameters)
         for architecture in parameters["sizes"]:
             if architecture not in TREE_DENOISERS:
                 raise ValueError(
                     f"sizes must be for {' or '.join(TREE_DENOISERS)}, got {architecture!r}"
                 )
-        self.parameters = parameters
         self.scheduler = ddpm_scheduler()
 
     @cached_property
@@ -119,18 +118,10 @@ class DenoiserExperiment:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights of all trained denoisers."""
-        digest = hashlib.sha256()
-        for entry in self.entries:
-            if entry.architecture != "bayes":
-                for file in sorted(model_directory(entry.trained).glob("*.safetensors")):
-                    digest.update(file.read_bytes())
-        return digest.hexdigest()
-
-    def prepare(self) -> xr.Dataset:
-        """Nothing: every denoiser stands alone."""
-        return xr.Dataset()
+    def files(self) -> list[Path]:
+        """The weights of all trained denoisers."""
+        trained = [entry.trained for entry in self.entries if entry.architecture != "bayes"]
+        return [f for name in trained for f in sorted(model_directory(name).glob("*.safetensors"))]
 
     def times(self) -> np.ndarray:
         """(n_times,) reversal times, 0 to ``last_time``."""
@@ -142,56 +133,52 @@ class DenoiserExperiment:
         T = self.scheduler.config.num_train_timesteps
         return np.linspace(0, T - 1, self.parameters["n_loss_times"]).round().astype(int)
 
-    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
-        """The experiment on entries start..stop - 1.
+    @torch.no_grad()
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on one denoiser.
 
         Args:
-            start: first entry.
-            stop: one past the last.
+            i: of :attr:`entries`.
             prepared: not used.
 
         Returns:
-            Along ``image``, the entries, with coordinates ``architecture``, ``draw`` and ``P`` (NaN
-            for fresh data and for "bayes"). Along ``loss_time``: ``loss`` and ``train_loss``, mean
-            squared error of the predicted noise on held-out and on training data (fresh ones where
-            there is no training set), ``bayes_loss`` and ``bayes_train_loss``, those of belief
-            propagation on the same x_t; ``gap``, held-out loss above Bayes', ``distance``, the mean
-            squared difference of the two predictions, which has the same expectation, and the
-            standard errors of both. Along ``time``, ``datum`` and ``level``: ``kept``, how many
-            symbols of x̂0(t) are those of x_0. Along ``sample`` and ``level``, of generated data:
-            ``valid``, how many nodes can be parsed, and ``candidates``, how many have children that
-            all can. Along ``sample``: ``nearest``, Hamming distance to the nearest training datum;
-            ``nearest_held_out`` (datum) the same of held-out data; -1 without a training set.
+            ``architecture``, ``draw`` and ``P`` (NaN for fresh data and for "bayes"). Along
+            ``loss_time``: ``loss`` and ``train_loss``, mean squared error of the predicted noise on
+            held-out and on training data (fresh ones where there is no training set),
+            ``bayes_loss`` and ``bayes_train_loss``, those of belief propagation on the same x_t;
+            ``gap``, held-out loss above Bayes', ``distance``, the mean squared difference of the
+            two predictions, which has the same expectation, and the standard errors of both. Along
+            ``time``, ``datum`` and ``level``: ``kept``, how many symbols of x̂0(t) are those of
+            x_0. Along ``sample`` and ``level``, of generated data: ``valid``, how many nodes can be
+            parsed, and ``candidates``, how many have children that all can. Along ``sample``:
+            ``nearest``, Hamming distance to the nearest training datum; ``nearest_held_out``
+            (datum) the same of held-out data; -1 without a training set.
         """
-        entries = self.entries[start:stop]
-        T = self.scheduler.config.num_train_timesteps
-        measured = xr.concat([self._measure(entry) for entry in entries], dim="image")
-        return measured.assign_coords(
-            image=np.arange(start, stop),
-            architecture=("image", [entry.architecture for entry in entries]),
-            draw=("image", [entry.draw for entry in entries]),
-            P=("image", [np.nan if entry.P is None else float(entry.P) for entry in entries]),
-            time=self.times() / T,
-            loss_time=self.loss_times() / T,
-            level=np.arange(measured.sizes["level"]),
-        )
-
-    @torch.no_grad()
-    def _measure(self, entry: Entry) -> xr.Dataset:
+        entry, T = self.entries[i], self.scheduler.config.num_train_timesteps
         rhm = tree_rhm(entry.draw)
         data = TreeData(rhm, P=entry.P)
-        bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
-        model = bayes
+        model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
         if entry.architecture != "bayes":
             network = TREE_DENOISERS[entry.architecture]
             model = network.from_pretrained(model_directory(entry.trained)).float().eval()
-        return xr.merge(
-            [
-                self._losses(model, bayes, data),
-                self._kept(model, data),
-                self._generated(model, data),
-            ]
+        losses, generated = self._losses(model, bayes, data), self._generated(model, data)
+        about = xr.Dataset(
+            {
+                "architecture": entry.architecture,
+                "draw": entry.draw,
+                "P": np.nan if entry.P is None else float(entry.P),
+            },
+            coords={
+                "time": self.times() / T,
+                "loss_time": self.loss_times() / T,
+                "level": np.arange(rhm.L + 1),
+            },
         )
+        return xr.merge([losses, self._kept(model, data), generated, about])
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All denoisers; ``architecture``, ``draw`` and ``P`` are their coordinates."""
+        return merged.set_coords(["architecture", "draw", "P"])
 
     def _losses(self, model, bayes, data: TreeData) -> xr.Dataset:
         n, seed = self.parameters["n_loss_data"], self.parameters["seed"]

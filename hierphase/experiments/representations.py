@@ -4,10 +4,10 @@ x̂0 is drawn from the exact posterior, so that everything seen is due to the da
 that looks at them, nothing to a denoiser that had to be trained.
 """
 
-import hashlib
 from dataclasses import replace
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,15 +21,14 @@ from hierphase.analysis.representations import (
     layer_similarity,
 )
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.checks import all_names, fraction, positive_integer, unknown
+from hierphase.checks import fraction, positive_integer, unknown
+from hierphase.experiments.base import Experiment
+from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
 from hierphase.networks.catalogue import model_directory
 from hierphase.networks.classifiers import accuracy, class_probabilities
 from hierphase.networks.rhm_catalogue import N_RULE_DRAWS, TREE_CLASSIFIERS
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.training import initialise
-from hierphase.rhm.belief_propagation import BeliefPropagation
-from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
-from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
 N_STATISTICS = 4000  # held-out data from which activations are standardised
@@ -70,88 +69,11 @@ PRESETS = {
 }
 
 
-class World(Protocol):
-    """Data that a network was trained on, and their exact denoising."""
-
-    levels: list[int]  # of the tree, those for which ``denoised`` says what is kept
-
-    def starts(self, n: int, seed: int) -> list[torch.Tensor]:
-        """n starting data: x_0, and whatever else ``denoised`` needs, a row a datum."""
-
-    def denoised(
-        self, starts: list[torch.Tensor], noise: float, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x̂0 (n, channels, d) and, for each level, the probability (n, level) of keeping it."""
-
-
-class _TreeWorld:
-    """Data of a Random Hierarchy Model, or their leaves shuffled between data."""
-
-    def __init__(self, data: TreeData, process: str):
-        self.data, self.process = data, process
-        self.bp, v = BeliefPropagation(data.rhm), data.rhm.v
-        self.epsilon, self.gaussian = EpsilonProcess(v), GaussianProcess(ddpm_scheduler(), v)
-        self.levels = [0] if data.shuffled else list(range(data.rhm.L + 1))
-
-    def starts(self, n, seed):
-        levels = self.data.sample(n, seed)
-        return [encode(levels[0], self.data.rhm.v), *levels]
-
-    def denoised(self, starts, noise, generator):
-        x_0, *levels = starts
-        if self.process == "epsilon":
-            beliefs, log = self.epsilon.beliefs(levels[0], noise), False
-        else:
-            x_t = self.gaussian.corrupt(levels[0], int(noise), generator)
-            beliefs, log = self.gaussian.log_beliefs(x_t, int(noise)), True
-        if self.data.shuffled:
-            # Leaves are independent: only their shares at each position go with the beliefs.
-            beliefs = beliefs.softmax(-1) if log else beliefs
-            posterior = self._shares * beliefs
-            posterior = posterior / posterior.sum(-1, keepdim=True)
-            leaves = torch.multinomial(posterior.flatten(0, 1), 1, generator=generator)
-            kept = (posterior * x_0.mT).sum(-1).mean(1, keepdim=True)
-            return encode(leaves.view(x_0.shape[0], -1), x_0.shape[1]), kept
-        posterior = self.bp(beliefs, log=log)
-        leaves = posterior.sample(1, generator)[0][0]
-        return encode(leaves, x_0.shape[1]), posterior.probability_of(levels)
-
-    @cached_property
-    def _shares(self) -> torch.Tensor:
-        """Share of every symbol at every position, (1, d, v)."""
-        rhm = self.data.rhm
-        return self.bp(torch.ones(1, rhm.d, rhm.v)).marginals[0]
-
-
-class _MixtureWorld:
-    """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
-
-    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts.
-    """
-
-    def __init__(self, data: TwoModeMixture, process: str):
-        self.levels = [0, 1]
-        self.data, self.scheduler = data, ddpm_scheduler()
-
-    def starts(self, n, seed):
-        return list(self.data.batch(n, derived_generator(seed)))
-
-    def denoised(self, starts, noise, generator):
-        x_0, labels = starts
-        alpha_bar = float(self.scheduler.alphas_cumprod[int(noise)])
-        z = torch.randn(x_0.shape, generator=generator)
-        x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
-        up = self.data.class_probability(x_t, alpha_bar)
-        sample = self.data.denoised(x_t, alpha_bar, generator)
-        cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
-        return sample, torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
-
-
-class ProbeExperiment:
+class ProbeExperiment(Experiment):
     """Exact forward-backward experiments, seen by the layers of networks.
 
-    What a sweep calls an image is here a block of data of one network, of which only means are
-    kept: image i is block i % n_blocks of network i // n_blocks.
+    A unit is a block of data of one network, of which only means are kept: unit i is block
+    i % n_blocks of network i // n_blocks.
 
     Args:
         parameters: those of a preset:
@@ -168,10 +90,11 @@ class ProbeExperiment:
         FileNotFoundError: a network that has not been trained.
     """
 
+    presets = PRESETS
+    least: ClassVar = {"n_blocks": 1, "block": 1, "seed": 0, "n_decoding": 0}
+
     def __init__(self, parameters: dict):
-        all_names(parameters, PRESETS["tree"].keys())
-        for name, minimum in {"n_blocks": 1, "block": 1, "seed": 0, "n_decoding": 0}.items():
-            positive_integer(name, parameters[name], minimum)
+        super().__init__(parameters)
         process = parameters["process"]
         if process not in ("epsilon", "gaussian"):
             raise ValueError(f"process must be epsilon or gaussian, got {process!r}")
@@ -194,32 +117,34 @@ class ProbeExperiment:
                     f"the data of {name} take the process gaussian and cannot be shuffled, got "
                     f"{process} and shuffled={parameters['shuffled']}"
                 )
-        self.parameters = parameters
 
     def __len__(self) -> int:
         return len(self.parameters["networks"]) * self.parameters["n_blocks"]
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the files of the networks."""
-        digest = hashlib.sha256()
-        for name in self.parameters["networks"]:
-            for file in sorted(model_directory(name).glob("*.safetensors")):
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
+    def files(self) -> list[Path]:
+        """Those of the networks."""
+        return [
+            file
+            for name in self.parameters["networks"]
+            for file in sorted(model_directory(name).glob("*.safetensors"))
+        ]
 
     @cached_property
-    def networks(self) -> list[tuple[TreeClassifier, World]]:
-        """Each network with its world."""
-        pairs = []
+    def networks(self) -> list[tuple[TreeClassifier, TreeWorld | TwoModeWorld]]:
+        """Each network with its world, whose starting data are those of no training or test."""
+        pairs, seed = [], self.parameters["seed"]
         for i, name in enumerate(self.parameters["networks"]):
             network = TreeClassifier.from_pretrained(model_directory(name)).eval()
             if not self.parameters["trained"]:
-                initialise(network, derived_generator(self.parameters["seed"], i))
-            data = TREE_CLASSIFIERS[name].data()
+                initialise(network, derived_generator(seed, i))
+            data, start = TREE_CLASSIFIERS[name].data(), _derived_seed(seed, i)
             if self.parameters["shuffled"]:
                 data = replace(data, shuffled=True)
-            world = _MixtureWorld if isinstance(data, TwoModeMixture) else _TreeWorld
-            pairs.append((network, world(data, self.parameters["process"])))
+            if isinstance(data, TwoModeMixture):
+                world = TwoModeWorld(data, start)
+            else:
+                world = TreeWorld(data, self.parameters["process"], start)
+            pairs.append((network, world))
         layouts = {(network.config.L, tuple(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
             raise ValueError(
@@ -252,34 +177,25 @@ class ProbeExperiment:
 
         return xr.Dataset({"mean": table("mean"), "std": table("std")})
 
-    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
-        """The experiment on blocks start..stop - 1.
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on one block.
 
         Args:
-            start: first block.
-            stop: one past the last.
+            i: the unit.
             prepared: what :meth:`prepare` gave.
 
         Returns:
-            Means over the data of each block, along ``noise`` and ``image``: ``similarity`` (also
-            ``layer``), the cosine of :class:`~hierphase.analysis.representations.LayerSimilarity`;
-            ``kept`` (also ``level``), the exact probability of keeping the symbols of a level;
-            ``class_kept``, whether the network gives x̂0 the class of x_0.
+            Means over the data of the block, along ``noise``: ``similarity`` (also ``layer``), the
+            cosine of :class:`~hierphase.analysis.representations.LayerSimilarity`; ``kept`` (also
+            ``level``), the exact probability of keeping the symbols of a level; ``class_kept``,
+            whether the network gives x̂0 the class of x_0.
         """
-        blocks = [self._block(i, prepared) for i in range(start, stop)]
-        return xr.concat(blocks, "image").assign_coords(image=np.arange(start, stop))
-
-    def _block(self, image: int, prepared: xr.Dataset) -> xr.Dataset:
-        i, block = divmod(image, self.parameters["n_blocks"])
+        i, block = divmod(i, self.parameters["n_blocks"])
         network, world = self.networks[i]
         seed, noise = self.parameters["seed"], self.parameters["noise"]
-        size = self.parameters["block"]
-        starts = world.starts(size, _derived_seed(seed, i, block))
-        generator = derived_generator(seed, i, block)
-        samples, kept = zip(
-            *(world.denoised(starts, level, generator) for level in noise), strict=True
-        )
-        samples = torch.stack(samples)
+        world = replace(world, seed=_derived_seed(seed, i, block))
+        starts = world.starts(range(self.parameters["block"]))
+        samples, kept, _ = world.denoised(starts, noise, [derived_generator(seed, i, block)])
         scales = {}
         for k, name in enumerate(self.layers):
             moments = [torch.from_numpy(prepared[part].values[i, k]) for part in ("mean", "std")]
@@ -290,10 +206,10 @@ class ProbeExperiment:
         return xr.Dataset(
             {
                 "similarity": (("layer", "noise"), similarity.cosine.mean(2).numpy()),
-                "kept": (("noise", "level"), torch.stack(kept).mean(1).numpy()),
+                "kept": (("noise", "level"), kept.mean(1).numpy()),
                 "class_kept": ("noise", (after == before).float().mean(1).numpy()),
             },
-            coords={"layer": self.layers, "level": world.levels, "noise": noise},
+            coords={"layer": self.layers, "level": list(world.levels), "noise": noise},
         )
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -310,11 +226,11 @@ class ProbeExperiment:
         accuracies, decoding = [], []
         n = self.parameters["n_decoding"]
         read = ["leaves", *(name for name in self.layers if not name.endswith("convolution"))]
-        for i, (network, world) in enumerate(self.networks):
+        for network, world in self.networks:
             data = world.data
             accuracies.append(accuracy(network, data.test_images, data.test_labels))
             if n:
-                x_0, *levels = world.starts(n, _derived_seed(self.parameters["seed"], i))
+                x_0, *levels = world.starts(range(n))
                 seen = {"leaves": x_0} | activations(network, x_0, read[1:])
                 decoding.append(
                     [[linear_decoding(seen[name], level) for level in levels] for name in read]

@@ -1,14 +1,17 @@
 """Correlated changes, measured: on real images with a trained denoiser, on the tree exactly."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 import xarray as xr
 
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.analysis.representations import activations
-from hierphase.checks import fraction, positive_integer
-from hierphase.experiments import images
+from hierphase.checks import fraction
+from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import ImageExperiment
+from hierphase.experiments.worlds import alpha_bars
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -28,49 +31,14 @@ from hierphase.rhm.corruption import (
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
-#: Parameters that :class:`ImageCorrelations` has besides those of the image experiment.
-_OWN = ("n_trajectories", "patch_size", "threshold")
-
-_IMAGES = {"n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15}
-
-#: Preset -> the parameters of :func:`correlation_experiment`.
-PRESETS = {
-    "fashion-mnist": {
-        **images.PRESETS["fashion-mnist"],
-        **_IMAGES,
-        "layers": ["stages.2", "logits"],
-        "precision": "bfloat16",
-        "patch_size": 4,
-    },
-    "digits": {
-        **images.PRESETS["digits"],
-        **_IMAGES,
-        "layers": ["stages.1", "logits"],
-        "patch_size": 2,
-    },
-    "tree": {
-        "v": 32,
-        "m": 8,
-        "s": 2,
-        "depths": [5, 6, 7, 8, 9, 10, 11],
-        "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
-        "L": 9,
-        "n_times": 25,
-        "n_rules": 32,
-        "n_data": 12,
-        "n_draws": 4,
-        "seed": 0,
-    },
-}
+# Of all presets on images, beside the parameters of the image experiment.
+_REPEATED = {
+    "n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15,
+}  # fmt: skip
 
 
-def correlation_experiment(parameters: dict):
-    """The experiment with these parameters: on images where they name some, else on the tree."""
-    return (ImageCorrelations if "images" in parameters else TreeCorrelations)(parameters)
-
-
-class TreeCorrelations:
-    """Exact correlations on the tree, for many draws of the rules ("images" of the sweep).
+class TreeCorrelations(Experiment):
+    """Exact correlations on the tree, for many draws of the rules, the units.
 
     The epsilon-process draws no noise, so its correlations are those of one posterior. Masking and
     Gaussian noise are drawn anew for every trajectory, so theirs have two parts: the covariance
@@ -86,11 +54,27 @@ class TreeCorrelations:
         ValueError: sizes without a transition, or a size that is no positive integer.
     """
 
+    presets: ClassVar = {
+        "tree": {
+            "v": 32,
+            "m": 8,
+            "s": 2,
+            "depths": [5, 6, 7, 8, 9, 10, 11],
+            "offsets": [
+                0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2,
+            ],
+            "L": 9,
+            "n_times": 25,
+            "n_rules": 32,
+            "n_data": 12,
+            "n_draws": 4,
+            "seed": 0,
+        },
+    }  # fmt: skip
+    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2}
+
     def __init__(self, parameters: dict):
-        for name in ("n_times", "n_rules", "n_data"):
-            positive_integer(name, parameters[name])
-        positive_integer("n_draws", parameters["n_draws"], minimum=2)
-        self.parameters = parameters
+        super().__init__(parameters)
         self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
         critical = meanfield.critical_epsilon(*self._sizes)
         if critical is None:
@@ -102,36 +86,25 @@ class TreeCorrelations:
     def __len__(self) -> int:
         return self.parameters["n_rules"]
 
-    def fingerprint(self) -> str:
-        """No files are needed."""
-        return ""
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The correlations for one draw of the rules.
 
-    def prepare(self) -> xr.Dataset:
-        """Nothing is shared."""
-        return xr.Dataset()
-
-    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
-        """The correlations for the draws start..stop - 1 of the rules.
+        Args:
+            i: the draw.
+            prepared: not used.
 
         Returns:
             Sums of C_ij over the ordered pairs of leaves at each tree distance, mean over data
-            (NaN at distances beyond the depth): ``covariance`` (image, depth, epsilon, distance)
-            of the epsilon-process; ``noisy_covariance`` (image, process, step, part, distance) of
-            the others, in its two parts. ``class_known`` (image, depth, epsilon) and
-            ``noisy_class_known`` (image, process, step): P(true class). ``noise`` (image, process,
-            step): the epsilon of equal mean belief in the true leaf. ``t`` (process, step): t/T.
+            (NaN at distances beyond the depth): ``covariance`` (depth, epsilon, distance) of the
+            epsilon-process; ``noisy_covariance`` (process, step, part, noisy_distance) of the
+            others, in its two parts. ``class_known`` (depth, epsilon) and ``noisy_class_known``
+            (process, step): P(true class). ``noise`` (process, step): the epsilon of equal mean
+            belief in the true leaf.
         """
-        draws = [self._draw(index) for index in range(start, stop)]
-        return xr.concat(draws, "image", data_vars="all", coords="minimal").assign(
-            t=(("process", "step"), self._times()),
-            image=np.arange(start, stop),
-        )
-
-    def _draw(self, index: int) -> xr.Dataset:
-        """What one draw of the rules gives."""
         depths, L = self.parameters["depths"], self.parameters["L"]
         n_data, n_draws = self.parameters["n_data"], self.parameters["n_draws"]
-        n_noises, n_times, seed = len(self._noises), self.parameters["n_times"], self._seed(index)
+        n_noises, n_times = len(self._noises), self.parameters["n_times"]
+        seed = derived_generator(self.parameters["seed"], i).initial_seed()
         process = EpsilonProcess(self.parameters["v"])
         covariance = np.full((len(depths), n_noises, max(depths) + 1), np.nan, np.float32)
         known = np.empty((len(depths), n_noises), np.float32)
@@ -150,17 +123,17 @@ class TreeCorrelations:
         noisy = np.empty((2, n_times, 2, L + 1), np.float32)
         noisy_known, noise = np.empty((2, 2, n_times), np.float32)
         for p, times in enumerate(self._times()):
-            for i, t in enumerate(times):
-                generator = derived_generator(self.parameters["seed"], index, p, i)
+            for k, t in enumerate(times):
+                generator = derived_generator(self.parameters["seed"], i, p, k)
                 log_beliefs = self._log_beliefs(p, repeated[0], t, generator)
                 posterior = BeliefPropagation(rhm)(log_beliefs, log=True)
                 within = posterior_covariance(posterior, repeated[0]).mean(axis=0)
                 kept = posterior.marginals[0].gather(-1, repeated[0][..., None])[..., 0]
                 means = (1 - 2 * kept).unflatten(0, (n_draws, n_data)).numpy()
-                noisy[p, i] = within, tree_covariance(means, rhm.s).mean(axis=0)
-                noisy_known[p, i] = posterior.probability_of(repeated)[:, -1].mean()
+                noisy[p, k] = within, tree_covariance(means, rhm.s).mean(axis=0)
+                noisy_known[p, k] = posterior.probability_of(repeated)[:, -1].mean()
                 belief = log_beliefs.softmax(-1).gather(-1, repeated[0][..., None]).mean()
-                noise[p, i] = (1 - belief) / (1 - 1 / rhm.v)
+                noise[p, k] = (1 - belief) / (1 - 1 / rhm.v)
         return xr.Dataset(
             {
                 "covariance": (("depth", "epsilon", "distance"), covariance),
@@ -177,9 +150,9 @@ class TreeCorrelations:
             },
         )
 
-    def _seed(self, index: int) -> int:
-        """Of the rules and the data of one draw."""
-        return derived_generator(self.parameters["seed"], index).initial_seed()
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All draws, and ``t`` (process, step): t/T."""
+        return merged.assign(t=(("process", "step"), self._times()))
 
     @property
     def _gaussian(self) -> GaussianProcess:
@@ -202,7 +175,7 @@ class TreeCorrelations:
         return gaussian.log_beliefs(gaussian.corrupt(leaves, step, generator).double(), step)
 
 
-class ImageCorrelations:
+class ImageCorrelations(ImageExperiment):
     """Many trajectories of each image, and how their changes are correlated from patch to patch.
 
     Three fields are measured on one grid of patches: ``patches``, the root mean square change of
@@ -218,27 +191,22 @@ class ImageCorrelations:
     Raises:
         ValueError: as for the image experiment, fewer than two trajectories, or a threshold
             outside [0, 1].
-
-    Attributes:
-        images: the :class:`~hierphase.experiments.images.ImageExperiment` that it repeats.
     """
 
+    presets: ClassVar = {
+        "fashion-mnist": ImageExperiment.presets["fashion-mnist"] | _REPEATED | {
+            "layers": ["stages.2", "logits"], "precision": "bfloat16", "patch_size": 4,
+        },
+        "digits": ImageExperiment.presets["digits"] | _REPEATED | {
+            "layers": ["stages.1", "logits"], "patch_size": 2,
+        },
+    }  # fmt: skip
+    unit_dimensions = ("image",)
+    least = ImageExperiment.least | {"n_trajectories": 2, "patch_size": 1}
+
     def __init__(self, parameters: dict):
-        positive_integer("n_trajectories", parameters["n_trajectories"], minimum=2)
+        super().__init__(parameters)
         fraction("threshold", parameters["threshold"])
-        self.parameters = parameters
-        self.images = ImageExperiment({k: v for k, v in parameters.items() if k not in _OWN})
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def fingerprint(self) -> str:
-        """That of the image experiment."""
-        return self.images.fingerprint()
-
-    def prepare(self) -> xr.Dataset:
-        """That of the image experiment."""
-        return self.images.prepare()
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
@@ -254,12 +222,11 @@ class ImageCorrelations:
             mean change; ``top_class`` (time, image, trajectory) of x̂0(t), ``first_class`` (image)
             of x_0. Coordinates ``time`` (fractions t/T, without 0) and ``distance`` (in patches).
         """
-        images, n_trajectories = self.images, self.parameters["n_trajectories"]
-        times = images.times()[1:]
+        times, n_trajectories = self.times()[1:], self.parameters["n_trajectories"]
         repeated = times.repeat_interleave(n_trajectories).tolist()
-        samples = images.reconstructions(start, stop, repeated).cpu()
-        samples = samples.unflatten(0, (len(times), n_trajectories))
-        changes = self.changes(images.images(start, stop), samples, prepared)
+        x0, (samples, *_) = self.round_trips(start, stop, repeated)
+        samples = samples.cpu().unflatten(0, (len(times), n_trajectories))
+        changes = self.changes(x0.cpu(), samples, prepared)
         return changes.assign_coords(image=np.arange(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -278,7 +245,7 @@ class ImageCorrelations:
             ``alpha_bar``. A folder of images gets no controls, as its covariance may not fit into
             memory.
         """
-        held_out = self.images.held_out
+        held_out = self.world.held_out
         if held_out is None:
             return merged
         pixels, (colours, side) = held_out.flatten(1).double().numpy(), held_out.shape[1:3]
@@ -288,7 +255,7 @@ class ImageCorrelations:
             "same covariance": GaussianField(pixels.mean(axis=0), np.cov(pixels.T)),
             "power law": GaussianField(np.zeros(len(isotropic)), isotropic),
         }
-        alpha_bar = np.append(ddpm_scheduler().alphas_cumprod, 0)[self.images.times()[1:]]
+        alpha_bar = alpha_bars(self.world.scheduler)[self.times()[1:]].double().numpy()
         prepared, worlds = self.prepare(), [merged]
         for i, field in enumerate(fields.values()):
             rng = np.random.default_rng((self.parameters["seed"], i))
@@ -317,17 +284,17 @@ class ImageCorrelations:
         Raises:
             ValueError: the grid of the patches is not that of the layer of the features.
         """
-        layer, classifier = self.parameters["layers"][0], self.images.classifier
+        layer, classifier = self.parameters["layers"][0], self.classifier
         of_layer = prepared.isel(channel=prepared.layer.values == layer)
         std = of_layer["std"].values[:, None, None]
 
         def feature_map(x):
             with torch.no_grad():
-                recorded = activations(classifier, x.to(self.images.device), [layer])
+                recorded = activations(classifier, x.to(self.device), [layer])
             return recorded[layer].cpu().numpy() / std
 
         def top_class(x):
-            probabilities = class_probabilities(classifier, x.to(self.images.device))
+            probabilities = class_probabilities(classifier, x.to(self.device))
             return probabilities.argmax(dim=1).cpu().short().numpy()
 
         before, covariances, means, classes = feature_map(x0), [], [], []
@@ -346,7 +313,7 @@ class ImageCorrelations:
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
             classes.append(top_class(trajectories.flatten(0, 1)).reshape(shape).T)
         distances, n_pairs = grid_distances(*patches.shape[2:])
-        times = self.images.times().numpy()
+        times = self.times().numpy()
         return xr.Dataset(
             {
                 "covariance": (

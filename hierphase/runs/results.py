@@ -76,7 +76,7 @@ def save(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         packages=json.dumps(package_versions()),
     )
-    write(dataset, path)
+    write(netcdf(dataset), path)
     return path
 
 
@@ -85,11 +85,16 @@ def package_versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
 
 
-def write(dataset: xr.Dataset, path: Path) -> None:
-    """Write one NetCDF file, atomically, also when several machines write it at once."""
+def netcdf(dataset: xr.Dataset) -> bytes:
+    """The bytes of the data set's NetCDF file."""
+    return bytes(dataset.to_netcdf(engine="h5netcdf"))
+
+
+def write(content: bytes, path: Path) -> None:
+    """Write a file, atomically, also when several machines write it at once."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

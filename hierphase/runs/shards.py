@@ -1,19 +1,18 @@
-"""One shard of a sweep: a range of images, measured and kept in one file that can be trusted.
+"""One shard of a sweep: a range of units, measured and kept in one file that can be trusted.
 
 :func:`run_shard` computes nothing that is there already, and what is there counts only if it is
-whole and belongs to the same sweep: a checksum and a key in the attributes of the file tell.
+whole and belongs to the same sweep: a checksum at the end of the file and a key in it tell.
 """
 
 import contextlib
 import functools
 import hashlib
-import importlib
+import io
 import json
 import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,29 +20,9 @@ import xarray as xr
 
 from hierphase.runs import results
 
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
 # A process has one model and one number of threads: it computes one shard at a time.
 _ONE_AT_A_TIME = threading.Lock()
-
-
-class Experiment(Protocol):
-    """What a sweep needs of an experiment, which is made from its parameters (JSON types).
-
-    It may also have ``image_dimensions``, the names of all dimensions along which what
-    :meth:`measure` gives is joined (``("image",)`` without), and a method ``finish(merged)`` that
-    gives the final data set, for what is computed once from everything.
-    """
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def fingerprint(self) -> str:
-        """Hash of the files (weights, ...) that the numbers depend on besides the parameters."""
-
-    def prepare(self) -> xr.Dataset:
-        """What all shards need, computed once."""
-
-    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
-        """The experiment on images start..stop - 1, which are the coordinate ``image``."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +30,16 @@ class ShardSpec:
     """Everything that a worker has to know to compute one shard.
 
     Attributes:
-        experiment: "module:class", importable where the shard is computed.
+        experiment: its class, importable where the shard is computed; see
+            :class:`hierphase.experiments.base.Experiment`.
         parameters: of the experiment, all of them.
-        start: first image.
-        stop: one past the last image.
+        start: first unit.
+        stop: one past the last unit.
         directory: absolute; receives the shard. All workers share it.
         key: :func:`sweep_key` of the process that planned the sweep.
     """
 
-    experiment: str
+    experiment: type
     parameters: dict
     start: int
     stop: int
@@ -75,6 +55,16 @@ class ShardSpec:
     def prepared_path(self) -> Path:
         """File of what all shards need."""
         return self.directory / "prepared.nc"
+
+    def read(self) -> xr.Dataset | None:
+        """The data of the shard, or None where :func:`read_whole` does not trust the file."""
+        dataset = read_whole(self.path, self.key)
+        return dataset if dataset is not None and self.covered_by(dataset) else None
+
+    def covered_by(self, dataset: xr.Dataset) -> bool:
+        """Whether the units of the data set are start..stop - 1."""
+        units = dataset.coords.get(self.experiment.unit_dimensions[0])
+        return units is not None and np.array_equal(units, np.arange(self.start, self.stop))
 
 
 def run_shard(spec: ShardSpec) -> Path:
@@ -95,13 +85,12 @@ def run_shard(spec: ShardSpec) -> Path:
             (other versions of packages or other model files).
     """
     with _ready(spec) as experiment:
-        if read_whole(spec.path, spec.key, spec.start, spec.stop) is None:
-            prepared = _prepare(spec, experiment)
-            shard = experiment.measure(spec.start, spec.stop, prepared)
-            if not _covers(shard, spec.start, spec.stop):
+        if spec.read() is None:
+            shard = experiment.measure(spec.start, spec.stop, _prepare(spec, experiment))
+            if not spec.covered_by(shard):
                 raise ValueError(
-                    f"{spec.experiment} was asked for images {spec.start} to {spec.stop - 1}, but "
-                    f"its coordinate image is {shard.coords.get('image')!r}"
+                    f"{spec.experiment.__name__} was asked for {spec.start} to {spec.stop - 1}, "
+                    f"but has measured {dict(shard.coords)}"
                 )
             _write(shard, spec.path, spec)
     return spec.path
@@ -114,15 +103,15 @@ def run_preparation(spec: ShardSpec) -> Path:
     return spec.prepared_path
 
 
-def sweep_key(experiment: str, parameters: dict) -> str:
+def sweep_key(experiment: type, parameters: dict) -> str:
     """SHA-256 of what the numbers depend on: experiment, parameters, files, package versions.
 
     Args:
-        experiment: "module:class".
+        experiment: its class.
         parameters: all parameters of the experiment.
     """
     parts = {
-        "experiment": experiment,
+        "experiment": experiment.__qualname__,
         "parameters": parameters,
         "fingerprint": _fingerprint(experiment, json.dumps(parameters)),
         "packages": results.package_versions(),
@@ -130,37 +119,33 @@ def sweep_key(experiment: str, parameters: dict) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def read_whole(
-    path: Path, key: str, start: int | None = None, stop: int | None = None
-) -> xr.Dataset | None:
+def read_whole(path: Path, key: str) -> xr.Dataset | None:
     """The data of a file written by a sweep, or None where it cannot be trusted.
 
     Args:
         path: the file.
         key: the :func:`sweep_key` it should have.
-        start: first image that it should hold; None does not look at images.
-        stop: one past the last.
 
     Returns:
-        The data set without checksum and key; None if there is no such file, if it is damaged, or
-        if it belongs to another sweep or range.
+        The data set without its key; None if there is no such file, if it is damaged, or if it
+        belongs to another sweep.
     """
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as stored:
-            dataset = stored.load().drop_encoding()
-        whole = dataset.attrs.pop("checksum") == _checksum(dataset)
-    except Exception:  # no limit to what a damaged file makes the readers raise
+        content = path.read_bytes()
+        content, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+        if hashlib.sha256(content).digest() != checksum:
+            return None
+        dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf").drop_encoding()
+        return dataset if dataset.attrs.pop("key") == key else None
+    except OSError:
         return None
-    if not whole or dataset.attrs.pop("key") != key:
-        return None
-    return dataset if start is None or _covers(dataset, start, stop) else None
 
 
-def load_experiment(experiment: str, parameters: dict) -> Experiment:
+def load_experiment(experiment: type, parameters: dict):
     """The experiment with these parameters; the last one is kept, for all shards of a process.
 
     Args:
-        experiment: "module:class".
+        experiment: its class.
         parameters: of the class.
     """
     return _load(experiment, json.dumps(parameters))
@@ -195,7 +180,7 @@ def _ready(spec: ShardSpec):
         yield load_experiment(spec.experiment, spec.parameters)
 
 
-def _prepare(spec: ShardSpec, experiment: Experiment) -> xr.Dataset:
+def _prepare(spec: ShardSpec, experiment) -> xr.Dataset:
     """What all shards need, always as it was stored."""
     prepared = read_whole(spec.prepared_path, spec.key)
     if prepared is None:
@@ -207,40 +192,16 @@ def _prepare(spec: ShardSpec, experiment: Experiment) -> xr.Dataset:
 
 
 def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
-    dataset = dataset.drop_encoding().assign_attrs(key=spec.key)
-    results.write(dataset.assign_attrs(checksum=_checksum(dataset)), path)
-
-
-def _covers(dataset: xr.Dataset, start: int, stop: int) -> bool:
-    """Whether the coordinate ``image`` is start..stop - 1."""
-    images = dataset.coords.get("image")
-    return images is not None and np.array_equal(images.values, np.arange(start, stop))
-
-
-def _checksum(dataset: xr.Dataset) -> str:
-    """SHA-256 of names, dimensions, types, values and attributes."""
-    digest = hashlib.sha256(_as_json(dataset.attrs))
-    for name, variable in sorted(dataset.variables.items()):
-        values = np.ascontiguousarray(variable.values)
-        text = values.dtype.kind in "OUT"  # NetCDF knows one kind of text
-        about = [name, variable.dims, values.shape, "text" if text else values.dtype.str]
-        digest.update(_as_json([about, variable.attrs, values.tolist() if text else None]))
-        if not text:
-            digest.update(values.data)
-    return digest.hexdigest()
-
-
-def _as_json(value) -> bytes:
-    """Canonical text; numbers that were stored come back as NumPy's."""
-    return json.dumps(value, sort_keys=True, default=lambda stored: stored.tolist()).encode()
+    """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
+    content = results.netcdf(dataset.drop_encoding().assign_attrs(key=spec.key))
+    results.write(content + hashlib.sha256(content).digest(), path)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(experiment: str, parameters: str) -> Experiment:
-    module, name = experiment.split(":")
-    return getattr(importlib.import_module(module), name)(json.loads(parameters))
+def _load(experiment: type, parameters: str):
+    return experiment(json.loads(parameters))
 
 
 @functools.lru_cache(maxsize=1)
-def _fingerprint(experiment: str, parameters: str) -> str:
+def _fingerprint(experiment: type, parameters: str) -> str:
     return _load(experiment, parameters).fingerprint()

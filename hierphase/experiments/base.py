@@ -1,0 +1,83 @@
+"""What all experiments are: a list of units, each measured alone from the parameters."""
+
+import hashlib
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import xarray as xr
+
+from hierphase.checks import all_names, positive_integer
+
+
+class Experiment:
+    """Something measured on many units: images, blocks of data, networks, draws of the rules.
+
+    A sweep computes ranges of units in any process, so that everything follows from the parameters.
+
+    Args:
+        parameters: those of a preset (JSON types), all of them.
+
+    Raises:
+        ValueError: a missing or unknown parameter, or an integer that is too small.
+
+    Attributes:
+        presets: name of each preset -> its parameters.
+        least: name of each integer parameter -> the smallest value that it may have.
+        unit_dimensions: the dimensions along which ranges of units are joined, the first of them
+            that of the units.
+    """
+
+    presets: ClassVar[dict[str, dict]]
+    least: ClassVar[dict[str, int]] = {}
+    unit_dimensions: ClassVar[tuple[str, ...]] = ("unit",)
+
+    def __init__(self, parameters: dict):
+        all_names(parameters, next(iter(self.presets.values())).keys())
+        for name, minimum in self.least.items():
+            positive_integer(name, parameters[name], minimum)
+        self.parameters = parameters
+
+    def __len__(self) -> int:
+        """Number of units."""
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        """Files (weights, ...) that the numbers depend on besides the parameters."""
+        return []
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the contents of all :meth:`files`."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def prepare(self) -> xr.Dataset:
+        """What all units need, computed once."""
+        return xr.Dataset()
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on units start..stop - 1.
+
+        Args:
+            start: first unit.
+            stop: one past the last.
+            prepared: what :meth:`prepare` gave.
+
+        Returns:
+            What :meth:`measure_unit` gives, along the first of ``unit_dimensions``.
+        """
+        (unit, *_), indices = self.unit_dimensions, np.arange(start, stop)
+        measured = [self.measure_unit(int(i), prepared) for i in indices]
+        together = xr.concat(measured, unit, data_vars="all", coords="minimal", join="exact")
+        return together.assign_coords({unit: indices})
+
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The experiment on unit i."""
+        raise NotImplementedError
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """The result: all units, and what is computed once from them."""
+        return merged

@@ -1,0 +1,116 @@
+"""Every experiment of the book by the name of its chapter, its presets, and how a chapter runs it.
+
+A new world, data set, network or preset is an entry of a table, here or in an experiment's file.
+"""
+
+from pathlib import Path
+
+import xarray as xr
+
+from hierphase.checks import unknown
+from hierphase.experiments.base import Experiment
+from hierphase.experiments.images import ImageExperiment
+from hierphase.experiments.learned_denoisers import DenoiserExperiment
+from hierphase.experiments.representations import ProbeExperiment
+from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
+from hierphase.parameters import check_values
+from hierphase.runs import results, sweep
+
+#: Chapter -> its experiments; each has presets of its own.
+EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
+    "correlations": (TreeCorrelations,),
+    "image-correlations": (ImageCorrelations,),
+    "imagenet-transition": (ImageExperiment,),
+    "learned-denoisers": (DenoiserExperiment,),
+    "probe-curves": (ProbeExperiment,),
+}
+
+
+def find(chapter: str, preset: str) -> tuple[type[Experiment], dict]:
+    """The experiment of a chapter that has the preset, and the preset's parameters.
+
+    Raises:
+        ValueError: an unknown experiment or preset; the message names the closest and all.
+    """
+    if chapter not in EXPERIMENTS:
+        raise ValueError(unknown("sweep", chapter, list(EXPERIMENTS)))
+    owner = {name: found for found in EXPERIMENTS[chapter] for name in found.presets}
+    if preset not in owner:
+        raise ValueError(unknown(f"preset of {chapter}", preset, list(owner)))
+    return owner[preset], dict(owner[preset].presets[preset])
+
+
+def all_parameters(chapter: str, preset: str, changes: dict | None = None) -> dict:
+    """The parameters of a preset with changes, as :func:`run_sweep` computes and stores them.
+
+    Args:
+        chapter: key of :data:`EXPERIMENTS`.
+        preset: one of its presets.
+        changes: values that differ.
+
+    Raises:
+        ValueError: an unknown experiment, preset or parameter, or a value of another type.
+    """
+    defaults = find(chapter, preset)[1]
+    return defaults | check_values(f"preset {preset}", defaults, changes or {})
+
+
+def run_sweep(
+    chapter: str,
+    preset: str,
+    changes: dict,
+    directory: Path | str,
+    shard_size: int = 16,
+    executor=None,
+) -> xr.Dataset:
+    """Run the experiment of a chapter on all its units, or finish a run that was interrupted.
+
+    Args:
+        chapter: key of :data:`EXPERIMENTS`.
+        preset: one of its presets.
+        changes: parameters that differ from the preset's.
+        directory: of the result; created if missing. All workers have to share it.
+        shard_size: units per shard; the result does not depend on it.
+        executor: a ``concurrent.futures.Executor`` (a process pool, ``Client.get_executor()`` of
+            Dask, ...), an executor of submitit, or None to compute in this process.
+
+    Returns:
+        The result, as :func:`hierphase.runs.results.load` gives it for all parameters of the run.
+
+    Raises:
+        ValueError: an unknown experiment, preset or parameter, or a bad value.
+        OSError: the directory cannot be written.
+        ShardError: shards failed; the others are kept, and the message names those that failed.
+        KeyboardInterrupt: interrupted; its message says what is kept.
+    """
+    parameters = all_parameters(chapter, preset, changes)
+    experiment, _ = find(chapter, preset)
+    return sweep.run_sweep(experiment, chapter, preset, parameters, directory, shard_size, executor)
+
+
+def result(
+    chapter: str,
+    preset: str,
+    changes: dict | None = None,
+    recompute: bool = False,
+    output: Path | str | None = None,
+    stored: Path | str | None = None,
+) -> xr.Dataset:
+    """The result of an experiment: loaded, or computed anew.
+
+    Args:
+        chapter: key of :data:`EXPERIMENTS`.
+        preset: one of its presets.
+        changes: parameters that differ from the preset's.
+        recompute: True runs the sweep in this process.
+        output: directory that receives what is computed; by default ``runs/recomputed``.
+        stored: directory to load from; by default that of the book.
+
+    Raises:
+        FileNotFoundError: there is no stored result.
+        ValueError: as for :func:`all_parameters`, or the stored result is of other parameters.
+    """
+    parameters = all_parameters(chapter, preset, changes)
+    if recompute:
+        return run_sweep(chapter, preset, parameters, output or "runs/recomputed")
+    return results.load(chapter, preset, parameters, stored)
