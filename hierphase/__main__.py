@@ -1,14 +1,13 @@
 """The command line: ``hierphase list``, ``run``, ``train``, ``sweep`` and ``convert-adm``."""
 
-import argparse
-import dataclasses
 import os
 import sys
-from pathlib import Path
+import textwrap
+
+import click
 
 from hierphase import __version__
-from hierphase.runs import chapters
-from hierphase.runs.executors import EXECUTORS, ShardError, open_executor
+from hierphase.runs import RunError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,17 +17,21 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 for a cell, a training or shards that failed, 2 for wrong usage, 130
-        after Ctrl-C.
+        The exit status: 0, 1 for a cell or shards that failed, 2 for wrong usage, 130 after Ctrl-C.
     """
     _open_standard_streams()
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options.command(options)
+        with commands.make_context("hierphase", arguments) as context:
+            commands.invoke(context)
+        return 0
+    except click.exceptions.Exit:  # after --help or --version
         return 0
     except KeyboardInterrupt as interrupt:
         status, message = 130, str(interrupt) or "interrupted"
-    except (chapters.CellError, ShardError) as error:
+    except click.UsageError as error:
+        status, message = 2, f"error: {error.format_message()}"
+    except RunError as error:
         status, message = 1, f"error: {error}"
     except (ValueError, OSError, ImportError) as error:
         status, message = 2, f"error: {error}"
@@ -54,78 +57,39 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hierphase", description="Run the book's experiments.")
-    parser.add_argument("--version", action="version", version=f"hierphase {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _parse_values(pairs: tuple[tuple[str, str], ...], defaults: dict) -> dict:
+    """The values of the options ``-p NAME VALUE``."""
+    from hierphase.parameters import parse_value
 
-    values = {
-        "nargs": 2,
-        "action": "append",
-        "default": [],
-        "dest": "values",
-        "metavar": ("NAME", "VALUE"),
-        "help": "set a parameter; VALUE is a Python literal. Repeat it for more parameters",
-    }
-    listing = commands.add_parser("list", help="show the chapters and their parameters")
-    listing.set_defaults(command=_list)
-
-    run = commands.add_parser("run", help="execute a chapter, with other parameters if you like")
-    run.add_argument("chapter", metavar="CHAPTER", help="as in `hierphase list`")
-    run.add_argument("-p", **values)
-    run.add_argument("--output", metavar="DIR", help="of what is left (default: runs/CHAPTER)")
-    run.set_defaults(command=_run)
-
-    train = commands.add_parser("train", help="train one of the book's models")
-    train.add_argument("name", metavar="NAME", help="which; an unknown one lists them")
-    train.add_argument("--output", metavar="DIR", help="receives the trained model")
-    train.add_argument("--steps", type=int, metavar="N", help="train for N steps")
-    train.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    train.set_defaults(command=_train)
-
-    sweep = commands.add_parser("sweep", help="run the experiment of a chapter on all its images")
-    sweep.add_argument("chapter", metavar="CHAPTER", help="an unknown one lists them")
-    sweep.add_argument("--preset", required=True, metavar="NAME", help="an unknown one lists them")
-    sweep.add_argument("-p", **values)
-    sweep.add_argument("--output", metavar="DIR", help="default: runs/CHAPTER-PRESET")
-    sweep.add_argument(
-        "--executor",
-        default="in-process",
-        metavar="NAME",
-        help=f"one of {', '.join(EXECUTORS)} (default: in-process)",
-    )
-    sweep.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="processes, Dask workers or SLURM jobs at once (default: one a core; SLURM: 256)",
-    )
-    sweep.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that is running")
-    sweep.add_argument(
-        "--slurm",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="an option of the SLURM jobs, such as partition, time (minutes) or gpus_per_node",
-    )
-    sweep.add_argument("--shard-size", type=int, default=16, metavar="N", help="default: 16")
-    sweep.set_defaults(command=_sweep)
-
-    convert = commands.add_parser(
-        "convert-adm",
-        help="turn a checkpoint of guided-diffusion into a diffusers model",
-        description="-p sets a flag of guided-diffusion that is not that of the unconditional "
-        "256x256 model, e.g. -p class_cond True",
-    )
-    convert.add_argument("checkpoint", metavar="CHECKPOINT", help="a .pt or .safetensors file")
-    convert.add_argument("output", metavar="OUTPUT_DIR", help="receives unet/ and scheduler/")
-    convert.add_argument("-p", **values)
-    convert.set_defaults(command=_convert_adm)
-    return parser
+    values = {}
+    for name, text in pairs:
+        if name in values:
+            raise ValueError(f"parameter {name} is given twice: {values[name]!r} and {text!r}")
+        values[name] = parse_value(text, defaults.get(name))
+    return values
 
 
-def _list(options: argparse.Namespace) -> None:
+def _pairs(flag: str, name: str, about: str):
+    return click.option(flag, name, nargs=2, multiple=True, metavar="NAME VALUE", help=about)
+
+
+_VALUES = _pairs("-p", "values", "Set a parameter; VALUE is a Python literal. Repeat it for more.")
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(no_args_is_help=False, context_settings=_SETTINGS)
+@click.version_option(__version__, message="hierphase %(version)s")
+def commands():
+    """Run the book's experiments."""
+
+
+@commands.command("list")
+def _list():
+    """Show the chapters and their parameters."""
+    from hierphase.runs import chapters
+
     for name in chapters.names():
         try:
             chapter = chapters.load(name)
@@ -133,65 +97,76 @@ def _list(options: argparse.Namespace) -> None:
             print(f"hierphase: error: {error}", file=sys.stderr)
             continue
         _print(f"{chapter.name}: {chapter.title}")
-        for parameter in chapter.parameters.values():
-            assignment = f"{parameter.name} = {parameter.default!r}"
-            comment = f"  # {parameter.comment}" if parameter.comment else ""
-            _print(f"    {assignment:<32}{comment}".rstrip())
+        _print(textwrap.indent(chapter.parameters, "    "))
 
 
-def _run(options: argparse.Namespace) -> None:
-    values = _parse_values(options.values, chapters.load(options.chapter).defaults)
-    _print(f"executed notebook: {chapters.run(options.chapter, values, options.output)}")
+@commands.command("run")
+@click.argument("chapter")
+@_VALUES
+@click.option("--output", metavar="DIR", help="Of what is left; by default runs/CHAPTER.")
+def _run(chapter, values, output):
+    """Execute a chapter, with other parameters if you like."""
+    from hierphase.runs import chapters
+
+    values = _parse_values(values, chapters.load(chapter).defaults)
+    _print(f"executed notebook: {chapters.run(chapter, values, output)}")
 
 
-def _parse_values(pairs: list[list[str]], defaults: dict) -> dict:
-    """The values of the options ``-p NAME VALUE``."""
-    values = {}
-    for name, text in pairs:
-        if name in values:
-            raise ValueError(f"parameter {name} is given twice: {values[name]!r} and {text!r}")
-        values[name] = chapters.parse_value(text, defaults.get(name))
-    return values
-
-
-def _train(options: argparse.Namespace) -> None:
+@commands.command("train")
+@click.argument("name")
+@click.option("--output", metavar="DIR", help="Receives the trained model.")
+@click.option("--steps", type=int, help="Train for N steps.")
+@click.option("--seed", type=int, default=0)
+def _train(name, output, steps, seed):
+    """Train one of the book's models. An unknown NAME lists them."""
     from hierphase.networks import catalogue
 
-    catalogue.train(options.name, options.output, options.steps, options.seed)
+    catalogue.train(name, output, steps, seed)
 
 
-def _convert_adm(options: argparse.Namespace) -> None:
+@commands.command("sweep")
+@click.argument("chapter")
+@click.option("--preset", required=True, metavar="NAME", help="An unknown one lists them.")
+@_VALUES
+@click.option("--output", metavar="DIR", help="By default runs/CHAPTER-PRESET.")
+@click.option("--executor", default="in-process", help="Or processes, dask or slurm.")
+@click.option("--workers", type=int, help="At once; by default one a core, of SLURM's jobs 256.")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running.")
+@_pairs("--slurm", "slurm", "An option of SLURM jobs: partition, time (minutes), gpus_per_node ...")
+@click.option("--shard-size", type=int, default=16)
+def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm, shard_size):
+    """Run the experiment of a chapter on all its images. An unknown CHAPTER lists them."""
+    from hierphase.experiments import registry
+    from hierphase.runs import results
+    from hierphase.runs.executors import open_executor
+
+    values = _parse_values(values, registry.all_parameters(chapter, preset))
+    output = output or f"runs/{chapter}-{preset}"
+    slurm = _parse_values(slurm, {})
+    with open_executor(executor, output, workers, scheduler, slurm) as opened:
+        registry.run_sweep(chapter, preset, values, output, shard_size, opened)
+    _print(f"result: {results.result_path(chapter, preset, output)}")
+
+
+@commands.command("convert-adm")
+@click.argument("checkpoint")
+@click.argument("output", metavar="OUTPUT_DIR", type=click.Path(file_okay=False))
+@_VALUES
+def _convert_adm(checkpoint, output, values):
+    """Turn a checkpoint of guided-diffusion into a diffusers model.
+
+    CHECKPOINT is a .pt or .safetensors file; OUTPUT_DIR receives unet/ and scheduler/. -p sets a
+    flag of guided-diffusion that is not that of the unconditional 256x256 model, e.g. -p class_cond
+    True.
+    """
     from diffusers import DDPMPipeline
 
     from hierphase.diffusion.guided_diffusion import load_adm
     from hierphase.diffusion.guided_diffusion_flags import ADMFlags
 
-    if Path(options.output).is_file():
-        raise ValueError(f"{options.output} is a file: give a directory for the model")
-    defaults = {field.name: field.default for field in dataclasses.fields(ADMFlags)}
-    unet, scheduler = load_adm(options.checkpoint, **_parse_values(options.values, defaults))
-    DDPMPipeline(unet, scheduler).save_pretrained(options.output)
-    _print(f"diffusers model: {options.output}")
-
-
-def _sweep(options: argparse.Namespace) -> None:
-    from hierphase.experiments import registry
-    from hierphase.runs import results
-
-    chapter, preset = options.chapter, options.preset
-    values = _parse_values(options.values, registry.find(chapter, preset)[1])
-    registry.all_parameters(chapter, preset, values)
-    output = options.output or f"runs/{chapter}-{preset}"
-    executor = open_executor(
-        options.executor,
-        output,
-        options.workers,
-        options.scheduler,
-        _parse_values(options.slurm, {}),
-    )
-    with executor as opened:
-        registry.run_sweep(chapter, preset, values, output, options.shard_size, opened)
-    _print(f"result: {results.result_path(chapter, preset, output)}")
+    unet, scheduler = load_adm(checkpoint, **_parse_values(values, vars(ADMFlags())))
+    DDPMPipeline(unet, scheduler).save_pretrained(output)
+    _print(f"diffusers model: {output}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import nbformat
 import yaml
 from nbval.plugin import coalesce_streams
 
+from hierphase.parameters import check_values
 from hierphase.runs import chapters
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
@@ -30,9 +31,7 @@ def small_parameters(path=NOTEBOOKS / "parameters.yml"):
     if sorted(wanted) != known:
         raise ValueError(f"{path} names the chapters {sorted(wanted)}, the book has {known}")
     return {
-        name: chapters.check_values(
-            f"chapter {name}", chapters.load(name).defaults, wanted[name] or {}
-        )
+        name: check_values(f"chapter {name}", chapters.load(name).defaults, wanted[name] or {})
         for name in known
     }
 

@@ -10,8 +10,8 @@ def test_list(book, capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "tree: A chapter about trees"
-    assert lines[1].split() == ["L", "=", "10", "#", "depth"]
-    assert len(lines) == 7
+    assert lines[1] == "    L = 10  # depth"
+    assert len(lines) == 8
 
 
 def test_run(book, tmp_path, capsys):
@@ -29,6 +29,13 @@ def test_run(book, tmp_path, capsys):
         (["run", "tree", "-p", "L", "3", "-p", "L", "4"], 2, "given twice: 3 and '4'"),
         (["run", "tree", "--output", "book/tree.md"], 2, "book/tree.md"),
         (["run", "tree", "-p", "L", "-1"], 1, "cell [4] of chapter tree failed"),
+        ([], 2, "Missing command"),
+        (["rum", "tree"], 2, "No such command 'rum'. Did you mean 'run'?"),
+        (["run"], 2, "Missing argument 'CHAPTER'"),
+        (["run", "tree", "-p", "L"], 2, "'-p' requires 2 arguments"),
+        (["run", "tree", "--outptu", "there"], 2, "Did you mean '--output'?"),
+        (["sweep", "tree"], 2, "Missing option '--preset'"),
+        (["train", "digits", "--steps", "few"], 2, "'--steps': 'few' is not a valid integer"),
         (["train", "digit"], 2, "unknown training 'digit' (did you mean 'digits'?); known: "),
     ],
 )
@@ -37,6 +44,14 @@ def test_errors(book, capsys, arguments, status, message):
     error = capsys.readouterr().err
     assert error.startswith("hierphase: error: ")
     assert message in error
+    assert status == 1 or error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["sweep", "--help"]])
+def test_help(capsys, words):
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert "hierphase" in shown.out and not shown.err
 
 
 def test_train_passes_its_options_on(monkeypatch):

@@ -13,7 +13,8 @@ from hierphase.experiments.images import ImageExperiment
 from hierphase.experiments.learned_denoisers import DenoiserExperiment
 from hierphase.experiments.representations import ProbeExperiment
 from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
-from hierphase.runs import chapters, results, sweep
+from hierphase.parameters import check_values
+from hierphase.runs import results, sweep
 
 #: Chapter -> its experiments; each has presets of its own.
 EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
@@ -51,7 +52,7 @@ def all_parameters(chapter: str, preset: str, changes: dict | None = None) -> di
         ValueError: an unknown experiment, preset or parameter, or a value of another type.
     """
     defaults = find(chapter, preset)[1]
-    return defaults | chapters.check_values(f"preset {preset}", defaults, changes or {})
+    return defaults | check_values(f"preset {preset}", defaults, changes or {})
 
 
 def run_sweep(

@@ -2,3 +2,7 @@
 
 Nothing here knows an experiment by name.
 """
+
+
+class RunError(RuntimeError):
+    """What was to be run has failed part of the way: a cell of a chapter, shards of a sweep."""

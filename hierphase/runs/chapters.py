@@ -6,15 +6,14 @@ what the chapter computes.
 """
 
 import ast
-import contextlib
 import dataclasses
 import functools
 import io
-import json
 import os
 import re
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -23,18 +22,11 @@ import nbformat
 from ipykernel.kernelspec import write_kernel_spec
 
 from hierphase.checks import unknown, utf8
+from hierphase.parameters import check_values
+from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
 
 _TAGGED = re.compile(rb"tags:.*\bparameters\b")
-
-
-@dataclasses.dataclass(frozen=True)
-class Parameter:
-    """One line of a chapter's parameters cell: ``name = default  # comment``."""
-
-    name: str
-    default: object
-    comment: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +36,19 @@ class Chapter:
     Attributes:
         name: its file name without ``.md``.
         title: its first heading.
-        parameters: name -> :class:`Parameter`, in the order of the chapter.
+        parameters: its parameters cell, as text.
+        defaults: parameter -> default, in the order of the chapter.
         notebook: its cells.
     """
 
     name: str
     title: str
-    parameters: dict[str, Parameter]
+    parameters: str
+    defaults: dict[str, object]
     notebook: nbformat.NotebookNode
 
-    @property
-    def defaults(self) -> dict[str, object]:
-        """Name -> default of every parameter."""
-        return {parameter.name: parameter.default for parameter in self.parameters.values()}
 
-
-class CellError(RuntimeError):
+class CellError(RunError):
     """A cell of a chapter failed, or its kernel died."""
 
 
@@ -79,80 +68,21 @@ def load(name: str) -> Chapter:
     if name not in names():
         raise ValueError(unknown("chapter", name, names()))
     path = book_directory() / f"{name}.md"
-    source = path.read_bytes()
     try:
-        notebook = jupytext.reads(source.decode(), fmt={"extension": ".md"})
-    except UnicodeDecodeError as error:
-        line = source.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: {error.reason}; a page is UTF-8 text") from None
-    except Exception as error:  # no limit to what a damaged header makes the readers raise
+        notebook = jupytext.read(path)
+    except Exception as error:  # no limit to what a damaged page makes the readers raise
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    headings = (
-        line
-        for cell in notebook.cells
-        for line in cell.source.splitlines()
-        if cell.cell_type == "markdown" and line.startswith("# ")
-    )
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    heading = re.search("^# (.+)", prose, re.MULTILINE)
+    tagged = (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    parameters = next(tagged, "")
     return Chapter(
         name=name,
-        title=next(headings, name).removeprefix("# ").strip(),
-        parameters=_read_parameters(path, cells[0].source) if cells else {},
+        title=heading[1].strip() if heading else name,
+        parameters=parameters,
+        defaults=_defaults(path, parameters),
         notebook=notebook,
     )
-
-
-def parse_value(text: str, default: object) -> object:
-    """A parameter's value as written on the command line.
-
-    Args:
-        text: a Python literal or JSON (``true``, ``null``, ``{"a": null}``); anything else is text.
-        default: the parameter's default. Where it is text, ``text`` needs no quotes, but ``None``
-            is None.
-
-    Returns:
-        The value; :func:`check_values` compares its type with that of the default.
-    """
-    value = text
-    for read in (ast.literal_eval, functools.partial(json.loads, parse_constant=ast.literal_eval)):
-        with contextlib.suppress(ValueError, SyntaxError):
-            value = read(text)
-            break
-    return text if isinstance(default, str) and not isinstance(value, str | None) else value
-
-
-def check_values(owner: str, defaults: dict, values: dict) -> dict:
-    """Values for parameters, with the types of the defaults.
-
-    An integer serves where the default is a float, None where it is text, anything where it is
-    None.
-
-    Args:
-        owner: what has the parameters, in words ("chapter bp-theory").
-        defaults: parameter -> default, all of them.
-        values: parameter -> value.
-
-    Returns:
-        The values, tuples turned into lists (neither a notebook nor JSON has tuples).
-
-    Raises:
-        ValueError: an unknown parameter, or a value that is not of the default's type.
-    """
-    checked = {}
-    for name, value in values.items():
-        if name not in defaults:
-            shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
-            raise ValueError(unknown(f"parameter of {owner}", name, shown))
-        default = defaults[name]
-        utf8(f"parameter {name} of {owner}:", value)
-        try:
-            checked[name] = _convert(value, default)
-        except TypeError as error:
-            raise ValueError(
-                f"parameter {name} of {owner} is of type "
-                f"{type(default).__name__} (default {default!r}); {error}"
-            ) from None
-    return checked
 
 
 def run(name: str, values: dict, output: Path | str | None = None) -> Path:
@@ -187,7 +117,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     except (CellError, KeyboardInterrupt) as error:
         older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
         kept = f"; of an earlier run: {', '.join(older)}" if older else ""
-        raise type(error)(f"{error}{kept}") from None
+        raise type(error)(f"{error}\nwhat was done until then: {notebook}{kept}") from None
     return notebook
 
 
@@ -212,7 +142,6 @@ def execute(
     import papermill
 
     clean_kernel()
-    kept = f"\nwhat was done until then: {notebook}" if notebook else ""
     printed = io.StringIO()
     try:
         return papermill.execute_notebook(
@@ -228,18 +157,16 @@ def execute(
             resources={"metadata": {"path": str(cwd)}},
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted{kept}") from None
+        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted") from None
     except papermill.PapermillExecutionError as error:
-        lines = error.source.strip().splitlines()
-        lines = lines[:5] + ["..."] * (len(lines) > 5)
-        source = "\n".join(f"    {line}" for line in lines)
+        source = textwrap.indent("\n".join(error.source.strip().splitlines()[:5]), "    ")
         last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
         reason = f"{error.ename}: {error.evalue}" if error.traceback else last
         raise CellError(
-            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}{kept}"
+            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}"
         ) from None
     except RuntimeError as error:
-        raise CellError(f"the kernel of chapter {chapter.name} died: {error}{kept}") from None
+        raise CellError(f"the kernel of chapter {chapter.name} died: {error}") from None
 
 
 @functools.cache
@@ -274,36 +201,17 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
     return temporary
 
 
-def _read_parameters(path: Path, source: str) -> dict[str, Parameter]:
-    """The parameters of the cell ``source`` of a page."""
-    lines, number, parameters = source.splitlines(), 1, {}
+def _defaults(path: Path, source: str) -> dict[str, object]:
+    """Parameter -> default, of the parameters cell ``source`` of a page."""
+    statement, defaults = None, {}
     try:
         for statement in ast.parse(source).body:
-            number = statement.lineno
             (target,) = statement.targets
-            default = ast.literal_eval(statement.value)
-            after = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
-            parameters[target.id] = Parameter(target.id, default, after.lstrip(" #"))
+            defaults[target.id] = ast.literal_eval(statement.value)
     except (AttributeError, ValueError, SyntaxError) as error:
-        line = lines[getattr(error, "lineno", number) - 1]
-        before = path.read_text(encoding="utf-8").partition(f"\n{line}\n")[0]
+        wrong = getattr(error, "text", None) or ast.get_source_segment(source, statement) or source
         raise ValueError(
-            f"{path}, line {before.count(chr(10)) + 2}: {line!r} is not `name = literal`, as the "
-            "lines of a parameters cell have to be"
+            f"{path}: {wrong.strip()!r} is not `name = literal`, as the lines of a parameters cell "
+            "have to be"
         ) from None
-    return parameters
-
-
-def _convert(value: object, default: object) -> object:
-    """``value`` with the type of ``default``; TypeError where it has another."""
-    value, default = (list(x) if isinstance(x, tuple) else x for x in (value, default))
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if default is None or (value is None and isinstance(default, str)):
-        return value
-    if type(value) is not type(default):
-        raise TypeError(f"{value!r} is of type {type(value).__name__}")
-    if isinstance(default, list) and default:
-        example = next((item for item in default if isinstance(item, float)), default[0])
-        return [_convert(item, example) for item in value]
-    return value
+    return defaults

@@ -17,17 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hierphase.checks import positive_integer, unknown
+from hierphase.runs import RunError
 
 #: Names that :func:`open_executor` takes.
 EXECUTORS = ("in-process", "processes", "dask", "slurm")
 POLL_SECONDS = 2  # between two looks at the queue of SLURM
 
 
-class ShardError(RuntimeError):
+class ShardError(RunError):
     """Some shards of a sweep could not be computed."""
 
 
-@contextlib.contextmanager
 def open_executor(
     name: str,
     directory: Path | str,
@@ -35,7 +35,7 @@ def open_executor(
     scheduler: str | None = None,
     slurm: dict | None = None,
 ):
-    """An executor for ``run_sweep``, shut down at the end of the ``with`` block.
+    """An executor for ``run_sweep`` as a context manager, which shuts it down at its end.
 
     Args:
         name: one of :data:`EXECUTORS`.
@@ -46,8 +46,8 @@ def open_executor(
         slurm: options of a SLURM job, named as submitit's ``SlurmExecutor`` names them
             (``partition``, ``gpus_per_node``, ``mem``, ...); ``time`` in minutes is 60 by default.
 
-    Yields:
-        None for ``in-process``, else what :func:`outcomes` takes.
+    Returns:
+        A context manager that gives what :func:`outcomes` takes: None for ``in-process``.
 
     Raises:
         ValueError: an unknown executor or SLURM option, an option of another executor, a package
@@ -57,26 +57,23 @@ def open_executor(
     if name not in EXECUTORS:
         raise ValueError(unknown("executor", name, list(EXECUTORS)))
     misplaced = {
-        "--workers": workers is not None and (name == "in-process" or scheduler is not None),
+        "--workers": workers is not None and name == "in-process",
+        "--workers beside --scheduler": workers is not None and scheduler is not None,
         "--scheduler": scheduler is not None and name != "dask",
         "--slurm": bool(slurm) and name != "slurm",
     }
     for option, wrong in misplaced.items():
         if wrong:
-            beside = " with --scheduler" if scheduler is not None and name == "dask" else ""
-            raise ValueError(f"executor {name}{beside} has no use for {option}")
+            raise ValueError(f"executor {name} has no use for {option}")
     if workers is not None:
         workers = positive_integer("workers", workers)
     if name == "in-process":
-        yield None
-    elif name == "processes":
-        with _process_pool(workers) as pool:
-            yield pool
-    elif name == "dask":
-        with _dask_client(workers, scheduler) as client:
-            yield client.get_executor(pure=False)  # a shard that was lost has to be called again
-    else:
-        yield _slurm_executor(Path(directory).resolve() / "slurm", workers, slurm or {})
+        return contextlib.nullcontext()
+    if name == "processes":
+        return _process_pool(workers)
+    if name == "dask":
+        return _dask(workers, scheduler)
+    return contextlib.nullcontext(_slurm(Path(directory).resolve() / "slurm", workers, slurm or {}))
 
 
 def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object, str | None]]:
@@ -114,7 +111,7 @@ def _attempt(function: Callable, item) -> str | None:
     try:
         function(item)
     except Exception as error:
-        return _in_words(error)
+        return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -123,11 +120,7 @@ def _outcome(call) -> str | None:
     try:
         return call.result()
     except Exception as error:
-        return _in_words(error)
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
@@ -186,21 +179,14 @@ def _follow_parent() -> None:
 
 
 @contextlib.contextmanager
-def _dask_client(workers: int | None, scheduler: str | None):
+def _dask(workers: int | None, scheduler: str | None):
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     distributed = _import_extra("distributed")
-    with contextlib.ExitStack() as stack:
-        if scheduler is None:
-            scheduler = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers or os.cpu_count(),
-                    threads_per_worker=1,
-                    dashboard_address=None,
-                )
-            )
-        yield stack.enter_context(distributed.Client(scheduler))
+    with distributed.Client(scheduler, **({} if scheduler else local)) as client:
+        yield client.get_executor(pure=False)  # a shard that was lost has to be called again
 
 
-def _slurm_executor(folder: Path, workers: int | None, options: dict):
+def _slurm(folder: Path, workers: int | None, options: dict):
     submitit = _import_extra("submitit")
     try:
         executor = submitit.SlurmExecutor(folder)
@@ -208,8 +194,8 @@ def _slurm_executor(folder: Path, workers: int | None, options: dict):
         raise ValueError(
             "executor slurm needs the commands of SLURM (sbatch, srun, squeue) on this machine"
         ) from None
-    parallel = {} if workers is None else {"array_parallelism": workers}
-    executor.update_parameters(**{"job_name": "hierphase", "time": 60} | parallel | options)
+    ours = {"job_name": "hierphase", "time": 60, "array_parallelism": workers or 256}
+    executor.update_parameters(**ours | options)
     return executor
 
 
@@ -219,28 +205,23 @@ def _job_outcomes(executor, function, items):
     The queue itself is asked what has ended: SLURM's accounting, which submitit asks, is not
     everywhere switched on, and without it a cancelled job would be waited for without end.
     """
-    submitit = _import_extra("submitit")
+    import submitit
+
     calls = executor.map_array(_attempt, [function] * len(items), items)
     jobs = dict(zip(calls, items, strict=True))
+    on_slurm = isinstance(executor, submitit.SlurmExecutor)
     try:
         while jobs:
-            queue = _slurm_queue() if isinstance(executor, submitit.SlurmExecutor) else None
+            queue = _slurm_queue() if on_slurm else None
             os.listdir(executor.folder)  # else NFS may hide new files for a minute
             for job in list(jobs):
-                if isinstance(job, submitit.SlurmJob):
-                    ended = queue is not None and job.job_id not in queue
-                else:
-                    ended = job.done()
+                ended = queue is not None and job.job_id not in queue if on_slurm else job.done()
                 if job.paths.result_pickle.exists():
                     yield jobs.pop(job), _outcome(job)
                 elif ended:
-                    yield (
-                        jobs.pop(job),
-                        (
-                            f"job {job.job_id} ended without a result (cancelled? out of time or "
-                            f"memory?); its output: {job.paths.stderr}"
-                        ),
-                    )
+                    reason = "ended without a result (cancelled? out of time or memory?)"
+                    output = f"its output: {job.paths.stderr}"
+                    yield jobs.pop(job), f"job {job.job_id} {reason}; {output}"
             if jobs:
                 time.sleep(POLL_SECONDS)
     finally:

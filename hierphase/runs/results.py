@@ -48,11 +48,7 @@ def result_path(chapter: str, preset: str, directory: Path | str) -> Path:
 
 
 def save(
-    dataset: xr.Dataset,
-    chapter: str,
-    preset: str,
-    parameters: dict,
-    directory: Path | str,
+    dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, directory: Path | str
 ) -> Path:
     """Write ``dataset`` with its provenance, atomically (a reader sees all of it or nothing).
 

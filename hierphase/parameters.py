@@ -1,0 +1,73 @@
+"""Parameters as users write them: read from text, and held against their defaults."""
+
+import ast
+import contextlib
+import functools
+import json
+
+from hierphase.checks import unknown, utf8
+
+
+def parse_value(text: str, default: object) -> object:
+    """A parameter's value as written on the command line.
+
+    Args:
+        text: a Python literal or JSON (``true``, ``null``, ``{"a": null}``); anything else is text.
+        default: the parameter's default. Where it is text, ``text`` needs no quotes, but ``None``
+            is None.
+
+    Returns:
+        The value; :func:`check_values` compares its type with that of the default.
+    """
+    value = text
+    for read in (ast.literal_eval, functools.partial(json.loads, parse_constant=ast.literal_eval)):
+        with contextlib.suppress(ValueError, SyntaxError):
+            value = read(text)
+            break
+    return text if isinstance(default, str) and not isinstance(value, str | None) else value
+
+
+def check_values(owner: str, defaults: dict, values: dict) -> dict:
+    """Values for parameters, with the types of the defaults.
+
+    An integer serves where the default is a float, None where it is text, anything where it is
+    None.
+
+    Args:
+        owner: what has the parameters, in words ("chapter bp-theory").
+        defaults: parameter -> default, all of them.
+        values: parameter -> value.
+
+    Returns:
+        The values, tuples turned into lists (neither a notebook nor JSON has tuples).
+
+    Raises:
+        ValueError: an unknown parameter, or a value that is not of the default's type.
+    """
+    for name in values:
+        if name not in defaults:
+            shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
+            raise ValueError(unknown(f"parameter of {owner}", name, shown))
+        utf8(f"parameter {name} of {owner}:", values[name])
+    return {
+        name: _convert(f"parameter {name} of {owner}", value, defaults[name])
+        for name, value in values.items()
+    }
+
+
+def _convert(whose: str, value: object, default: object) -> object:
+    """``value`` with the type of ``default``."""
+    value, default = (list(x) if isinstance(x, tuple) else x for x in (value, default))
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if default is None or (value is None and isinstance(default, str)):
+        return value
+    if type(value) is not type(default):
+        kinds = [type(x).__name__ for x in (default, value)]
+        raise ValueError(
+            f"{whose} is of type {kinds[0]} (default {default!r}); {value!r} is of type {kinds[1]}"
+        )
+    if isinstance(default, list) and default:
+        example = next((item for item in default if isinstance(item, float)), default[0])
+        return [_convert(f"an item of {whose}", item, example) for item in value]
+    return value
