@@ -125,6 +125,12 @@ def unknown(kind: str, name: str, known: dict[str, str] | list[str]) -> str:
     return f"unknown {kind} {name!r}{question}; known: {', '.join(shown) or 'none'}"
 
 
+def check_known(kind: str, name: str, known: dict | list | tuple) -> None:
+    """Raise a ValueError with the message of :func:`unknown` unless ``name`` is in ``known``."""
+    if name not in known:
+        raise ValueError(unknown(kind, name, list(known)))
+
+
 def all_names(parameters, expected) -> None:
     """Raise a ValueError unless the dictionary ``parameters`` has exactly the keys ``expected``."""
     if parameters.keys() != expected:

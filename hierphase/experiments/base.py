@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from hierphase.checks import all_names, positive_integer
+from hierphase.checks import all_names, check_known, positive_integer
 
 
 class Experiment:
@@ -24,18 +24,22 @@ class Experiment:
     Attributes:
         presets: name of each preset -> its parameters.
         least: name of each integer parameter -> the smallest value that it may have.
+        choices: name of a parameter -> the names that it may be.
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
             that of the units.
     """
 
     presets: ClassVar[dict[str, dict]]
     least: ClassVar[dict[str, int]] = {}
+    choices: ClassVar[dict[str, dict | tuple]] = {}
     unit_dimensions: ClassVar[tuple[str, ...]] = ("unit",)
 
     def __init__(self, parameters: dict):
         all_names(parameters, next(iter(self.presets.values())).keys())
         for name, minimum in self.least.items():
             positive_integer(name, parameters[name], minimum)
+        for name, known in self.choices.items():
+            check_known(name, parameters[name], known)
         self.parameters = parameters
 
     def __len__(self) -> int:

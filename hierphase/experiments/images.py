@@ -14,31 +14,12 @@ import numpy as np
 import torch
 import xarray as xr
 
+from hierphase.analysis import representations
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
-from hierphase.analysis.representations import (
-    Moments,
-    as_dataset,
-    fit_standardisers,
-    from_dataset,
-    layer_similarity,
-)
+from hierphase.checks import check_known
+from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.worlds import (
-    DATASETS,
-    FLAT_MIXTURE,
-    PRECISIONS,
-    Denoised,
-    ImageWorld,
-    flat_world,
-    stored_model,
-    trained_world,
-)
-from hierphase.networks.classifiers import (
-    PAPER_LAYERS,
-    ConvClassifier,
-    class_probabilities,
-    torchvision_classifier,
-)
+from hierphase.networks import classifiers
 from hierphase.seeds import derived_generator
 
 N_TOP = 5  # most likely classes that are stored for every image
@@ -71,13 +52,12 @@ PRESETS = {
     "imagenet": _BOOK | {
         "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
         "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
-        "layers": list(PAPER_LAYERS), "n_times": 10, "num_inference_steps": 250,
+        "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "num_inference_steps": 250,
         "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
 }  # fmt: skip
-PRESETS |= {
-    f"flat-{name}": PRESETS[name] | {"model": FLAT_MIXTURE, "n_shown": 10} for name in DATASETS
-}
+for _name in worlds.DATASETS:
+    PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
 
 
 class ImageExperiment(Experiment):
@@ -120,40 +100,35 @@ class ImageExperiment(Experiment):
         "n_shown": 0,
     }  # fmt: skip
 
+    choices: ClassVar = {"precision": worlds.PRECISIONS}
+
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        if parameters["precision"] not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {parameters['precision']!r}"
-            )
         if len(parameters["layers"]) < 2:
             raise ValueError(f"layers must name at least two, got {parameters['layers']}")
-        if parameters["model"] == FLAT_MIXTURE and parameters["images"] not in DATASETS:
-            raise ValueError(
-                f"a {FLAT_MIXTURE} needs images to be one of {', '.join(DATASETS)}, got "
-                f"{parameters['images']!r}"
-            )
+        if parameters["model"] == worlds.FLAT_MIXTURE:
+            check_known("images of a flat mixture", parameters["images"], worlds.DATASETS)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __len__(self) -> int:
         return len(self.world.labels)
 
     @cached_property
-    def world(self) -> ImageWorld:
+    def world(self) -> worlds.ImageWorld:
         """The starting images, and how they are denoised."""
-        flat = self.parameters["model"] == FLAT_MIXTURE
-        make = flat_world if flat else trained_world
+        flat = self.parameters["model"] == worlds.FLAT_MIXTURE
+        make = worlds.flat_world if flat else worlds.trained_world
         return make(self.parameters, self.generators, self.device)
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
         """Maps images (n, channels, height, width) to class logits."""
         name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
-        directory = stored_model(name)
+        directory = worlds.stored_model(name)
         if directory is None:
-            classifier = torchvision_classifier(name, weights)
+            classifier = classifiers.torchvision_classifier(name, weights)
         else:
-            classifier = ConvClassifier.from_pretrained(directory)
+            classifier = classifiers.ConvClassifier.from_pretrained(directory)
         return classifier.to(self.device).eval()
 
     def times(self) -> torch.Tensor:
@@ -163,7 +138,7 @@ class ImageExperiment(Experiment):
 
     def files(self) -> list[Path]:
         """Those of denoiser and classifier, but for torchvision's, which its name fixes."""
-        paths = [stored_model(self.parameters[name]) for name in ("model", "classifier")]
+        paths = [worlds.stored_model(self.parameters[name]) for name in ("model", "classifier")]
         return [
             file
             for path in paths
@@ -186,16 +161,18 @@ class ImageExperiment(Experiment):
             if self.world.held_out is not None
             else (self.world.starts(rows[i : i + 64])[0] for i in rows[::64])
         )
-        moments = Moments()
+        moments = representations.Moments()
 
         def watched():
             for batch in batches:
                 moments.update(batch.flatten(1))
                 yield batch.to(self.device)
 
-        scales = fit_standardisers(self.classifier, watched(), self.parameters["layers"])
+        scales = representations.fit_standardisers(
+            self.classifier, watched(), self.parameters["layers"]
+        )
         mean_image = moments.standardiser().mean.reshape(self.world.starts(range(1))[0].shape[1:])
-        return as_dataset(scales).assign(
+        return representations.as_dataset(scales).assign(
             mean_image=(("colour", "row", "column"), mean_image.cpu().numpy())
         )
 
@@ -206,7 +183,7 @@ class ImageExperiment(Experiment):
 
     def round_trips(
         self, start: int, stop: int, timesteps: Sequence[int]
-    ) -> tuple[torch.Tensor, Denoised]:
+    ) -> tuple[torch.Tensor, worlds.Denoised]:
         """Images start..stop - 1, and their x̂0(t), on the experiment's device.
 
         Args:
@@ -242,11 +219,12 @@ class ImageExperiment(Experiment):
         """
         times = self.times()
         x0, (samples, _, true_class) = self.round_trips(start, stop, times.tolist())
-        probability = torch.stack([class_probabilities(self.classifier, x) for x in samples]).cpu()
+        probability = [classifiers.class_probabilities(self.classifier, x) for x in samples]
+        probability = torch.stack(probability).cpu()
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
-        scales = from_dataset(prepared, self.device)
-        layers = layer_similarity(self.classifier, x0, samples, scales)
+        scales = representations.from_dataset(prepared, self.device)
+        layers = representations.layer_similarity(self.classifier, x0, samples, scales)
         mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
         n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
         shown = max(0, min(stop, self.parameters["n_shown"]) - start)

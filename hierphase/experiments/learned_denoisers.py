@@ -13,15 +13,11 @@ import numpy as np
 import torch
 import xarray as xr
 
+from hierphase.checks import check_known
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.experiments.base import Experiment
+from hierphase.networks import rhm_catalogue
 from hierphase.networks.catalogue import model_directory
-from hierphase.networks.rhm_catalogue import (
-    TREE_DENOISERS,
-    TREE_SIZES,
-    tree_denoiser_name,
-    tree_rhm,
-)
 from hierphase.rhm.bayes_denoiser import BayesDenoiser
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler, encode
@@ -37,7 +33,7 @@ PRESETS = {
     "tree": {
         "sizes": {
             "unet": [
-                list(TREE_SIZES),
+                list(rhm_catalogue.TREE_SIZES),
                 [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192],
             ],
             "transformer": [[128, 512, 2048, 8192]],
@@ -72,7 +68,7 @@ class Entry:
     @property
     def trained(self) -> str:
         """Name of the training."""
-        return tree_denoiser_name(self.architecture, self.P, self.draw)
+        return rhm_catalogue.tree_denoiser_name(self.architecture, self.P, self.draw)
 
 
 class DenoiserExperiment(Experiment):
@@ -97,10 +93,7 @@ class DenoiserExperiment(Experiment):
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         for architecture in parameters["sizes"]:
-            if architecture not in TREE_DENOISERS:
-                raise ValueError(
-                    f"sizes must be for {' or '.join(TREE_DENOISERS)}, got {architecture!r}"
-                )
+            check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
         self.scheduler = ddpm_scheduler()
 
     @cached_property
@@ -155,11 +148,11 @@ class DenoiserExperiment(Experiment):
             (datum) the same of held-out data; -1 without a training set.
         """
         entry, T = self.entries[i], self.scheduler.config.num_train_timesteps
-        rhm = tree_rhm(entry.draw)
+        rhm = rhm_catalogue.tree_rhm(entry.draw)
         data = TreeData(rhm, P=entry.P)
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
         if entry.architecture != "bayes":
-            network = TREE_DENOISERS[entry.architecture]
+            network = rhm_catalogue.TREE_DENOISERS[entry.architecture]
             model = network.from_pretrained(model_directory(entry.trained)).float().eval()
         losses, generated = self._losses(model, bayes, data), self._generated(model, data)
         about = xr.Dataset(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from hierphase.checks import unknown
+from hierphase.checks import check_known
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import ImageExperiment
 from hierphase.experiments.learned_denoisers import DenoiserExperiment
@@ -32,11 +32,9 @@ def find(chapter: str, preset: str) -> tuple[type[Experiment], dict]:
     Raises:
         ValueError: an unknown experiment or preset; the message names the closest and all.
     """
-    if chapter not in EXPERIMENTS:
-        raise ValueError(unknown("sweep", chapter, list(EXPERIMENTS)))
+    check_known("sweep", chapter, EXPERIMENTS)
     owner = {name: found for found in EXPERIMENTS[chapter] for name in found.presets}
-    if preset not in owner:
-        raise ValueError(unknown(f"preset of {chapter}", preset, list(owner)))
+    check_known(f"preset of {chapter}", preset, owner)
     return owner[preset], dict(owner[preset].presets[preset])
 
 

@@ -13,16 +13,10 @@ import numpy as np
 import torch
 import xarray as xr
 
+from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
-from hierphase.analysis.representations import (
-    activations,
-    as_dataset,
-    fit_standardisers,
-    from_dataset,
-    layer_similarity,
-)
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.checks import fraction, positive_integer, unknown
+from hierphase.checks import check_known, fraction, positive_integer
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
 from hierphase.networks.catalogue import model_directory
@@ -94,11 +88,11 @@ class ProbeExperiment(Experiment):
     presets = PRESETS
     least: ClassVar = {"n_blocks": 1, "block": 1, "seed": 0, "n_decoding": 0}
 
+    choices: ClassVar = {"process": ("epsilon", "gaussian")}
+
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         process = parameters["process"]
-        if process not in ("epsilon", "gaussian"):
-            raise ValueError(f"process must be epsilon or gaussian, got {process!r}")
         if not parameters["noise"] or sorted(set(parameters["noise"])) != parameters["noise"]:
             raise ValueError(f"noise must be increasing levels, got {parameters['noise']}")
         for level in parameters["noise"]:
@@ -109,8 +103,7 @@ class ProbeExperiment(Experiment):
         if not parameters["networks"]:
             raise ValueError("networks must name at least one network")
         for name in parameters["networks"]:
-            if name not in TREE_CLASSIFIERS:
-                raise ValueError(unknown("network", name, list(TREE_CLASSIFIERS)))
+            check_known("network", name, TREE_CLASSIFIERS)
             if isinstance(TREE_CLASSIFIERS[name].data(), TwoModeMixture) and (
                 process == "epsilon" or parameters["shuffled"]
             ):
@@ -164,8 +157,8 @@ class ProbeExperiment(Experiment):
         """Statistics of the activations of every network over held-out data."""
         return xr.concat(
             [
-                as_dataset(
-                    fit_standardisers(
+                representations.as_dataset(
+                    representations.fit_standardisers(
                         network, world.data.test_images[:N_STATISTICS].split(500), self.layers
                     )
                 )
@@ -193,8 +186,8 @@ class ProbeExperiment(Experiment):
         world = replace(world, seed=_derived_seed(seed, i, block))
         starts = world.starts(range(self.parameters["block"]))
         samples, kept, _ = world.denoised(starts, noise, [derived_generator(seed, i, block)])
-        scales = from_dataset(prepared.isel(network=i))
-        similarity = layer_similarity(network, starts[0], samples, scales)
+        scales = representations.from_dataset(prepared.isel(network=i))
+        similarity = representations.layer_similarity(network, starts[0], samples, scales)
         before = class_probabilities(network, starts[0]).argmax(1)
         after = torch.stack([class_probabilities(network, x).argmax(1) for x in samples])
         return xr.Dataset(
@@ -225,7 +218,7 @@ class ProbeExperiment(Experiment):
             accuracies.append(accuracy(network, data.test_images, data.test_labels))
             if n:
                 x_0, *levels = world.starts(range(n))
-                seen = {"leaves": x_0} | activations(network, x_0, read[1:])
+                seen = {"leaves": x_0} | representations.activations(network, x_0, read[1:])
                 decoding.append(
                     [[linear_decoding(seen[name], level) for level in levels] for name in read]
                 )

@@ -14,15 +14,9 @@ from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import ImageExperiment
 from hierphase.experiments.worlds import alpha_bars
 from hierphase.networks.classifiers import class_probabilities
-from hierphase.rhm import meanfield
+from hierphase.rhm import corruption, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.correlations import posterior_covariance, tree_covariance
-from hierphase.rhm.corruption import (
-    EpsilonProcess,
-    GaussianProcess,
-    MaskingProcess,
-    ddpm_scheduler,
-)
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
@@ -100,7 +94,7 @@ class TreeCorrelations(Experiment):
         n_data, n_draws = self.parameters["n_data"], self.parameters["n_draws"]
         n_noises, n_times = len(self._noises), self.parameters["n_times"]
         seed = derived_generator(self.parameters["seed"], i).initial_seed()
-        process = EpsilonProcess(self.parameters["v"])
+        process = corruption.EpsilonProcess(self.parameters["v"])
         covariance = np.full((len(depths), n_noises, max(depths) + 1), np.nan, np.float32)
         known = np.empty((len(depths), n_noises), np.float32)
         for d, depth in enumerate(depths):
@@ -150,8 +144,8 @@ class TreeCorrelations(Experiment):
         return merged.assign(t=(("process", "step"), self._times()))
 
     @property
-    def _gaussian(self) -> GaussianProcess:
-        return GaussianProcess(ddpm_scheduler(), self.parameters["v"])
+    def _gaussian(self) -> corruption.GaussianProcess:
+        return corruption.GaussianProcess(corruption.ddpm_scheduler(), self.parameters["v"])
 
     def _times(self) -> np.ndarray:
         """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""
@@ -163,7 +157,7 @@ class TreeCorrelations(Experiment):
     def _log_beliefs(self, which: int, leaves, t: float, generator) -> torch.Tensor:
         """Log beliefs after masking (0) or Gaussian noise (1) up to time t/T, float64."""
         if which == 0:
-            masking = MaskingProcess(self.parameters["v"], T=1)
+            masking = corruption.MaskingProcess(self.parameters["v"], T=1)
             return masking.beliefs(masking.corrupt(leaves, t, generator)).double().log()
         gaussian = self._gaussian
         step = round(t * gaussian.scheduler.config.num_train_timesteps)

@@ -205,7 +205,7 @@ def test_presets_are_complete_and_errors_repeat_the_value():
         ({"n_per_class": 46}, "n_per_class must be at most 4[0-9], the images of class '[0-9]'"),
         ({"n_times": 2.5}, "parameter n_times .* 2.5 is of type float"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"precision": "fp8"}, "precision must be one of float32, bfloat16, float16, got 'fp8'"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'.*known: float32, bfloat16, float16"),
         ({"layers": ["logits"]}, r"layers must name at least two, got \['logits'\]"),
         ({"model": "flat-mixture", "images": "val"}, "images to be one of digits, .* got 'val'"),
     ],

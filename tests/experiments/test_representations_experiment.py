@@ -150,7 +150,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"process": "mask"}, "process must be epsilon or gaussian, got 'mask'"),
+        ({"process": "mask"}, "unknown process 'mask'.*epsilon, gaussian"),
         ({"noise": [0.5, 0.5]}, r"noise must be increasing levels, got \[0.5, 0.5\]"),
         ({"noise": [0.5, 1.5]}, "epsilon must be .*1.5"),
         ({"process": "gaussian", "noise": [10, 1000]}, "must be at most 999, got 1000"),
