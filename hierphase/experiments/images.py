@@ -16,8 +16,8 @@ import torch
 import xarray as xr
 from diffusers import DDPMScheduler, UNet2DModel
 
-from hierphase.analysis.flat_mixture import FlatMixture
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
+from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.analysis.representations import (
     Moments,
     Standardiser,
@@ -97,8 +97,9 @@ class ImageExperiment:
             class; ``model`` a trained model of the book, a directory in diffusers' layout, or a
             guided-diffusion checkpoint, with ``model_flags`` where it is not the unconditional
             256x256 model (:func:`~hierphase.diffusion.guided_diffusion.load_adm`), or
-            ``flat-mixture``, the :class:`~hierphase.analysis.flat_mixture.FlatMixture` fitted to
-            the training images of the data set: it draws the starting images and denoises in one
+            ``flat-mixture``, the
+            :class:`~hierphase.analysis.gaussian_mixture.GaussianMixture` fitted to the training
+            images of the data set: it draws the starting images and denoises in one
             step; ``classifier`` a trained classifier of the book, a directory, or torchvision's
             name, whose ``classifier_weights`` are named too
             (:func:`~hierphase.networks.classifiers.torchvision_classifier`); ``layers`` the modules
@@ -182,11 +183,11 @@ class ImageExperiment:
         ]
 
     @cached_property
-    def _denoiser(self) -> tuple[UNet2DModel | FlatMixture, DDPMScheduler]:
+    def _denoiser(self) -> tuple[UNet2DModel | GaussianMixture, DDPMScheduler]:
         name = self.parameters["model"]
         if name == FLAT_MIXTURE:
             data = DATASETS[self.parameters["images"]]()
-            return FlatMixture.fitted(data.train_images, data.train_labels), ddpm_scheduler()
+            return GaussianMixture.fitted(data.train_images, data.train_labels), ddpm_scheduler()
         path = _stored_model(name)
         if path is None:
             raise FileNotFoundError(
@@ -282,7 +283,7 @@ class ImageExperiment:
         """x̂0(t) of the images ``rows``, and the class of each where it is known, (n_times, n)."""
         model, scheduler = self._denoiser
         x0, generators = self._data[2](rows), self._generators(rows)
-        if isinstance(model, FlatMixture):
+        if isinstance(model, GaussianMixture):
             levels = torch.cat([torch.ones(1), scheduler.alphas_cumprod[1:], torch.zeros(1)])
             return model.round_trips(x0, self.labels[rows], levels[timesteps], generators)
         returned = ForwardBackwardPipeline(model, scheduler)(

@@ -141,8 +141,8 @@ class _MixtureWorld:
         alpha_bar = float(self.scheduler.alphas_cumprod[int(noise)])
         z = torch.randn(x_0.shape, generator=generator)
         x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
-        up = self.data.class_probability(x_t, alpha_bar)
-        sample = self.data.denoised(x_t, alpha_bar, generator)
+        up = self.data.class_posterior(x_t, alpha_bar)[:, 1]
+        sample, _ = self.data.denoised(x_t, alpha_bar, generator)
         cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
         return sample, torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
 
