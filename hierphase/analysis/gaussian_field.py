@@ -1,87 +1,36 @@
 """A control without hierarchy: Gaussian random fields, noised and denoised exactly.
 
-Such data are fixed by a mean and a covariance. In the basis of its eigenvectors every mode is an
-independent Gaussian variable, and so are its posterior and x̂0(t).
+Such data are fixed by a mean and a covariance.
 """
-
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from hierphase.analysis.finite_size_scaling import power_law
-from hierphase.checks import fraction, positive_integer
+from hierphase.analysis.gaussian_mixture import GaussianMixture
+from hierphase.checks import check_shape, fraction, positive_integer
 
 
-@dataclass(frozen=True)
-class GaussianField:
-    """A Gaussian random field and its ideal denoiser.
+class GaussianField(GaussianMixture):
+    """A Gaussian random field and its ideal denoiser: a mixture of one class.
 
     Args:
-        mean: (p,), the mean of each of p pixels.
-        covariance: (p, p), symmetric; eigenvalues that are zero up to rounding count as zero.
-
-    Raises:
-        ValueError: shapes that do not fit, or a covariance that is not symmetric.
+        mean: (...), the mean of each of p pixels.
+        covariance: (p, p), as of a :class:`~hierphase.analysis.gaussian_mixture.GaussianMixture`.
     """
 
-    mean: np.ndarray
-    covariance: np.ndarray
-    _variances: np.ndarray = field(init=False, repr=False)
-    _modes: np.ndarray = field(init=False, repr=False)
+    def __init__(self, mean, covariance):
+        super().__init__([mean], [covariance])
 
-    def __post_init__(self):
-        mean, covariance = (np.asarray(x, dtype=float) for x in (self.mean, self.covariance))
-        if mean.ndim != 1 or covariance.shape != mean.shape * 2:
-            raise ValueError(
-                f"need a mean (p,) and a covariance (p, p), got {mean.shape} and {covariance.shape}"
-            )
-        if not np.allclose(covariance, covariance.T):
-            raise ValueError(
-                f"covariance must be symmetric, got differences up to "
-                f"{abs(covariance - covariance.T).max():g}"
-            )
-        variances, modes = np.linalg.eigh(covariance)
-        rounding = abs(variances).max() * len(mean) * np.finfo(float).eps
-        object.__setattr__(self, "_variances", np.where(variances > rounding, variances, 0))
-        object.__setattr__(self, "_modes", modes)
-
-    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw n fields, (n, p)."""
-        n = positive_integer("n", n)
-        drawn = rng.standard_normal((n, len(self.mean)))
-        return self.mean + (drawn * np.sqrt(self._variances)) @ self._modes.T
-
-    def reconstruct(self, x0: np.ndarray, alpha_bar: float, rng: np.random.Generator) -> np.ndarray:
-        """Noise fields and draw x̂0(t) from the exact posterior, p(x_0 | x_t).
-
-        Args:
-            x0: (..., p); noise and posterior are drawn anew for each.
-            alpha_bar: of the time t, from 1 (no noise) to 0 (pure noise).
-            rng: of both draws.
-
-        Returns:
-            x̂0(t), of the shape of ``x0``.
+    def change_covariance(self, alpha_bar: float) -> np.ndarray:
+        """Covariance (p, p) of x̂0(t) - x_0 over trajectories; the same for every x_0.
 
         Raises:
             ValueError: alpha_bar outside [0, 1].
         """
-        gain, variance = self._posterior(alpha_bar)
-        centred = (x0 - self.mean) @ self._modes
-        noise = rng.standard_normal((2, *x0.shape))
-        noisy = np.sqrt(alpha_bar) * centred + np.sqrt(1 - alpha_bar) * noise[0]
-        return self.mean + (gain * noisy + np.sqrt(variance) * noise[1]) @ self._modes.T
-
-    def change_covariance(self, alpha_bar: float) -> np.ndarray:
-        """Covariance (p, p) of x̂0(t) - x_0 over trajectories; the same for every x_0."""
-        gain, variance = self._posterior(alpha_bar)
-        return (self._modes * (variance + gain**2 * (1 - alpha_bar))) @ self._modes.T
-
-    def _posterior(self, alpha_bar):
-        """Of each mode: E[x_0 | x_t] = gain x_t, and the variance of x_0 given x_t."""
         alpha_bar = fraction("alpha_bar", alpha_bar)
-        total = alpha_bar * self._variances + (1 - alpha_bar)
-        scale = np.divide(self._variances, total, out=np.zeros_like(total), where=total > 0)
-        return scale * np.sqrt(alpha_bar), scale * (1 - alpha_bar)
+        share = self.variances[0] / self._noisy_variances(0, alpha_bar)
+        variance = share * (1 - alpha_bar) * (1 + alpha_bar * share)
+        return self._across(self.axes[0] * variance, 0).numpy()
 
 
 def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> np.ndarray:
@@ -127,8 +76,7 @@ def spectral_exponent(images: np.ndarray) -> float:
         ValueError: another shape.
     """
     images = np.asarray(images, dtype=float)
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must be of shape (n, side, side), got {images.shape}")
+    check_shape("images", images, "n side side")
     side = images.shape[1]
     power = (abs(np.fft.fft2(images - images.mean(axis=0))) ** 2).mean(axis=0)
     frequency = np.fft.fftfreq(side, 1 / side)

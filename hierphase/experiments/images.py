@@ -77,7 +77,7 @@ class ImageExperiment(Experiment):
             (:func:`~hierphase.diffusion.guided_diffusion.load_adm`), or
             ``flat-mixture``, which is fitted to the training images of the data set, draws the
             starting images and denoises in one step
-            (:class:`~hierphase.analysis.flat_mixture.FlatMixture`);
+            (:class:`~hierphase.analysis.gaussian_mixture.GaussianMixture`);
             ``classifier`` a trained classifier of the book, a directory, or torchvision's name,
             whose ``classifier_weights`` are named too
             (:func:`~hierphase.networks.classifiers.torchvision_classifier`); ``layers`` the modules

@@ -241,23 +241,23 @@ class ImageCorrelations(ImageExperiment):
         exponent, variance = spectral_exponent(held_out.flatten(0, 1)), pixels.var(axis=0).mean()
         isotropic = np.kron(np.eye(colours), power_law_covariance(side, exponent, variance))
         fields = {
-            "same covariance": GaussianField(pixels.mean(axis=0), np.cov(pixels.T)),
-            "power law": GaussianField(np.zeros(len(isotropic)), isotropic),
+            "same covariance": GaussianField(held_out.double().mean(dim=0), np.cov(pixels.T)),
+            "power law": GaussianField(np.zeros(held_out.shape[1:]), isotropic),
         }
-        alpha_bar = alpha_bars(self.world.scheduler)[self.times()[1:]].double().numpy()
+        alpha_bar = alpha_bars(self.world.scheduler)[self.times()[1:]]
+        repeated = alpha_bar.repeat_interleave(self.parameters["n_trajectories"])
+        classes, seed = torch.zeros(len(self), dtype=torch.long), self.parameters["seed"]
         prepared, worlds = self.prepare(), [merged]
         for i, field in enumerate(fields.values()):
-            rng = np.random.default_rng((self.parameters["seed"], i))
-            x0 = field.sample(len(self), rng)
-            repeated = np.tile(x0, (self.parameters["n_trajectories"], 1, 1))
-            samples = np.stack([field.reconstruct(repeated, level, rng) for level in alpha_bar])
-            x0, samples = (
-                torch.from_numpy(x).float().unflatten(-1, held_out.shape[1:]) for x in (x0, samples)
-            )
+            # four numbers, of which the images use (seed, class, number, 0) at most
+            generators = [derived_generator(seed, i, k, 1) for k in range(len(self))]
+            x0 = field.draw(classes, generators)
+            samples, _ = field.round_trips(x0, classes, repeated, generators)
+            samples = samples.unflatten(0, (len(alpha_bar), -1))
             worlds.append(self.changes(x0, samples, prepared).assign_coords(image=merged.image))
         return (
             xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
-            .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar))
+            .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar.numpy()))
             .assign(spectral_exponent=exponent, pixel_variance=variance)
         )
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from hierphase.analysis.flat_mixture import FlatMixture
+from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.diffusion import datasets
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
@@ -154,8 +154,8 @@ class TwoModeWorld:
         for alpha_bar in ddpm_scheduler().alphas_cumprod[list(noises)].tolist():
             z = torch.randn(x_0.shape, generator=generator)
             x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
-            up = self.data.class_probability(x_t, alpha_bar)
-            sample = self.data.denoised(x_t, alpha_bar, generator)
+            up = self.data.class_posterior(x_t, alpha_bar)[:, 1]
+            sample, _ = self.data.denoised(x_t, alpha_bar, generator)
             cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
             kept = torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
             draws.append((sample, kept))
@@ -206,7 +206,7 @@ def flat_world(parameters: dict, generators: Callable, device: torch.device) -> 
         device: of the denoiser; not used.
     """
     data, scheduler = DATASETS[parameters["images"]](), ddpm_scheduler()
-    mixture = FlatMixture.fitted(data.train_images, data.train_labels)
+    mixture = GaussianMixture.fitted(data.train_images, data.train_labels)
     labels = torch.arange(len(data.class_names)).repeat(parameters["n_per_class"])
 
     def denoise(x_0, labels, times, generators):

@@ -23,15 +23,26 @@ def test_posterior_of_mode_and_datum_is_the_one_of_importance_sampling(mixture):
     squares = (x_t - alpha_bar**0.5 * x_0).square().sum((1, 2))
     weights = torch.softmax(-squares / (2 * (1 - alpha_bar)), 0)
     expected_class = (weights * labels).sum()
-    assert mixture.class_probability(x_t, alpha_bar).item() == pytest.approx(
+    assert mixture.class_posterior(x_t, alpha_bar)[0, 1].item() == pytest.approx(
         expected_class.item(), abs=0.01
     )
-    draws = mixture.denoised(x_t.expand(200_000, -1, -1), alpha_bar, generator)
+    draws, _ = mixture.denoised(x_t.expand(200_000, -1, -1), alpha_bar, generator)
     for power in (1, 2, 3):
         expected = (weights[:, None] * x_0[:, 0] ** power).sum(0)
         torch.testing.assert_close((draws[:, 0] ** power).mean(0), expected, atol=0.03, rtol=0)
     product = (weights * x_0[:, 0].prod(1)).sum()
     assert draws[:, 0].prod(1).mean().item() == pytest.approx(product.item(), abs=0.02)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.2])
+def test_only_the_component_of_the_mean_tells_the_class(exponent):
+    """P(y = +1 | x_t) = 1/(1 + exp(-2 sqrt(abar) mu.x_t / (abar lambda + 1 - abar)))."""
+    mixture, alpha_bar = TwoModeMixture(d=1024, r=0.1, exponent=exponent, component=200), 0.6
+    x_t = torch.randn(50, 1, 1024, generator=torch.Generator().manual_seed(0))
+    noisy = alpha_bar * mixture.variances[1, 199] + 1 - alpha_bar
+    logit = 2 * alpha_bar**0.5 * (x_t.double() @ mixture.means[1, 0])[:, 0] / noisy
+    found = mixture.class_posterior(x_t, alpha_bar)[:, 1]
+    torch.testing.assert_close(found, torch.sigmoid(logit).float())
 
 
 @pytest.mark.parametrize("component", [1, 5, 64])
@@ -54,17 +65,17 @@ def test_data_have_the_spectrum_and_the_class_mean_that_are_asked_for(exponent, 
     assert np.all(np.abs(mean - expected) < 5 * np.sqrt(power / n))
     assert np.all(np.abs(variance / power - 1) < 5 * np.sqrt(2 / n))
     if component == 1:
-        np.testing.assert_allclose(mixture.mu, 0.5, rtol=1e-6)
+        np.testing.assert_allclose(mixture.means[1], 0.5, rtol=1e-6)
 
 
 def test_without_noise_the_datum_comes_back_and_with_all_noise_the_prior():
     mixture = TwoModeMixture(d=64, r=0.5)
     generator = torch.Generator().manual_seed(1)
     x_0, labels = mixture.batch(2000, generator)
-    torch.testing.assert_close(mixture.denoised(x_0, 1.0, generator), x_0)
-    assert torch.equal(mixture.class_probability(x_0, 1.0) > 0.5, labels == 1)
+    torch.testing.assert_close(mixture.denoised(x_0, 1.0, generator)[0], x_0)
+    assert torch.equal(mixture.class_posterior(x_0, 1.0).argmax(1), labels)
     noise = torch.randn(x_0.shape, generator=generator)
-    fresh = mixture.denoised(noise, 0.0, generator)
+    fresh, _ = mixture.denoised(noise, 0.0, generator)
     assert (fresh.mean((1, 2)) > 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
     assert fresh.var().item() == pytest.approx(1.25, abs=0.03)
 

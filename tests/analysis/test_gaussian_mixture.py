@@ -1,11 +1,11 @@
-"""The flat mixture against Bayes' rule on a grid, and against the laws of one Gaussian."""
+"""The mixture against Bayes' rule on a grid, and against the laws of one Gaussian."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from hierphase.analysis.flat_mixture import FlatMixture
+from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.seeds import derived_generator
 
 MEANS = np.array([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]])
@@ -24,19 +24,17 @@ def points(n, seed=0):
 
 @pytest.fixture(scope="module")
 def mixture():
-    """Its parameters are known exactly, by way of their eigenvectors."""
-    values, vectors = np.linalg.eigh(COVARIANCES)
-    return FlatMixture(*map(torch.from_numpy, (MEANS, values, vectors)), (2,))
+    return GaussianMixture(MEANS, COVARIANCES)
 
 
 def test_fit_gives_means_and_covariances():
     rows, labels = points(300)
-    fitted = FlatMixture.fitted(rows.view(-1, 1, 2, 1), labels)
-    assert fitted.shape == (1, 2, 1)
+    fitted = GaussianMixture.fitted(rows.view(-1, 1, 2, 1), labels)
+    assert fitted.means.shape == (3, 1, 2, 1)
     for c in range(3):
         of_class = rows[labels == c].double().numpy()
         covariance = fitted.axes[c] @ torch.diag(fitted.variances[c]) @ fitted.axes[c].T
-        np.testing.assert_allclose(fitted.means[c], of_class.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(fitted.means[c].flatten(), of_class.mean(axis=0), atol=1e-6)
         np.testing.assert_allclose(covariance, np.cov(of_class.T, bias=True), atol=1e-6)
 
 
@@ -80,7 +78,7 @@ def test_covariance_of_one_gaussian_after_a_round_trip():
     variances = torch.tensor([[1.0, 0.25, 0.0]], dtype=torch.float64)
     turn = torch.linalg.qr(torch.randn(3, 3, generator=derived_generator(1)).double())[0]
     mean = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64) @ turn.T
-    mixture = FlatMixture(mean, variances, turn[None], (3,))
+    mixture = GaussianMixture(mean, turn @ torch.diag(variances[0]) @ turn.T[None])
     n, levels = 5000, torch.tensor([1.0, 0.6, 0.2, 0.0])
     labels = torch.zeros(n, dtype=torch.long)
     x0 = mixture.draw(labels, [derived_generator(0, i, 0) for i in range(n)])
@@ -98,7 +96,8 @@ def test_covariance_of_one_gaussian_after_a_round_trip():
 
 
 def test_signs_of_the_eigenvectors_do_not_matter(mixture):
-    turned = FlatMixture(mixture.means, mixture.variances, -mixture.axes, mixture.shape)
+    turned = GaussianMixture(MEANS, COVARIANCES)
+    turned.axes = -turned.axes
     x0, labels = points(6)
     levels = torch.tensor([0.9, 0.5, 0.0])
     results = [
@@ -114,3 +113,23 @@ def test_an_image_does_not_depend_on_the_others(mixture):
     whole = mixture.round_trips(x0, labels, levels, [derived_generator(i) for i in range(5)])
     part = mixture.round_trips(x0[3:], labels[3:], levels, [derived_generator(i) for i in (3, 4)])
     assert torch.equal(whole[0][:, 3:], part[0]) and torch.equal(whole[1][:, 3:], part[1])
+
+
+def test_rows_may_share_a_level_and_shapes_are_kept(mixture):
+    x_t = torch.randn(4, 1, 2, generator=derived_generator(0)).double()
+    one = mixture.denoised(x_t, 0.4, derived_generator(1))
+    each = mixture.denoised(x_t, torch.full((4,), 0.4, dtype=torch.float64), derived_generator(1))
+    assert torch.equal(one[0], each[0]) and one[0].shape == x_t.shape
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: GaussianMixture(MEANS, COVARIANCES[:2]), r"\(3, 2, 2\), got \(2, 2, 2\)"),
+        (lambda m: GaussianMixture([[0, 0]], [[[1, 2], [0, 1]]]), "symmetric.*up to 2"),
+        (lambda m: m.class_posterior(torch.zeros(1, 2), 1.2), "alpha_bar.*1.2"),
+    ],
+)
+def test_bad_arguments_are_refused(mixture, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(mixture)
