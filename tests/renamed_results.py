@@ -29,9 +29,7 @@ def checksum(dataset):
     for name in sorted(dataset.variables, key=lambda name: old.get(name, name)):
         values = dataset[name].values
         text = values.dtype.kind in "OUT"
-        digest.update(
-            json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values)
-        )
+        digest.update(json.dumps(values.tolist()).encode() if text else np.ascontiguousarray(values))
     return digest.hexdigest()
 
 
