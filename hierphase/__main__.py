@@ -69,13 +69,10 @@ def _parse_values(pairs: tuple[tuple[str, str], ...], defaults: dict) -> dict:
     return values
 
 
-def _pairs(flag: str, name: str, about: str):
-    return click.option(flag, name, nargs=2, multiple=True, metavar="NAME VALUE", help=about)
-
-
-_VALUES = _pairs("-p", "values", "Set a parameter; VALUE is a Python literal. Repeat it for more.")
-
-
+_PAIRS = {"nargs": 2, "multiple": True, "metavar": "NAME VALUE"}
+_VALUES = click.option(
+    "-p", "values", **_PAIRS, help="Set a parameter; VALUE is a Python literal. Repeat it for more."
+)
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
@@ -132,7 +129,7 @@ def _train(name, output, steps, seed):
 @click.option("--executor", default="in-process", help="Or processes, dask or slurm.")
 @click.option("--workers", type=int, help="At once; by default one a core, of SLURM's jobs 256.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running.")
-@_pairs("--slurm", "slurm", "An option of SLURM jobs: partition, time (minutes), gpus_per_node ...")
+@click.option("--slurm", **_PAIRS, help="Of its jobs: partition, time (minutes), gpus_per_node ...")
 @click.option("--shard-size", type=int, default=16)
 def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm, shard_size):
     """Run the experiment of a chapter on all its images. An unknown CHAPTER lists them."""

@@ -11,7 +11,7 @@ from hierphase.networks import catalogue
 from hierphase.runs import chapters
 
 PAGE = (Path(__file__).resolve().parent.parent / "CONTRIBUTING.md").read_text()
-EXAMPLES = re.findall(r"^## (.*?)$(?:(?!^## ).)*?^```python\n(.*?)^```$", PAGE, re.M | re.S)
+EXAMPLES = re.findall(r"^## ([^\n]*)$(?:(?!^## ).)*?^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
 def test_the_chapter(tmp_path, monkeypatch):

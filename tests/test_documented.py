@@ -21,6 +21,7 @@ from hierphase.networks import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"  # its Python is run by tests/test_contributing.py
 PROGRAMS = (
     "apt-get", "conda", "cp", "hierphase", "jupyter-book", "jupytext", "make", "npm", "pip",
     "python", "sbatch",
@@ -61,12 +62,16 @@ RUN = {
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make clean": "make -n clean",
+    "make lint": "make -n lint",
     "make reference": "make -n reference",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
+    "python -m pytest tests/rhm/test_model.py": "",
+    "python -m pytest tests/rhm/test_model.py -k parse": "",
     "python benchmarks/adm.py": "--small",
     "python benchmarks/bp.py": "--quick",
     "python benchmarks/correlations.py": "--quick",
     "python benchmarks/forward_backward.py": "--quick",
+    "python tests/test_rooms.py": "",
 }
 BY_NBVAL = "tests/notebooks/parameters.yml"  # every chapter is recomputed there, at a small size
 #: A command that is not run here -> the file where it is run at a reduced size or with stand-ins,
@@ -75,7 +80,7 @@ ELSEWHERE = {
     "apt-get install chromium dataset-fashion-mnist slurm-wlm munge": ".ci/run",
     "conda env create -f environment.yml": "no conda here; tests/test_project.py compares the pins",
     "cp runs/again/*.nc book/results/": "it would change the book",
-    "hierphase convert-adm CHECKPOINT DIR": "tests/test_adm.py",
+    "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/256x256_diffusion_uncond.pt", "images": "/data/imagenet/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
@@ -84,24 +89,28 @@ ELSEWHERE = {
     "hierphase run probe-curves -p recompute True -p n_networks 2 -p n_blocks 4": BY_NBVAL,
     "hierphase sweep": "a name, not a command",
     "hierphase sweep imagenet-transition --preset imagenet --executor slurm --workers 8 --slurm "
-    "partition gpu --slurm gpus_per_node 1 --slurm time 120 --shard-size 32": "tests/test_slurm.py",
+    "partition gpu --slurm gpus_per_node 1 --slurm time 120 --shard-size 32": (
+        "tests/runs/test_executors.py"
+    ),
     "hierphase sweep imagenet-transition --preset imagenet -p model "
     "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
-        "tests/test_image_experiment.py"
+        "tests/experiments/test_images.py"
     ),
     "hierphase sweep imagenet-transition --preset imagenet -p model FILE -p images DIR": (
-        "tests/test_image_experiment.py"
+        "tests/experiments/test_images.py"
     ),
     "hierphase train": "a name, not a command",
-    "hierphase train NAME": "tests/test_training.py",
+    "hierphase train NAME": "tests/networks/test_catalogue.py",
     "jupyter-book build .": "Makefile",
     "make book": ".ci/run",
     "make test": ".ci/run",
     "pip install": "a name, not a command",
     "pip install 'hierphase[cluster]'": "Makefile",
     "pip install torchvision": "no torchvision imports beside this torch; "
-    "tests/test_torchvision_classifier.py says so when it skips",
-    'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': "tests/test_slurm.py",
+    "tests/networks/test_torchvision_classifier.py says so when it skips",
+    'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': (
+        "tests/runs/test_executors.py"
+    ),
 }
 #: What in the Python blocks is too large to be run -> what is run instead.
 SMALLER = {"(4, 6, 8)": "(2, 3)", '{"L": depth}': '{"L": depth, "n_rules": 1, "n_data": 2}'}
@@ -113,14 +122,15 @@ def commands(path):
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for line in re.sub(r"\\\n\s*", "", block).splitlines():
             yield re.sub(r"\s+#.*", "", line.strip().removeprefix("$ "))
-    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    prose = re.sub(r"(```+).*?\1", "", text, flags=re.DOTALL)
     for span in re.findall(r"`([^`]+)`", prose):
         words = span.split()
         if len(words) > 1 and words[0].removeprefix(".venv/bin/") in PROGRAMS:
             yield " ".join(words)
 
 
-ALL = sorted({c.removeprefix(".venv/bin/") for path in PAGES for c in commands(path) if c})
+ALL = {c for path in [*PAGES, CONTRIBUTING] for c in commands(path) if c}
+ALL = sorted(command.removeprefix(".venv/bin/") for command in ALL)
 BLOCKS = [
     (path.name, block)
     for path in PAGES
@@ -167,6 +177,7 @@ def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
     for name in (
         "book",
         "benchmarks",
+        "tests",
         "Makefile",
         "hierphase",
         "pyproject.toml",
