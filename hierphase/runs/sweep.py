@@ -14,17 +14,8 @@ import xarray as xr
 from tqdm import tqdm
 
 from hierphase.checks import positive_integer, utf8
-from hierphase.runs import results
+from hierphase.runs import results, shards
 from hierphase.runs.executors import ShardError, outcomes
-from hierphase.runs.shards import (
-    ShardSpec,
-    load_experiment,
-    one_thread,
-    read_whole,
-    run_preparation,
-    run_shard,
-    sweep_key,
-)
 
 
 def run_sweep(
@@ -56,37 +47,37 @@ def run_sweep(
     shard_size = positive_integer("shard_size", shard_size)
     directory = Path(directory).resolve()
     utf8("output directory", directory)
-    key = sweep_key(experiment, parameters)
-    shards = directory / "shards" / key[:16]
-    shards.mkdir(parents=True, exist_ok=True)
-    for needed in (directory, shards):
+    key = shards.sweep_key(experiment, parameters)
+    folder = directory / "shards" / key[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    for needed in (directory, folder):
         if not os.access(needed, os.W_OK):
             raise PermissionError(f"cannot write into {needed}")
 
-    computed = load_experiment(experiment, parameters)
+    computed = shards.load_experiment(experiment, parameters)
     unit, n = computed.unit_dimensions[0], len(computed)
     if n == 0:
         raise ValueError(f"{chapter} has no {unit}s with the parameters {parameters}")
     specs = [
-        ShardSpec(experiment, parameters, start, min(start + shard_size, n), shards, key)
+        shards.ShardSpec(experiment, parameters, start, min(start + shard_size, n), folder, key)
         for start in range(0, n, shard_size)
     ]
     missing = [spec for spec in specs if spec.read() is None]
     title, n_done = f"{chapter} {preset}", n - _count(missing)
     with tqdm(total=n, initial=n_done, desc=title, unit=unit, disable=None) as progress:
         try:
-            if missing and read_whole(missing[0].prepared_path, key) is None:
-                _call(run_preparation, missing[:1], executor, "the preparation failed")
-            _call(run_shard, missing, executor, "shards failed", progress)
+            if missing and shards.read_whole(missing[0].prepared_path, key) is None:
+                _call(shards.run_preparation, missing[:1], executor, "the preparation failed")
+            _call(shards.run_shard, missing, executor, "shards failed", progress)
         except KeyboardInterrupt:
             n_done = n - _count([spec for spec in specs if not spec.path.exists()])
             raise KeyboardInterrupt(
                 f"the sweep was interrupted; {n_done} of {n} {unit}s are done "
-                f"({shards}), and the same command goes on from there"
+                f"({folder}), and the same command goes on from there"
             ) from None
 
     result = _merge(specs)
-    with one_thread():
+    with shards.one_thread():
         result = computed.finish(result)
     results.save(result, chapter, preset, parameters, directory)
     return results.load(chapter, preset, parameters, directory)
@@ -108,37 +99,30 @@ def _call(function, specs, executor, failure: str, progress: tqdm | None = None)
         )
 
 
-def _ranges(specs: list[ShardSpec]) -> str:
+def _ranges(specs: list[shards.ShardSpec]) -> str:
     """Units of the shards, in words."""
     ordered = sorted(specs, key=lambda spec: spec.start)
     ranges = ", ".join(f"{spec.start} to {spec.stop - 1}" for spec in ordered)
     return f"{specs[0].experiment.unit_dimensions[0]}s {ranges}"
 
 
-def _count(specs: list[ShardSpec]) -> int:
+def _count(specs: list[shards.ShardSpec]) -> int:
     return sum(spec.stop - spec.start for spec in specs)
 
 
-def _merge(specs: list[ShardSpec]) -> xr.Dataset:
+def _merge(specs: list[shards.ShardSpec]) -> xr.Dataset:
     """All shards joined along units; what does not go along these must be the same in all."""
     os.listdir(specs[0].directory)  # else NFS may hide new files for a minute
-    dimensions, shards = specs[0].experiment.unit_dimensions, [spec.read() for spec in specs]
-    lost = [spec for spec, shard in zip(specs, shards, strict=True) if shard is None]
+    parts = [spec.read() for spec in specs]
+    lost = [spec for spec, part in zip(specs, parts, strict=True) if part is None]
     if lost:
         raise ShardError(
             f"{_ranges(lost)} were computed, but their files cannot be read in "
             f"{specs[0].directory}: do all workers share it? Run the same again"
         )
-    joined = [
-        xr.concat(
-            [s.drop_dims(set(dimensions) - {dimension}, errors="ignore") for s in shards],
-            dim=dimension,
-            data_vars="minimal",
-            coords="minimal",
-            compat="equals",
-            join="exact",
-            combine_attrs="override",
-        )
-        for dimension in dimensions
-    ]
-    return xr.merge(joined, compat="equals", join="exact", combine_attrs="override")
+    same = {"compat": "equals", "join": "exact", "combine_attrs": "override"}
+    dimensions, joined = specs[0].experiment.unit_dimensions, []
+    for dimension in dimensions:
+        along = [part.drop_dims({*dimensions} - {dimension}, errors="ignore") for part in parts]
+        joined.append(xr.concat(along, dimension, data_vars="minimal", coords="minimal", **same))
+    return xr.merge(joined, **same)
