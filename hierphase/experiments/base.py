@@ -47,15 +47,16 @@ class Experiment:
         raise NotImplementedError
 
     def files(self) -> list[Path]:
-        """Files (weights, ...) that the numbers depend on besides the parameters."""
+        """Files, and folders of weights, that the numbers depend on besides the parameters."""
         return []
 
     def fingerprint(self) -> str:
         """SHA-256 of the contents of all :meth:`files`."""
         digest = hashlib.sha256()
         for path in self.files():
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
 
     def prepare(self) -> xr.Dataset:

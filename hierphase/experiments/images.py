@@ -139,12 +139,7 @@ class ImageExperiment(Experiment):
     def files(self) -> list[Path]:
         """Those of denoiser and classifier, but for torchvision's, which its name fixes."""
         paths = [worlds.stored_model(self.parameters[name]) for name in ("model", "classifier")]
-        return [
-            file
-            for path in paths
-            if path is not None
-            for file in ([path] if path.is_file() else sorted(path.rglob("*.safetensors")))
-        ]
+        return [path for path in paths if path is not None]
 
     def prepare(self) -> xr.Dataset:
         """Statistics over reference images that every shard needs; computed once.

@@ -4,6 +4,7 @@ One unit of the sweep is one denoiser. The exact one, belief propagation, is an 
 others and goes through the same code.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,6 @@ from hierphase.seeds import derived_generator
 
 # Independent streams of the experiment's seed.
 _LOSS, _TRAIN_LOSS, _KEPT, _GENERATED = range(4)
-_ROWS = 64  # generated data compared at once with the training set
 
 #: Preset -> the parameters of :class:`DenoiserExperiment`.
 PRESETS = {
@@ -114,7 +114,7 @@ class DenoiserExperiment(Experiment):
     def files(self) -> list[Path]:
         """The weights of all trained denoisers."""
         trained = [entry.trained for entry in self.entries if entry.architecture != "bayes"]
-        return [f for name in trained for f in sorted(model_directory(name).glob("*.safetensors"))]
+        return [model_directory(name) for name in trained]
 
     def times(self) -> np.ndarray:
         """(n_times,) reversal times, 0 to ``last_time``."""
@@ -177,15 +177,18 @@ class DenoiserExperiment(Experiment):
         n, seed = self.parameters["n_loss_data"], self.parameters["seed"]
         process = GaussianProcess(self.scheduler, data.rhm.v)
         train = data.batch(n, derived_generator(seed, _TRAIN_LOSS))[0].argmax(1)
-        errors = np.empty((2, 3, self.parameters["n_loss_times"], n))  # (set, pair, time, datum)
-        for k, t in enumerate(self.loss_times().tolist()):
+        errors = [], []  # of both sets, (pair, datum) at each time
+        for t in self.loss_times().tolist():
             for stream, leaves in ((_LOSS, data.test_levels[0][:n]), (_TRAIN_LOSS, train)):
                 x_t = process.corrupt(leaves, t, derived_generator(seed, stream, t))
                 noise = process.noise(x_t, encode(leaves, data.rhm.v), t)
                 predicted, best = model(x_t, t).sample, bayes(x_t, t).sample
                 pairs = (predicted, noise), (best, noise), (predicted, best)
-                errors[stream, :, k] = [(a - b).square().mean((1, 2)).numpy() for a, b in pairs]
-        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = errors
+                squares = [(a - b).square().mean((1, 2)) for a, b in pairs]
+                errors[stream].append(torch.stack(squares).double().numpy())
+        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = (
+            np.stack(of_set, axis=1) for of_set in errors
+        )
         rows = {
             "loss": loss, "bayes_loss": bayes_loss, "train_loss": train_loss,
             "bayes_train_loss": bayes_train_loss, "gap": loss - bayes_loss, "distance": distance,
@@ -200,12 +203,9 @@ class DenoiserExperiment(Experiment):
     def _kept(self, model, data: TreeData) -> xr.Dataset:
         levels = [level[: self.parameters["n_data"]] for level in data.test_levels]
         samples = self._denoised(model, encode(levels[0], data.rhm.v), self.times(), _KEPT)
-        kept = [
-            torch.stack([(a == b).sum(1) for a, b in zip(parsed, levels, strict=True)], -1)
-            for parsed in (data.rhm.parse(x.argmax(1)) for x in samples)
-        ]
-        counts = torch.stack(kept).byte().numpy()
-        return xr.Dataset({"kept": (("time", "datum", "level"), counts)})
+        parsed = [data.rhm.parse(x.argmax(1)) for x in samples]
+        kept = [_counts(map(torch.eq, found, levels)) for found in parsed]
+        return xr.Dataset({"kept": (("time", "datum", "level"), np.stack(kept))})
 
     def _generated(self, model, data: TreeData) -> xr.Dataset:
         rhm, n = data.rhm, self.parameters["n_samples"]
@@ -246,13 +246,10 @@ def nearest_distance(leaves: torch.Tensor, data: TreeData) -> np.ndarray:
     """
     if data.P is None:
         return np.full(len(leaves), -1, np.int8)
-    training = data.train_levels[0].to(torch.uint8)
-    nearest = [
-        (rows[:, None] != training).sum(-1).amin(1) for rows in leaves.to(torch.uint8).split(_ROWS)
-    ]
-    return torch.cat(nearest).to(torch.int8).numpy()
+    different = torch.cdist(leaves.float(), data.train_levels[0].float(), p=0)
+    return different.amin(1).to(torch.int8).numpy()
 
 
-def _counts(levels: list[torch.Tensor]) -> np.ndarray:
+def _counts(levels: Iterable[torch.Tensor]) -> np.ndarray:
     """(n, L+1) uint8, how many nodes of each level are True."""
     return torch.stack([level.sum(1) for level in levels], -1).byte().numpy()

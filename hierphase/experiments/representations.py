@@ -117,11 +117,7 @@ class ProbeExperiment(Experiment):
 
     def files(self) -> list[Path]:
         """Those of the networks."""
-        return [
-            file
-            for name in self.parameters["networks"]
-            for file in sorted(model_directory(name).glob("*.safetensors"))
-        ]
+        return [model_directory(name) for name in self.parameters["networks"]]
 
     @cached_property
     def networks(self) -> list[tuple[TreeClassifier, TreeWorld | TwoModeWorld]]:
@@ -155,17 +151,12 @@ class ProbeExperiment(Experiment):
 
     def prepare(self) -> xr.Dataset:
         """Statistics of the activations of every network over held-out data."""
-        return xr.concat(
-            [
-                representations.as_dataset(
-                    representations.fit_standardisers(
-                        network, world.data.test_images[:N_STATISTICS].split(500), self.layers
-                    )
-                )
-                for network, world in self.networks
-            ],
-            "network",
-        )
+        statistics = []
+        for network, world in self.networks:
+            batches = world.data.test_images[:N_STATISTICS].split(500)
+            scales = representations.fit_standardisers(network, batches, self.layers)
+            statistics.append(representations.as_dataset(scales))
+        return xr.concat(statistics, "network")
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on one block.
@@ -223,11 +214,11 @@ class ProbeExperiment(Experiment):
                     [[linear_decoding(seen[name], level) for level in levels] for name in read]
                 )
         merged = merged.assign(accuracy=("network", accuracies))
-        merged = merged.assign_coords(network=self.parameters["networks"])
-        if not n:
-            return merged
-        merged = merged.assign(decoding=(("network", "read", "level"), np.array(decoding)))
-        return merged.assign_coords(read=read)
+        merged["network"] = self.parameters["networks"]
+        if n:
+            merged["decoding"] = ("network", "read", "level"), np.array(decoding)
+            merged = merged.assign_coords(read=read)
+        return merged
 
 
 def _derived_seed(*numbers: int) -> int:
