@@ -11,7 +11,7 @@ the names and shapes of the weights: ``num_head_channels`` (or ``num_heads``),
 model and no error.
 """
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import torch
@@ -23,16 +23,20 @@ from hierphase.diffusion.state_dicts import differences, read_state_dict
 N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
 
 # Module of diffusers -> module of guided-diffusion, within a block and at the top.
-RESIDUAL = {
+PARTS = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
     "norm2": "out_layers.0",
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
+    "group_norm": "norm",
+    "to_q": "qkv",
+    "to_k": "qkv",
+    "to_v": "qkv",
+    "to_out.0": "proj_out",
 }
 QKV = ("to_q", "to_k", "to_v")
-ATTENTION = {"group_norm": "norm", **dict.fromkeys(QKV, "qkv"), "to_out.0": "proj_out"}
 TOP = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -41,6 +45,8 @@ TOP = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+# E.g. down_blocks.3.attentions.1.to_out.0: side, level, kind, number and part of a module.
+BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(\w+)\.(\d+)\.(.+)")
 
 
 def load_adm(path: str | Path, **flags) -> tuple[UNet2DModel, DDPMScheduler]:
@@ -92,11 +98,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
     """
     adm = parse_flags(flags)
     wanted = empty_unet(adm).state_dict()
-    names = dict(_module_names(adm))
-    sources = {}
-    for name in wanted:
-        module, _, parameter = name.rpartition(".")
-        sources[name] = f"{names[module]}.{parameter}"
+    sources = {name: _source(name, adm) for name in wanted}
     expected = {sources[name]: _stored_shape(name, tuple(wanted[name].shape)) for name in wanted}
     if problems := differences(expected, state_dict):
         raise ValueError(
@@ -155,31 +157,24 @@ def _scheduler(adm: ADMFlags) -> DDPMScheduler:
     )
 
 
-def _module_names(adm: ADMFlags) -> Iterator[tuple[str, str]]:
-    """Pairs of module names, diffusers' and guided-diffusion's, more than this model may have."""
-    yield from TOP.items()
-    residual = [(f"mid_block.resnets.{i}", f"middle_block.{2 * i}") for i in (0, 1)]
-    attention = [("mid_block.attentions.0", "middle_block.1")]
-    levels, layers = len(adm.widths), adm.num_res_blocks + 1
-    for level, has in enumerate(adm.attention):
-        down, up = f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"
-        first = 1 + level * layers  # input block 0 is conv_in, the last of a level halves the size
-        for i in range(layers - 1):
-            residual.append((f"{down}.resnets.{i}", f"input_blocks.{first + i}.0"))
-            attention.append((f"{down}.attentions.{i}", f"input_blocks.{first + i}.1"))
-        residual.append((f"{down}.downsamplers.0", f"input_blocks.{first + layers - 1}.0"))
-        yield f"{down}.downsamplers.0.conv", f"input_blocks.{first + layers - 1}.0.op"
-        first = (levels - 1 - level) * layers
-        for i in range(layers):
-            residual.append((f"{up}.resnets.{i}", f"output_blocks.{first + i}.0"))
-            attention.append((f"{up}.attentions.{i}", f"output_blocks.{first + i}.1"))
-        last = f"output_blocks.{first + layers - 1}.{2 if has else 1}"
-        residual.append((f"{up}.upsamplers.0", last))
-        yield f"{up}.upsamplers.0.conv", f"{last}.conv"
-    for blocks, modules in ((residual, RESIDUAL), (attention, ATTENTION)):
-        for ours, theirs in blocks:
-            for module, source in modules.items():
-                yield f"{ours}.{module}", f"{theirs}.{source}"
+def _source(name: str, adm: ADMFlags) -> str:
+    """guided-diffusion's name of the tensor that becomes parameter ``name`` of the U-Net."""
+    module, _, parameter = name.rpartition(".")
+    if module in TOP:
+        return f"{TOP[module]}.{parameter}"
+    side, level, kind, i, part = BLOCK.fullmatch(module).groups()
+    if side == "mid":
+        block = f"middle_block.{1 if kind == 'attentions' else 2 * int(i)}"
+    else:
+        # A level has num_res_blocks + 1 blocks, each one residual block and what follows it; on the
+        # way down the last only halves the size. Input block 0 is conv_in.
+        level, i = int(level), adm.num_res_blocks if kind.endswith("samplers") else int(i)
+        number = level * (adm.num_res_blocks + 1) + i + (side == "down")
+        after_attention = 1 + adm.attention[::-1][level]
+        place = {"attentions": 1, "upsamplers": after_attention}.get(kind, 0)
+        block = f"{'input' if side == 'down' else 'output'}_blocks.{number}.{place}"
+    conv = {"conv": "op" if side == "down" else "conv"}  # of a plain change of the size
+    return f"{block}.{(PARTS | conv)[part]}.{parameter}"
 
 
 def _attention_module(name: str) -> str | None:

@@ -1,16 +1,19 @@
 """The networks of the book that are trained on exactly solvable data: classifiers and denoisers."""
 
-import torch
-from torch.nn import functional
+from functools import partial
 
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.networks.classifiers import accuracy
+from hierphase.networks.objectives import (
+    classification_loss,
+    classifier_report,
+    denoiser_report,
+    denoising_loss,
+)
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.rhm_denoisers import TreeTransformer, TreeUNet
-from hierphase.networks.training import N_VALIDATION, Data, Training, denoising_loss
+from hierphase.networks.training import Data, Training
 from hierphase.rhm.dataset import TreeData
 from hierphase.rhm.model import RandomHierarchyModel
-from hierphase.seeds import derived_generator
 
 N_RULE_DRAWS = 6
 
@@ -21,34 +24,14 @@ STRUCTURES = (
 )  # fmt: skip
 
 
-def _finish_small_classifier(model, data, directory, seed):
-    """Save a classifier in half precision and measure the accuracy of what was stored."""
-    model.half().save_pretrained(directory)
-    return {"accuracy_held_out": accuracy(model.float(), data.test_images, data.test_labels)}
-
-
-def tree_classification_loss(model, images, labels, generator) -> torch.Tensor:
-    """Cross-entropy of the classes; nothing is random.
-
-    Args:
-        model: gives logits.
-        images: (n, v, d) encoded leaves.
-        labels: (n,).
-        generator: not used.
-    """
-    return functional.cross_entropy(model(images), labels)
-
-
-def _tree_classifier(
-    about: str, data: Data, v: int, s: int, L: int, n_classes: int, steps: int = 4000
-) -> Training:
-    """Training of a :class:`TreeClassifier` on fresh examples."""
+def _classifier(about: str, data: Data, steps: int = 4000, **sizes: int) -> Training:
+    """Training of a :class:`TreeClassifier` of these sizes on fresh examples."""
     return Training(
         about=f"{about} Trained on fresh examples: none is seen twice.",
         data=lambda: data,
-        model=lambda: TreeClassifier(v, s, L, n_classes, width=64),
-        loss=tree_classification_loss,
-        finish=_finish_small_classifier,
+        model=partial(TreeClassifier, **sizes, width=64),
+        loss=classification_loss,
+        report=classifier_report,
         steps=steps,
         batch_size=256,
         learning_rate=5e-3,
@@ -56,44 +39,50 @@ def _tree_classifier(
     )
 
 
+def tree_classifier(rhm: RandomHierarchyModel, shuffled: bool = False) -> Training:
+    """Training of a :class:`TreeClassifier` of the shape of the tree on fresh data of it.
+
+    Args:
+        rhm: the tree.
+        shuffled: take the leaf at every position from another datum.
+    """
+    about = f"Classifier of data of the Random Hierarchy Model, `{rhm}`."
+    if shuffled:
+        about = (
+            "A network that could learn nothing, for comparison: trained on the data of `rhm-cnn` "
+            "with the leaf at every position taken from another datum."
+        )
+    data = TreeData(rhm, shuffled=shuffled)
+    return _classifier(about, data, v=rhm.v, s=rhm.s, L=rhm.L, n_classes=rhm.n_classes)
+
+
 #: The classifiers of exactly solvable data by name, those of several draws of the rules of a Random
 #: Hierarchy Model first, then those of data without a hierarchy.
 TREE_CLASSIFIERS = {
     **{
-        f"rhm-cnn-{seed}" if seed else "rhm-cnn": _tree_classifier(
-            "Classifier of data of the Random Hierarchy Model, "
-            f"`RandomHierarchyModel(v=16, m=4, s=2, L=7, seed={seed})`.",
-            TreeData(RandomHierarchyModel(16, 4, 2, 7, seed=seed)),
-            v=16, s=2, L=7, n_classes=16,
+        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(
+            RandomHierarchyModel(16, 4, 2, 7, seed=seed)
         )
         for seed in range(N_RULE_DRAWS)
     },
     **{
-        f"rhm-cnn-{v}-{m}-{s}-{L}-{seed}": _tree_classifier(
-            "Classifier of data of the Random Hierarchy Model, "
-            f"`RandomHierarchyModel(v={v}, m={m}, s={s}, L={L}, seed={seed})`.",
-            TreeData(RandomHierarchyModel(v, m, s, L, seed=seed)),
-            v=v, s=s, L=L, n_classes=v,
+        f"rhm-cnn-{v}-{m}-{s}-{L}-{seed}": tree_classifier(
+            RandomHierarchyModel(v, m, s, L, seed=seed)
         )
         for v, m, s, L in STRUCTURES
         for seed in range(3)
     },
-    "flat-cnn": _tree_classifier(
+    "flat-cnn": _classifier(
         "Classifier of data of a Random Hierarchy Model of depth 1, `RandomHierarchyModel(v=8, "
         "m=256, s=16, L=1, n_classes=16)`: each class has 256 strings of 16 leaves without parts.",
         TreeData(RandomHierarchyModel(8, 256, 16, 1, n_classes=16)),
         v=8, s=2, L=4, n_classes=16,
     ),
-    "shuffled-cnn": _tree_classifier(
-        "A network that could learn nothing, for comparison: trained on the data of `rhm-cnn` with "
-        "the leaf at every position taken from another datum.",
-        TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
-        v=16, s=2, L=7, n_classes=16,
-    ),
+    "shuffled-cnn": tree_classifier(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
     **{
-        name: _tree_classifier(
+        name: _classifier(
             f"Classifier of `{data}`, a mixture of two Gaussians.",
-            data, v=1, s=4, L=5, n_classes=2, steps=500,
+            data, steps=500, v=1, s=4, L=5, n_classes=2,
         )
         for name, data in (
             ("mixture-cnn", TwoModeMixture(d=1024, r=0.25)),
@@ -101,23 +90,6 @@ TREE_CLASSIFIERS = {
         )
     },
 }  # fmt: skip
-
-
-def _finish_tree_denoiser(model, data, directory, seed):
-    """Save a denoiser of the tree, and measure its loss on training and on held-out data."""
-    # Half precision halves the file; what is judged is what was stored.
-    model.half().save_pretrained(directory)
-    model = model.float()
-    parts = {
-        "loss": data.batch(N_VALIDATION, derived_generator(seed, 0))[0],
-        "loss_held_out": data.test_images[:N_VALIDATION],
-    }
-    generators = [derived_generator(seed, 0, i) for i in range(20)]
-    with torch.no_grad():
-        return {
-            name: sum(denoising_loss(model, x, None, g).item() for g in generators) / 20
-            for name, x in parts.items()
-        }
 
 
 def tree_denoiser_name(architecture: str, P: int | None, draw: int = 0) -> str:
@@ -140,7 +112,7 @@ def _tree_denoiser(architecture: str, P: int | None, rhm: RandomHierarchyModel) 
         data=lambda: TreeData(rhm, P=P),
         model=lambda: TREE_DENOISERS[architecture](rhm.v, rhm.s, rhm.L),
         loss=denoising_loss,
-        finish=_finish_tree_denoiser,
+        report=denoiser_report,
         steps=2000 if P is not None and P < 500 else 4000,  # with few data it overfits before
         batch_size=512 if architecture == "unet" else 256,
         learning_rate=1e-2 if architecture == "unet" else 3e-3,

@@ -1,10 +1,11 @@
-"""The training loop, the same for every network of the book.
+"""What there is to say of a training, and how it runs: the same for every network of the book.
 
 Every random number of step k comes from a generator derived from (seed, k), so a training that
 was killed continues from its last checkpoint to the very weights of an undisturbed one.
 """
 
 import csv
+import json
 import math
 import time
 from collections.abc import Callable
@@ -14,21 +15,19 @@ from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from diffusers import ModelMixin
+from diffusers import DDPMPipeline, ModelMixin, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from hierphase.networks.best_weights import BestWeights
-from hierphase.networks.checkpoints import load_checkpoint, save_checkpoint
-from hierphase.rhm.corruption import ddpm_scheduler
+from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
 from hierphase.seeds import derived_generator
 
 LOG = "training.csv"
+QUALITY = "quality.json"
 WARM_UP_STEPS = 100
-N_VALIDATION = 1000  # the last of the held-out data, on which training decides when it was best
-SCHEDULE = ddpm_scheduler()
 
 
 class Data(Protocol):
@@ -52,9 +51,9 @@ class Training:
         about: what is trained, one line for the model card.
         data: gives the data.
         model: gives the untrained network.
-        loss: (model, images, labels, generator) -> scalar; all randomness from the generator.
-        finish: (model, data, directory, seed) -> quality numbers; also saves the trained model.
-            The numbers go into the model card and ``quality.json``.
+        loss: (model, images, labels, generator) -> scalar, see
+            :mod:`~hierphase.networks.objectives`.
+        report: (model, data, seed) -> quality numbers, for the model card and ``quality.json``.
         steps: optimiser steps, unless the caller asks for another number.
         batch_size: images per step.
         learning_rate: highest rate; linear warm-up, then half a cosine to zero.
@@ -64,14 +63,16 @@ class Training:
             for everything.
         keep_best: end on the averaged weights with the lowest loss on the last 1000 held-out data,
             among those of all checkpoints and the end, instead of the last ones (early stopping).
-        needs: trainings whose saved models ``finish`` uses.
+        vary: (images, generator) -> images, one after the other before the loss.
+        half: save the weights in half precision; what is judged is what was saved.
+        needs: trainings whose saved models ``report`` uses.
     """
 
     about: str
     data: Callable[[], Data]
     model: Callable[[], ModelMixin]
     loss: Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-    finish: Callable[[ModelMixin, Data, Path, int], dict[str, float]]
+    report: Callable[[ModelMixin, Data, int], dict[str, float]]
     steps: int
     batch_size: int
     learning_rate: float
@@ -79,15 +80,67 @@ class Training:
     checkpoint_every: int = 250
     muon: bool = False
     keep_best: bool = False
+    vary: tuple[Callable[[torch.Tensor, torch.Generator], torch.Tensor], ...] = ()
+    half: bool = True
     needs: tuple[str, ...] = ()
+
+
+def run(training: Training, name: str, output: Path, steps: int, seed: int) -> None:
+    """Train a network, or go on with it, and save it with its log and model card.
+
+    Args:
+        training: what to train.
+        name: that it is known by.
+        output: directory of the model, in diffusers' layout.
+        steps: optimiser steps.
+        seed: fixes initial weights, batches and noise.
+
+    Raises:
+        ValueError: a checkpoint in the output directory is of another name, steps or seed.
+        KeyboardInterrupt: interrupted; its message says what is kept.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    data, model = training.data(), training.model()
+    initialise(model, derived_generator(seed, 0))
+    this = {"name": name, "steps": steps, "seed": seed}
+    try:
+        seconds = optimise(training, this, model, data, output)
+    except KeyboardInterrupt:
+        checkpoint = output / CHECKPOINT
+        kept = (
+            f"the same command goes on from {checkpoint}"
+            if checkpoint.is_file()
+            else "nothing is kept, as it came before the first checkpoint"
+        )
+        raise KeyboardInterrupt(f"training {name} was interrupted; {kept}") from None
+    model = model.to("cpu").eval()
+    if training.half:
+        model.half()
+    layout = DDPMPipeline(model, SCHEDULE) if isinstance(model, UNet2DModel) else model
+    layout.save_pretrained(output)
+    quality = training.report(model.float(), data, seed)
+    (output / QUALITY).write_text(json.dumps(quality, indent=1) + "\n")
+    _write_card(output, training, this, model, seconds, quality)
+    (output / CHECKPOINT).unlink(missing_ok=True)
 
 
 def optimise(training, run, model, data, output) -> float:
     """Train ``model`` in place, ending on its averaged weights; returns the seconds it took."""
     accelerator = Accelerator()
     wrapped, *optimizers = accelerator.prepare(model, *_optimizers(model, training.muon))
+
+    def loss_of(network, batch, generator):
+        images, labels = (part.to(accelerator.device) for part in batch)
+        for vary in training.vary:
+            images = vary(images, generator)
+        return training.loss(network, images, labels, generator)
+
+    def held_out_loss(network):  # with the same random numbers at every call
+        batch = data.test_images[-N_VALIDATION:], data.test_labels[-N_VALIDATION:]
+        return loss_of(network, batch, derived_generator(run["seed"], 0)).item()
+
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
-    best = BestWeights(_validation_loss(training, run, data, accelerator.device))
+    best = BestWeights(held_out_loss)
     parts = [model, *optimizers, ema, best]
     first, seconds = load_checkpoint(output, run, parts)
     steps = run["steps"]
@@ -98,10 +151,8 @@ def optimise(training, run, model, data, output) -> float:
         )
         for step in progress:
             generator = derived_generator(run["seed"], step + 1)
-            batch = data.batch(training.batch_size, generator)
-            images, labels = (part.to(accelerator.device) for part in batch)
             rate = training.learning_rate * _schedule(step, steps)
-            loss = training.loss(wrapped, images, labels, generator)
+            loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer in optimizers:
@@ -125,18 +176,6 @@ def optimise(training, run, model, data, output) -> float:
     else:
         ema.copy_to(model.parameters())
     return seconds
-
-
-def _validation_loss(training, run, data, device) -> Callable[[nn.Module], float]:
-    """Loss on the last held-out data, with the same random numbers at every call."""
-
-    def loss(model):
-        images, labels = (
-            part[-N_VALIDATION:].to(device) for part in (data.test_images, data.test_labels)
-        )
-        return training.loss(model, images, labels, derived_generator(run["seed"], 0)).item()
-
-    return loss
 
 
 def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
@@ -183,17 +222,25 @@ def _log(path: Path, first: int):
     return file
 
 
-def denoising_loss(model, images, labels, generator) -> torch.Tensor:
-    """Mean squared error of the predicted noise at uniform t (Ho et al. 2020, L_simple).
-
-    Args:
-        model: predicts the noise, ``model(x_t, t).sample``.
-        images: (n, ...) clean images.
-        labels: not used; the model is unconditional.
-        generator: source of t and of the noise, on the CPU.
-    """
-    times = torch.randint(SCHEDULE.config.num_train_timesteps, (len(images),), generator=generator)
-    noise = torch.randn(images.shape, generator=generator).to(images.device)
-    times = times.to(images.device)
-    noisy = SCHEDULE.add_noise(images, noise, times)
-    return functional.mse_loss(model(noisy, times).sample, noise)
+def _write_card(directory, training, run, model, seconds, quality) -> None:
+    """The model card: what it is, how it was made, how good it is."""
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        f"# {run['name']}",
+        "",
+        f"{training.about}",
+        "",
+        f"- parameters: {parameters:,} (safetensors)",
+        f"- training: {run['steps']} steps of {training.batch_size} examples, "
+        f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
+        f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}"
+        f"{', the best on held-out data' if training.keep_best else ''}), seed {run['seed']}",
+        f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
+        f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
+        "",
+        "| quality | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.4f} |" for name, value in quality.items()),
+        "",
+    ]
+    (directory / "README.md").write_text("\n".join(lines))

@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from safetensors.torch import load_file
 
 from hierphase.diffusion.datasets import ImageData
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
-from hierphase.networks import catalogue, rhm_catalogue
+from hierphase.networks import catalogue, training
+from hierphase.networks.rhm_catalogue import tree_classifier
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.sample_quality import frechet_distance, nearest_distance, sample_quality
-from hierphase.rhm.dataset import TreeData, encode
+from hierphase.rhm.dataset import encode
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
@@ -25,8 +27,9 @@ STEPS = 7
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """The real trainings with a checkpoint every 2 steps and a handful of samples at the end."""
-    finish = catalogue._finish_denoiser("digits-classifier", n_samples=8, num_inference_steps=3)
-    trainings = {"digits": {"finish": finish}, "digits-classifier": {}, "rhm-cnn": {}}
+    report = catalogue.TRAININGS["digits"].report
+    few = functools.partial(report, n_samples=8, num_inference_steps=3)
+    trainings = {"digits": {"report": few}, "digits-classifier": {}, "rhm-cnn": {}}
     for name, changes in trainings.items():
         changed = dataclasses.replace(catalogue.TRAININGS[name], checkpoint_every=2, **changes)
         monkeypatch.setitem(catalogue.TRAININGS, name, changed)
@@ -38,7 +41,7 @@ def weights(directory: Path) -> dict:
 
 
 def log(directory):
-    with (directory / catalogue.LOG).open() as file:
+    with (directory / training.LOG).open() as file:
         return [(row["step"], row["loss"], row["learning_rate"]) for row in csv.DictReader(file)]
 
 
@@ -98,10 +101,9 @@ def test_seeds_give_other_weights_and_classifier_learns(tmp_path):
 
 def test_classifier_of_a_small_tree_learns_its_rules(tmp_path, monkeypatch):
     rhm = RandomHierarchyModel(6, 2, 2, 3)
-    small = rhm_catalogue._tree_classifier("Small.", TreeData(rhm), v=6, s=2, L=3, n_classes=6)
-    monkeypatch.setitem(catalogue.TRAININGS, "rhm-cnn", small)
+    monkeypatch.setitem(catalogue.TRAININGS, "rhm-cnn", tree_classifier(rhm))
     directory = catalogue.train("rhm-cnn", tmp_path, steps=400)
-    assert json.loads((directory / catalogue.QUALITY).read_text())["accuracy_held_out"] > 0.99
+    assert json.loads((directory / training.QUALITY).read_text())["accuracy_held_out"] > 0.99
     assert "Muon and AdamW" in (directory / "README.md").read_text()
     stored = weights(directory)
     assert {value.dtype for value in stored.values()} == {torch.float16}
@@ -130,7 +132,7 @@ def test_denoising_loss_is_zero_for_perfect_and_one_for_no_prediction():
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist"])
 def test_the_books_samples_look_like_the_data(name):
     directory = catalogue.model_directory(name)
-    quality = json.loads((directory / catalogue.QUALITY).read_text())
+    quality = json.loads((directory / training.QUALITY).read_text())
     assert quality["confident"] > 0.75 * quality["confident_held_out"]
     assert 0.03 < quality["rarest_class"] and quality["commonest_class"] < 0.2
     assert quality["distance"] > 0.8 * quality["distance_held_out"]  # no copies of training images
@@ -146,7 +148,7 @@ def test_the_books_samples_look_like_the_data(name):
     ("name", "accuracy"), [("digits-classifier", 0.97), ("fashion-mnist-classifier", 0.925)]
 )
 def test_the_books_classifiers_are_good_judges(name, accuracy):
-    quality = json.loads((catalogue.model_directory(name) / catalogue.QUALITY).read_text())
+    quality = json.loads((catalogue.model_directory(name) / training.QUALITY).read_text())
     assert quality["accuracy_held_out"] >= accuracy
 
 
