@@ -1,7 +1,9 @@
 """What a network sees: activations of named modules, standardised, compared layer by layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,19 +41,14 @@ def activations(
         raise ValueError(f"need at least one name and one image, got {names} and {len(images)}")
     recorded = {name: [] for name in names}
 
-    def recorder(name):
-        def hook(module, inputs, output):
-            recorded[name].append(output)
+    def record(name, module, inputs, output):
+        recorded[name].append(output)
 
-        return hook
-
-    handles = [modules[name].register_forward_hook(recorder(name)) for name in recorded]
-    try:
+    with ExitStack() as hooks:
+        for name in recorded:
+            hooks.enter_context(modules[name].register_forward_hook(partial(record, name)))
         for batch in images.split(batch_size):
             model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     for name, outputs in recorded.items():
         rows = [len(output) for output in outputs if isinstance(output, torch.Tensor)]
         if rows != [len(batch) for batch in images.split(batch_size)]:

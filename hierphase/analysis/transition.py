@@ -183,7 +183,7 @@ def layer_crossing(
 
 
 def largest_gaps(
-    times, early, late, confidence: float = 0.95, seed: int = 0, groups=None, **resampling
+    times, early, late, confidence=0.95, n_resamples=2000, seed=0, groups=None
 ) -> tuple[Estimate, Estimate]:
     """How far the mean similarity of a late layer gets above that of an early one, and below it.
 
@@ -199,20 +199,16 @@ def largest_gaps(
     gap = _gap(times, early, late)
     if gap.shape[1] < 2:
         raise ValueError(f"need at least two images, got {gap.shape[1]}")
-    first, second = (
-        np.vstack(
-            means_and_resamples(
-                gap[:, k::2],
-                seed=seed + k,
-                groups=None if groups is None else groups[k::2],
-                **resampling,
-            )
-        )
-        for k in range(2)
-    )
+
+    def half(k):
+        """The mean gap at each time, then its resamples."""
+        own = None if groups is None else groups[k::2]
+        return np.vstack(means_and_resamples(gap[:, k::2], None, n_resamples, seed + k, own))
+
+    first, second = half(0), half(1)
 
     def largest(sign):
-        """At the time that the other half names: the value, then each resample."""
+        """At the time that the other half names."""
         gaps = 0
         for own, other in ((first, second), (second, first)):
             at = (sign * other).argmax(axis=1, keepdims=True)

@@ -133,9 +133,8 @@ class Posterior:
         unsafe = self._unsafe | ~(lowest >= self._safe)
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
-            for ours, exact in zip(
-                marginals, _downward(LOGARITHM, up, self._rules)[0], strict=True
-            ):
+            marginals_log, _ = _downward(LOGARITHM, up, self._rules)
+            for ours, exact in zip(marginals, marginals_log, strict=True):
                 ours[unsafe] = exact.to(ours.dtype)
         return marginals
 
@@ -199,9 +198,8 @@ class Posterior:
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
             uniform = [u[:, unsafe].double() for u in uniform]
-            for ours, exact in zip(
-                samples, _descend(LOGARITHM, up, self._rules, uniform)[0], strict=True
-            ):
+            samples_log, _ = _descend(LOGARITHM, up, self._rules, uniform)
+            for ours, exact in zip(samples, samples_log, strict=True):
                 ours[:, unsafe] = exact
         return samples
 

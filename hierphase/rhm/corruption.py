@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from torch.nn.functional import one_hot
 
 from hierphase.checks import check_shape, fraction, positive_integer
-from hierphase.rhm.model import check_symbols, check_tensor
+from hierphase.rhm.model import DTYPES, check_symbols, check_tensor
 from hierphase.seeds import drawn
 
 Generators = torch.Generator | list[torch.Generator]
@@ -95,10 +95,7 @@ class GaussianProcess:
         Raises:
             ValueError: t is not an integer in that range.
         """
-        t = _times(t)
-        n_steps = len(self.scheduler.alphas_cumprod)
-        if t.dtype.is_floating_point or not ((t >= 0) & (t < n_steps)).all():
-            raise ValueError(f"t must be integer, 0 to {n_steps - 1}, got {t.tolist()}")
+        t = _times(t, len(self.scheduler.alphas_cumprod) - 1, DTYPES["integers"])
         return self.scheduler.alphas_cumprod.to(t.device)[t].double()
 
     def snr(self, t) -> torch.Tensor:
@@ -198,9 +195,7 @@ class MaskingProcess:
                 than n generators.
         """
         check_symbols("leaves", leaves, self.v, "n d")
-        time = _times(t).double()
-        if not ((time >= 0) & (time <= self.T)).all():
-            raise ValueError(f"t must be between 0 and T={self.T}, got {time.tolist()}")
+        time = _times(t, self.T, DTYPES["integers"] + DTYPES["float32 or float64"]).double()
         erased = _per_sample(time / self.T, len(leaves))[..., 0].to(leaves.device)
         uniform = drawn(torch.rand, leaves.shape, generator).to(leaves.device)
         return torch.where(uniform < erased, self.v, leaves.long())
@@ -223,14 +218,16 @@ class MaskingProcess:
         return (seen + seen[..., -1:])[..., :-1]
 
 
-def _times(t) -> torch.Tensor:
-    """``t`` as a tensor, refused where it holds anything but numbers."""
+def _times(t, last: int, dtypes: tuple) -> torch.Tensor:
+    """``t`` as a tensor of one of ``dtypes`` with numbers from 0 to ``last``, or a ValueError."""
     try:
         times = torch.as_tensor(t)
+        fits = times.dtype in dtypes and bool(((times >= 0) & (times <= last)).all())
     except (TypeError, RuntimeError, ValueError):
-        times = None
-    if times is None or times.dtype == torch.bool or times.dtype.is_complex:
-        raise ValueError(f"t must be a number or a tensor of numbers, got {t!r}")
+        fits = False
+    if not fits:
+        kind = "a number" if torch.float32 in dtypes else "integer"
+        raise ValueError(f"t must be {kind}, 0 to {last}, got {t!r}")
     return times
 
 

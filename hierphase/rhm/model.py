@@ -15,7 +15,7 @@ from hierphase.checks import check_shape, positive_integer, tree_sizes
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
 _SAMPLE_CHUNK = 1 << 22
-_DTYPES = {
+DTYPES = {
     "integers": (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     "float32 or float64": (torch.float32, torch.float64),
 }
@@ -145,7 +145,7 @@ def check_tensor(name: str, x, kind: str, *axes: str | int) -> None:
     The kind is "integers" or "float32 or float64", the axes are as for
     :func:`~hierphase.checks.check_shape`.
     """
-    if not isinstance(x, torch.Tensor) or x.dtype not in _DTYPES[kind]:
+    if not isinstance(x, torch.Tensor) or x.dtype not in DTYPES[kind]:
         found = getattr(x, "dtype", type(x).__name__)
         raise ValueError(f"{name} must be a tensor of {kind}, got {found}")
     check_shape(name, x, *axes)

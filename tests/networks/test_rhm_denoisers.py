@@ -54,7 +54,7 @@ def test_scalar_times_round_trip_and_refusals(kind, tmp_path):
     torch.testing.assert_close(alone, model(x_t, TIMES).sample)
     with pytest.raises(ValueError, match=r"x_t must have shape \(n, \*\(4, 8\)\), got \(2, 4, 6\)"):
         model(torch.zeros(2, 4, 6), 3)
-    with pytest.raises(ValueError, match=r"t must be integer, 0 to 999, got \[*1000"):
+    with pytest.raises(ValueError, match=r"t must be integer, 0 to 999, got .*1000"):
         model(x_t, 1000)
     with pytest.raises(ValueError, match="width must be at least 1, got 0"):
         network(kind, width=0)

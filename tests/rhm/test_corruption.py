@@ -151,8 +151,14 @@ def test_masking_evidence_counts_the_data_that_fit():
             lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, 1, 5),
             "one torch.Generator or a list, got 5",
         ),
-        (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, True), "of numbers, got True"),
-        (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, "1"), "of numbers, got '1'"),
+        (
+            lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, True),
+            "integer, 0 to 999, got True",
+        ),
+        (
+            lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, "1"),
+            "integer, 0 to 999, got '1'",
+        ),
         (
             lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES[:0], 1),
             r"got \(0, 4\)",
@@ -171,8 +177,8 @@ def test_masking_evidence_counts_the_data_that_fit():
             r"\(n, v, d\), got",
         ),
         (lambda: MaskingProcess(4, T=0), "T must be at least 1, got 0"),
-        (lambda: MaskingProcess(4, T=10).corrupt(LEAVES, 11), "between 0 and T=10, got 11.0"),
-        (lambda: MaskingProcess(4).corrupt(LEAVES, None), "of numbers, got None"),
+        (lambda: MaskingProcess(4, T=10).corrupt(LEAVES, 11), "a number, 0 to 10, got 11"),
+        (lambda: MaskingProcess(4).corrupt(LEAVES, None), "a number, 0 to 1000, got None"),
         (lambda: MaskingProcess(2).beliefs(LEAVES), "x_t .* symbol 3, outside 0..2"),
     ],
 )
