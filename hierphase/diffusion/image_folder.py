@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,7 @@ class ImageFolder:
         return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
 
 
-def image_folder(
-    path: Path | str, n_per_class: int, image_size: int, strict: bool = False
-) -> ImageFolder:
+def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFolder:
     """Choose and check ``n_per_class`` images of every class of a folder.
 
     Two layouts are read: one folder for each class (``n01440764/*.JPEG``; other names do as well),
@@ -89,19 +88,18 @@ def image_folder(
     order of their names (by Unicode code points). Each is decoded once to see that it is whole;
     one that is not is rejected and the next takes its place. Images after the last chosen are not
     opened, so that this takes seconds for a thousand images, however large the folder is. Files
-    without the suffix of an image are rejected by their names alone.
+    without the suffix of an image are rejected by their names alone. A warning counts and names
+    the rejected.
 
     Args:
         path: the folder.
         n_per_class: images to choose of each class.
         image_size: height and width in pixels that :meth:`ImageFolder.load` gives them.
-        strict: refuse a folder with rejected files; by default a warning counts and names them.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: the folder holds no images, class folders beside images, an image of unknown
-            class, or a class with fewer than ``n_per_class`` usable images; a rejected file if
-            ``strict``.
+            class, or a class with fewer than ``n_per_class`` usable images.
     """
     path = Path(path)
     n_per_class = positive_integer("n_per_class", n_per_class)
@@ -131,10 +129,8 @@ def image_folder(
                 f"needs more{_listing(rejected, '; rejected so far: ')}"
             )
     if rejected:
-        listing = _listing(rejected, f"{len(rejected)} files of {path} are no usable images: ")
-        if strict:
-            raise ValueError(listing)
-        warnings.warn(listing, stacklevel=2)
+        title = f"{len(rejected)} files of {path} are no usable images: "
+        warnings.warn(_listing(rejected, title), stacklevel=2)
     return ImageFolder(tuple(paths), torch.tensor(labels), tuple(classes), rejected, image_size)
 
 
@@ -152,48 +148,45 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
 
 def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     """Files of each class that are images by name, both sorted; and the others with the reason."""
-    with os.scandir(path) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    folders = sorted(entry.name for entry in visible if entry.is_dir())
-    images, rejected = _images(path, [e.name for e in visible if not e.is_dir()])
-    if folders and images:
+    entries = _visible(path)
+    inside = {entry.name: _visible(entry) for entry in entries if entry.is_dir()}
+    beside = [entry for entry in entries if entry.name not in inside]
+    rejected = {
+        Path(file): "no suffix of an image"
+        for file in chain(beside, *inside.values())
+        if not _is_image(file)
+    }
+    classes = {name: [Path(f) for f in files if _is_image(f)] for name, files in inside.items()}
+    images = [Path(file) for file in beside if _is_image(file)]
+    if inside and images:
         raise ValueError(
-            f"{path} holds both folders ({folders[0]}, ...) and images ({images[0].name}, ...): "
+            f"{path} holds both folders ({min(inside)}, ...) and images ({images[0].name}, ...): "
             "give one with a folder for each class, or one with images alone"
         )
-    if folders:
-        classes = {}
-        for name in folders:
-            inside, other = _images(path / name, os.listdir(path / name))
-            classes[name] = inside
-            rejected |= other
-    else:
-        synsets = {image: SYNSET.fullmatch(image.name) for image in images}
-        if unnamed := [image.name for image, synset in synsets.items() if synset is None]:
-            raise ValueError(
-                f"{len(unnamed)} images of {path} have no synset in their names, which would be "
-                f"like n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG: "
-                f"{', '.join(unnamed[:5])}; or put each class into a folder"
-            )
-        classes = {name: [] for name in sorted({synset[1] for synset in synsets.values()})}
-        for image, synset in synsets.items():
-            classes[synset[1]].append(image)
+    if unnamed := [image.name for image in images if not SYNSET.fullmatch(image.name)]:
+        raise ValueError(
+            f"{len(unnamed)} images of {path} have no synset in their names, which would be "
+            f"like n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG: "
+            f"{', '.join(unnamed[:5])}; or put each class into a folder"
+        )
+    for image in images:
+        classes.setdefault(SYNSET.fullmatch(image.name)[1], []).append(image)
     if not any(classes.values()):
         raise ValueError(
             f"{path} holds no images ({', '.join(SUFFIXES)}){_listing(rejected, '; it holds: ')}"
         )
-    return classes, rejected
+    return dict(sorted(classes.items())), rejected
 
 
-def _images(folder: Path, names: list[str]) -> tuple[list[Path], dict[Path, str]]:
-    """Sorted paths of those names that are images, and the other ones with the reason."""
-    images, rejected = [], {}
-    for name in sorted(name for name in names if not name.startswith(".")):
-        if name.lower().endswith(SUFFIXES):
-            images.append(folder / name)
-        else:
-            rejected[folder / name] = "no suffix of an image"
-    return images, rejected
+def _visible(folder) -> list[os.DirEntry]:
+    """What a folder holds, sorted by name."""
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _is_image(file: os.DirEntry) -> bool:
+    return file.name.lower().endswith(SUFFIXES)
 
 
 def _decoded(path: Path) -> Image.Image:

@@ -29,10 +29,9 @@ class BestWeights:
         ema.copy_to(model.parameters())
         with torch.no_grad():
             loss = self._loss(model)
-        if loss < self.lowest:
-            self.lowest = loss
-            self.weights = [parameter.detach().clone() for parameter in model.parameters()]
         ema.restore(model.parameters())
+        if loss < self.lowest:
+            self.lowest, self.weights = loss, [average.clone() for average in ema.shadow_params]
 
     def state_dict(self) -> dict:
         """What a checkpoint has to hold."""

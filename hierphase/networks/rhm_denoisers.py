@@ -9,12 +9,10 @@ It is given x_t and t as the leaf beliefs, which hold all that both say about x_
 which leaves are siblings, the transformer not even that; neither knows a rule.
 """
 
-from dataclasses import dataclass
-
 import torch
-from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from diffusers.utils import BaseOutput
+from diffusers.models.unets.unet_1d import UNet1DOutput
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -22,31 +20,23 @@ from hierphase.checks import positive_integer
 from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler
 
 
-@dataclass
-class TreeDenoiserOutput(BaseOutput):
-    """Output of :class:`TreeUNet` and :class:`TreeTransformer`.
-
-    Args:
-        sample: (n, v, d), the predicted noise.
-    """
-
-    sample: torch.Tensor
-
-
 class TreeDenoiser(ModelMixin, ConfigMixin):
     """What both networks share: how x_t and t come in, and how logits become predicted noise."""
 
-    def _build_ends(self, scheduler: DDPMScheduler, v: int, width: int) -> None:
-        self.process = GaussianProcess(scheduler, v)
+    def _build_ends(self, v: int, width: int) -> None:
+        self.process = GaussianProcess(ddpm_scheduler(), v)
         self.leaves = nn.Linear(v, width)
         self.mix = Feedforward(width, 2 * width, width)
 
-    def forward(self, x_t: torch.Tensor, t) -> TreeDenoiserOutput:
+    def forward(self, x_t: torch.Tensor, t) -> UNet1DOutput:
         """Predict the noise in x_t.
 
         Args:
             x_t: (n, v, d) noisy one-hot codes.
             t: time index 0..T-1, an integer or an integer tensor, scalar or (n,).
+
+        Returns:
+            Its ``sample``, (n, v, d).
 
         Raises:
             ValueError: wrong shape or dtype, or t out of range.
@@ -57,7 +47,7 @@ class TreeDenoiser(ModelMixin, ConfigMixin):
         evidence = self.process.log_beliefs(x_t, t)
         inside = self.mix(self.leaves(evidence.softmax(-1)))
         x_0 = (self._logits(inside) + evidence).softmax(-1).mT
-        return TreeDenoiserOutput(sample=self.process.noise(x_t, x_0, t))
+        return UNet1DOutput(sample=self.process.noise(x_t, x_0, t))
 
 
 class Feedforward(nn.Sequential):
@@ -91,7 +81,7 @@ class TreeUNet(TreeDenoiser):
     def __init__(self, v: int = 8, s: int = 2, L: int = 4, width: int = 32, n_hidden: int = 96):
         super().__init__()
         _check_sizes(v, s, L=L, width=width, n_hidden=n_hidden)
-        self._build_ends(ddpm_scheduler(), v, width)
+        self._build_ends(v, width)
         self.merge = nn.ModuleList(Feedforward(s * width, n_hidden, width) for _ in range(L))
         self.split = nn.ModuleList(
             Feedforward((s + 1) * width, n_hidden, s * width) for _ in range(L)
@@ -140,7 +130,7 @@ class TreeTransformer(TreeDenoiser):
         _check_sizes(v, s, L=L, width=width, n_blocks=n_blocks, n_heads=n_heads)
         if width % n_heads:
             raise ValueError(f"n_heads must divide the width {width}, got {n_heads}")
-        self._build_ends(ddpm_scheduler(), v, width)
+        self._build_ends(v, width)
         self.positions = nn.Linear(s**L, width, bias=False)
         self.blocks = nn.ModuleList(_Block(width, n_heads) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)

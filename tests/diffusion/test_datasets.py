@@ -53,11 +53,11 @@ FIRST_TEST_LABELS = [2, 0, 4, 9, 4, 1, 2, 4, 6, 7, 9, 1]
     ("change", "message"),
     [
         ({"test_images": torch.zeros(3, 1, 8, 8, dtype=torch.float64)}, "float32.*torch.float64"),
-        ({"test_images": torch.zeros(3, 8, 8)}, r"got torch.float32 of shape \(3, 8, 8\)"),
-        ({"train_images": torch.full((3, 1, 8, 8), 16.0)}, r"\[-1, 1\], got values from 16 to 16"),
-        ({"train_images": torch.full((3, 1, 8, 8), float("nan"))}, "got values from nan"),
-        ({"test_labels": torch.zeros(7)}, r"got shape \(7,\) for 450 images"),
-        ({"class_names": ("0", "1")}, r"must lie in \[0, 2\), got values from 0 to 9"),
+        ({"test_images": torch.zeros(3, 8, 8)}, r"got torch.float32 .* of shape \(3, 8, 8\)"),
+        ({"train_images": torch.full((3, 1, 8, 8), 16.0)}, r"in \[-1, 1\] .* from 16 to 16 of"),
+        ({"train_images": torch.full((3, 1, 8, 8), float("nan"))}, "from nan to nan"),
+        ({"test_labels": torch.zeros(7)}, r"each of 450 images, got .* in shape \(7,\)"),
+        ({"class_names": ("0", "1")}, r"must be in \[0, 2\), .* got 0 to 9"),
     ],
 )
 def test_inconsistent_data_are_refused(data, change, message):
@@ -78,6 +78,10 @@ def idx(array):
     return header + array.tobytes()
 
 
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 CONTENTS = {
     "train-images-idx3-ubyte.gz": idx(PIXELS[:N_TRAIN]),
     "train-labels-idx1-ubyte.gz": idx(LABELS[:N_TRAIN]),
@@ -96,7 +100,7 @@ def put(directory, contents=CONTENTS):
 @pytest.fixture
 def places(tmp_path, monkeypatch):
     """Empty system and cache directories, and hashes that fit the small files; no download."""
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+    hashes = {name.removesuffix(".gz"): sha256(content) for name, content in CONTENTS.items()}
     monkeypatch.setattr(datasets, "FASHION_MNIST_FILES", hashes)
     monkeypatch.setattr(datasets, "FASHION_MNIST_SYSTEM", tmp_path / "system")
     monkeypatch.setattr(datasets, "FASHION_MNIST_URL", "http://127.0.0.1:9")  # nobody listens
@@ -205,7 +209,7 @@ def test_a_connection_that_breaks_is_an_error(places, site, monkeypatch):
     _, cache = places
     put(site.directory)
     monkeypatch.setattr(Handler, "copyfile", lambda self, source, output: output.write(b"half"))
-    with pytest.raises(FileNotFoundError, match=rf"{site.url}/.* cannot be downloaded .*4 bytes"):
+    with pytest.raises(FileNotFoundError, match=rf"{site.url}/.* downloaded .*4 bytes"):
         fashion_mnist()
     assert not cache.exists()
 
@@ -262,7 +266,7 @@ def npm_cache(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         for name, content in contents.items():
             (folder / name).write_bytes(content)
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        hashes = {name: sha256(content) for name, content in contents.items()}
         package, inside, _ = datasets.NPM_FILES[dataset]
         monkeypatch.setitem(datasets.NPM_FILES, dataset, (package, inside, hashes))
         return folder

@@ -92,12 +92,11 @@ def test_choice_is_the_same_whatever_order_files_come_in(classes, tmp_path, flat
         for path in sorted(classes.glob("n????????")):
             path.rmdir()
     before = image_folder(tmp_path, n_per_class=2, image_size=SIZE)
-    listdir, scandir = os.listdir, os.scandir
+    scandir = os.scandir
 
     def backwards(path):
         return contextlib.nullcontext(sorted(scandir(path), key=lambda e: e.name, reverse=True))
 
-    monkeypatch.setattr(module.os, "listdir", lambda path: sorted(listdir(path), reverse=True))
     monkeypatch.setattr(module.os, "scandir", backwards)
     after = image_folder(tmp_path, n_per_class=2, image_size=SIZE)
     assert after.paths == before.paths
@@ -138,8 +137,6 @@ def test_bad_files_are_reported_and_the_next_takes_their_place(classes):
     }  # fmt: skip
     assert "truncated" in folder.rejected[bad / "n01440764_0.JPEG"]
     assert folder.rejected[bad / "n01440764_1.JPEG"] == "no image in a known format"
-    with pytest.raises(ValueError, match=r"4 files of .*n01440764_0.JPEG.*truncated"):
-        image_folder(classes, n_per_class=2, image_size=SIZE, strict=True)
 
 
 def test_too_large_an_image_is_passed_over(classes, monkeypatch):
