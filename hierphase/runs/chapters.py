@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 import jupytext
-import nbformat
 from ipykernel.kernelspec import write_kernel_spec
+from nbformat import NotebookNode
 
 from hierphase.checks import unknown, utf8
 from hierphase.parameters import check_values
@@ -45,7 +45,7 @@ class Chapter:
     title: str
     parameters: str
     defaults: dict[str, object]
-    notebook: nbformat.NotebookNode
+    notebook: NotebookNode
 
 
 class CellError(RunError):
@@ -75,14 +75,8 @@ def load(name: str) -> Chapter:
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     heading = re.search("^# (.+)", prose, re.MULTILINE)
     tagged = (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    parameters = next(tagged, "")
-    return Chapter(
-        name=name,
-        title=heading[1].strip() if heading else name,
-        parameters=parameters,
-        defaults=_defaults(path, parameters),
-        notebook=notebook,
-    )
+    title, parameters = heading[1].strip() if heading else name, next(tagged, "")
+    return Chapter(name, title, parameters, _defaults(path, parameters), notebook)
 
 
 def run(name: str, values: dict, output: Path | str | None = None) -> Path:
@@ -121,9 +115,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     return notebook
 
 
-def execute(
-    chapter: Chapter, values: dict, notebook: Path | None, cwd: Path
-) -> nbformat.NotebookNode:
+def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) -> NotebookNode:
     """Execute the chapter's cells with ``values`` injected after its parameters cell.
 
     Args:

@@ -191,9 +191,7 @@ def _slurm(folder: Path, workers: int | None, options: dict):
     try:
         executor = submitit.SlurmExecutor(folder)
     except RuntimeError:
-        raise ValueError(
-            "executor slurm needs the commands of SLURM (sbatch, srun, squeue) on this machine"
-        ) from None
+        raise ValueError("executor slurm needs sbatch, srun and squeue on this machine") from None
     ours = {"job_name": "hierphase", "time": 60, "array_parallelism": workers or 256}
     executor.update_parameters(**ours | options)
     return executor
@@ -240,6 +238,4 @@ def _import_extra(module: str):
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"this executor needs {error.name}: pip install 'hierphase[cluster]'"
-        ) from None
+        raise ValueError(f"this needs {error.name}: pip install 'hierphase[cluster]'") from None
