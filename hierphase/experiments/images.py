@@ -26,21 +26,12 @@ N_TOP = 5  # most likely classes that are stored for every image
 N_BANDS = 5  # spatial scales, fewer on small images
 
 _BOOK = {
-    "images": "fashion-mnist",
-    "n_per_class": 100,
-    "model": "fashion-mnist",
-    "model_flags": {},
-    "classifier": "fashion-mnist-classifier",
-    "classifier_weights": None,
-    "layers": ["stages.0", "stages.1", "stages.2", "logits"],
-    "n_times": 20,
-    "num_inference_steps": 50,
-    "seed": 0,
-    "batch_size": 64,
-    "precision": "float32",
-    "compile": False,
-    "n_shown": 100,
-}
+    "images": "fashion-mnist", "n_per_class": 100, "model": "fashion-mnist", "model_flags": {},
+    "classifier": "fashion-mnist-classifier", "classifier_weights": None,
+    "layers": ["stages.0", "stages.1", "stages.2", "logits"], "n_times": 20,
+    "num_inference_steps": 50, "seed": 0, "batch_size": 64, "precision": "float32",
+    "compile": False, "n_shown": 100,
+}  # fmt: skip
 
 #: Preset -> the parameters of :class:`ImageExperiment`.
 PRESETS = {

@@ -33,22 +33,14 @@ PRESETS = {
     "tree": {
         "sizes": {
             "unet": [
-                list(rhm_catalogue.TREE_SIZES),
-                [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192],
+                list(rhm_catalogue.TREE_SIZES), [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192],
             ],
             "transformer": [[128, 512, 2048, 8192]],
         },
-        "n_loss_data": 1000,
-        "n_loss_times": 40,
-        "n_data": 256,
-        "n_times": 13,
-        "last_time": 360,
-        "n_samples": 1000,
-        "num_inference_steps": 100,
-        "batch_size": 512,
-        "seed": 0,
+        "n_loss_data": 1000, "n_loss_times": 40, "n_data": 256, "n_times": 13, "last_time": 360,
+        "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
     },
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -35,16 +35,9 @@ _EPSILONS = [
     0.96, 1.0,
 ]  # fmt: skip
 _TREE = {
-    "networks": _RHM_CNNS,
-    "trained": True,
-    "shuffled": False,
-    "process": "epsilon",
-    "noise": _EPSILONS,
-    "n_blocks": 32,
-    "block": 8,
-    "n_decoding": 0,
-    "seed": 0,
-}
+    "networks": _RHM_CNNS, "trained": True, "shuffled": False, "process": "epsilon",
+    "noise": _EPSILONS, "n_blocks": 32, "block": 8, "n_decoding": 0, "seed": 0,
+}  # fmt: skip
 
 _CONTROL = _TREE | {"block": 128}
 _MIXTURE = _CONTROL | {"process": "gaussian", "noise": [*range(50, 1000, 50), 999]}

@@ -45,19 +45,11 @@ class TreeCorrelations(Experiment):
 
     presets: ClassVar = {
         "tree": {
-            "v": 32,
-            "m": 8,
-            "s": 2,
-            "depths": [5, 6, 7, 8, 9, 10, 11],
+            "v": 32, "m": 8, "s": 2, "depths": [5, 6, 7, 8, 9, 10, 11],
             "offsets": [
                 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2,
             ],
-            "L": 9,
-            "n_times": 25,
-            "n_rules": 32,
-            "n_data": 12,
-            "n_draws": 4,
-            "seed": 0,
+            "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
     least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2}
