@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from slow_experiment import NAME, PRESETS
-from test_sweep import COMMAND, assert_same, begun, undisturbed, wait_for, workers
+from sweeps import COMMAND, assert_same, begun, wait_for
 
 from hierphase.runs import results
 
-__all__ = ["undisturbed", "workers"]  # fixtures
+pytestmark = pytest.mark.usefixtures("workers")
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 

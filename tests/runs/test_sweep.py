@@ -1,13 +1,9 @@
-"""Sweeps give the same bits however they are split, computed, killed and resumed.
-
-The experiment is tests/slow_experiment.py, which also is a command line that knows it.
-"""
+"""Sweeps give the same bits however they are split, computed, killed and resumed."""
 
 import concurrent.futures
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,58 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-import slow_experiment
 import torch
-import xarray as xr
-from slow_experiment import NAME, PRESETS, SlowExperiment, spec
+from slow_experiment import NAME, PRESETS, SlowExperiment
+from sweeps import COMMAND, assert_same, begun, run, wait_for
 
 from hierphase.__main__ import main
 from hierphase.experiments import registry
 from hierphase.runs import executors, results, shards
 
-TESTS = Path(__file__).parents[1]
-COMMAND = [sys.executable, str(TESTS / "slow_experiment.py"), "sweep", NAME, "--preset", "tiny"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The result of a sweep that nothing disturbed: one shard, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.EXPERIMENTS, NAME, (SlowExperiment,))
-        return registry.run_sweep(NAME, "tiny", {}, tmp_path_factory.mktemp("undisturbed"), 100)
-
-
-@pytest.fixture(autouse=True)
-def workers(tmp_path, monkeypatch):
-    """Workers find the experiment, would use two threads, and log the shards they begin."""
-    monkeypatch.setitem(registry.EXPERIMENTS, NAME, (SlowExperiment,))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    monkeypatch.setenv("SLOW_LOG", str(tmp_path / "log"))
-    (tmp_path / "log").mkdir()
-
-
-def begun(tmp_path):
-    """(start, stop, pid) of every shard whose computation was begun, sorted."""
-    return sorted(json.loads(p.read_text()) for p in (tmp_path / "log").glob("*.json"))
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def run(directory, shard_size=4, executor=None):
-    return registry.run_sweep(NAME, "tiny", {}, directory, shard_size, executor)
-
-
-def assert_same(result, expected):
-    xr.testing.assert_identical(result.drop_attrs(), expected.drop_attrs())
-    for name, variable in expected.variables.items():
-        assert result[name].dtype == variable.dtype
-        assert result[name].attrs == variable.attrs
+pytestmark = pytest.mark.usefixtures("workers")
 
 
 def test_result_is_complete_and_found_by_load(undisturbed, tmp_path):
@@ -209,75 +162,6 @@ def test_two_processes_in_one_directory_do_no_harm(undisturbed, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp"]
 
 
-def cut_short(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip_a_value(path):
-    content = bytearray(path.read_bytes())
-    with xr.open_dataset(path, engine="h5netcdf") as stored:
-        values = (stored.numbers if "numbers" in stored else stored.total).values.tobytes()
-    content[content.index(values) + 5] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-def of_other_parameters(path):
-    other = spec(path.parent, 4, 8, scale=2.0)
-    shards.run_shard(other)
-
-
-def of_other_images(path):
-    shutil.copy(path.with_name("0000000-0000004.nc"), path)
-
-
-@pytest.mark.parametrize(
-    "damage", [cut_short, flip_a_value, empty, of_other_parameters, of_other_images, Path.unlink]
-)
-def test_what_cannot_be_trusted_is_redone(undisturbed, tmp_path, damage):
-    run(tmp_path)
-    (path,) = tmp_path.glob("shards/*/0000004-0000008.nc")
-    whole = path.read_bytes()
-    damage(path)
-    assert not path.exists() or path.read_bytes() != whole
-    n_begun = len(begun(tmp_path))
-    assert_same(run(tmp_path), undisturbed)
-    assert len(begun(tmp_path)) == n_begun + 1  # this one and no other
-
-
-@pytest.mark.parametrize("damage", [cut_short, flip_a_value, empty, Path.unlink])
-def test_damaged_preparation_is_redone(undisturbed, tmp_path, damage):
-    run(tmp_path)
-    for path in tmp_path.glob("shards/*/*.nc"):
-        damage(path) if path.name == "prepared.nc" else path.unlink()
-    assert_same(run(tmp_path), undisturbed)
-
-
-def test_no_flipped_byte_passes(tmp_path):
-    one = spec(tmp_path)
-    content = shards.run_shard(one).read_bytes()
-    for position in [*range(0, len(content), len(content) // 80), len(content) - 1]:
-        changed = bytearray(content)
-        changed[position] ^= 0x10
-        one.path.write_bytes(changed)
-        assert one.read() is None, position
-
-
-def test_key_follows_everything_that_numbers_depend_on(monkeypatch):
-    keys = {shards.sweep_key(SlowExperiment, PRESETS["tiny"] | {"seed": seed}) for seed in (0, 1)}
-    monkeypatch.setattr(results, "package_versions", lambda: {"torch": "1.0"})
-    keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
-    monkeypatch.undo()
-    shards._fingerprint.cache_clear()
-    monkeypatch.setenv("SLOW_WEIGHTS", "trained anew")
-    keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
-    shards._fingerprint.cache_clear()
-    assert len(keys) == 4
-
-
 def test_failed_shards_are_named_and_the_others_kept(undisturbed, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLOW_FAIL", "5")
     command = ["sweep", NAME, "--preset", "tiny", "--output", str(tmp_path), "--shard-size", "3"]
@@ -292,25 +176,6 @@ def test_failed_shards_are_named_and_the_others_kept(undisturbed, tmp_path, monk
     assert [b[:2] for b in begun(tmp_path)].count([3, 6]) == 2
     assert len(begun(tmp_path)) == 5
     assert_same(results.load(NAME, "tiny", PRESETS["tiny"], tmp_path), undisturbed)
-
-
-def test_workers_refuse_what_they_cannot_do_right(tmp_path):
-    absent = spec(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"no directory .*elsewhere.*share its output"):
-        shards.run_shard(absent)
-    other = shards.ShardSpec(SlowExperiment, PRESETS["tiny"], 0, 4, tmp_path, "of another machine")
-    with pytest.raises(ValueError, match="would compute other numbers"):
-        shards.run_shard(other)
-
-
-def test_measured_images_are_checked(tmp_path, monkeypatch):
-    measure = slow_experiment.SlowExperiment.measure
-    monkeypatch.setattr(
-        slow_experiment.SlowExperiment, "measure",
-        lambda self, start, stop, prepared: measure(self, start, stop - 1, prepared),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="was asked for images 4 to 7, but its coordinate image"):
-        shards.run_shard(spec(tmp_path, 4, 8))
 
 
 @pytest.mark.parametrize(
