@@ -35,7 +35,7 @@ def bootstrap(
     """A statistic of n images, and of resamples of them.
 
     Args:
-        statistic: its values (k, ...) for weights (k, n) of the images, each row of sum 1.
+        statistic: its values (k, ...) for weights (k, n) of the images, in each row 1 on average.
         n: number of images.
         n_resamples: how many resamples.
         seed: of the resampling.
@@ -58,8 +58,8 @@ def bootstrap(
         (inside,) = np.nonzero(members == group)
         share = np.full(len(inside), 1 / len(inside))
         weights[:, inside] = rng.multinomial(times * len(inside), share)
-    weights /= weights.sum(axis=1, keepdims=True)
-    values = statistic(np.vstack([np.full(n, 1 / n), weights]))
+    weights /= weights.mean(axis=1, keepdims=True)
+    values = statistic(np.vstack([np.ones(n), weights]))
     return values[0], values[1:]
 
 
@@ -143,7 +143,7 @@ def median_curve(values: np.ndarray, confidence: float = 0.95, n_resamples: int 
         found = []
         for row in values:
             order = row.argsort()
-            below = weights[:, order].cumsum(axis=1) < 0.5 - 1e-9
+            below = weights[:, order].cumsum(axis=1) < len(row) * (0.5 - 1e-9)
             found.append(row[order][below.sum(axis=1)])
         return np.stack(found, axis=1)
 
@@ -202,7 +202,7 @@ def function_of_mean(
     check_shape("values", values, "n ...")
 
     def of_means(weights):
-        return function(np.tensordot(weights, values, axes=1))
+        return function(np.tensordot(weights, values, axes=1) / len(values))
 
     return percentile_estimate(*bootstrap(of_means, len(values), n_resamples), confidence)
 
