@@ -26,9 +26,30 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}: give a .pt, .pth or .safetensors file")
     try:
-        return _read(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Mapped into memory, the file is not held there a second time.
+        state_dict = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{path}: cut short or no safetensors file ({error})") from None
+    except Exception as error:  # unpickling a broken file fails in many ways
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path}: holds more than tensors ({found[1]}) and was not loaded, because doing "
+                "so could run code; give a file with the model's state dict only"
+            ) from None
+        size = path.stat().st_size
+        raise ValueError(f"{path}: cut short or no PyTorch checkpoint ({size} bytes)") from None
+    if not isinstance(state_dict, dict) or not state_dict:
+        raise ValueError(f"{path}: holds a {type(state_dict).__name__}, not a state dict")
+    if others := [key for key, x in state_dict.items() if not isinstance(x, torch.Tensor)]:
+        raise ValueError(
+            f"{path}: holds no plain state dict: {len(others)} of its entries are not tensors "
+            f"({', '.join(map(repr, others[:3]))})"
+        )
+    return state_dict
 
 
 def differences(expected: dict[str, tuple[int, ...]], found: dict[str, torch.Tensor]) -> str:
@@ -55,35 +76,3 @@ def differences(expected: dict[str, tuple[int, ...]], found: dict[str, torch.Ten
         for kind, names in kinds.items()
         if names
     )
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in an existing file; errors do not name it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Mapped into memory, the file is not held there a second time.
-        state_dict = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except SafetensorError as error:
-        raise ValueError(f"cut short or no safetensors file ({error})") from None
-    except Exception as error:  # unpickling a broken file fails in many ways
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
-            raise ValueError(
-                f"holds more than tensors ({found[1]}) and was not loaded, because doing so could "
-                "run code; give a file with the model's state dict only"
-            ) from None
-        raise ValueError(
-            f"cut short or no PyTorch checkpoint ({path.stat().st_size} bytes)"
-        ) from None
-    if not isinstance(state_dict, dict) or not state_dict:
-        raise ValueError(f"holds a {type(state_dict).__name__}, not a state dict")
-    others = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ValueError(
-            f"holds no plain state dict: {len(others)} of its entries are not tensors "
-            f"({', '.join(map(repr, others[:3]))})"
-        )
-    return state_dict

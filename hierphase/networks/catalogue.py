@@ -13,16 +13,9 @@ from diffusers import UNet2DModel
 
 from hierphase.checks import positive_integer, unknown
 from hierphase.diffusion.datasets import ImageData, cifar10, digits, fashion_mnist, mnist
+from hierphase.networks import objectives
 from hierphase.networks.classifiers import ConvClassifier
-from hierphase.networks.objectives import (
-    classification_loss,
-    classifier_report,
-    denoising_loss,
-    image_denoiser_report,
-    in_patches,
-    mirrored,
-    shifted,
-)
+from hierphase.networks.objectives import in_patches, mirrored, shifted
 from hierphase.networks.rhm_catalogue import TREE_CLASSIFIERS, TREE_TRAININGS
 from hierphase.networks.training import Training, run
 from hierphase.runs.results import book_directory
@@ -103,8 +96,8 @@ def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:
         about=f"Classifier of {what}, shifted by up to one pixel{also}.",
         data=data,
         model=partial(ConvClassifier, in_channels),
-        loss=classification_loss,
-        report=classifier_report,
+        loss=objectives.classification_loss,
+        report=objectives.classifier_report,
         steps=4500,
         batch_size=128,
         learning_rate=3e-3,
@@ -129,8 +122,8 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
         "`hierphase.networks.sample_quality.sample_quality`.",
         data=data,
         model=model,
-        loss=denoising_loss,
-        report=partial(image_denoiser_report, judge=partial(model_directory, judge)),
+        loss=objectives.denoising_loss,
+        report=partial(objectives.image_denoiser_report, judge=partial(model_directory, judge)),
         steps=steps,
         batch_size=64,
         learning_rate=1e-3,

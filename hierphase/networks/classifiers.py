@@ -48,20 +48,11 @@ class ConvClassifier(ModelMixin, ConfigMixin):
         in_channels: channels of the images.
         n_classes: number of classes.
         channels: width of each stage; multiples of 8.
-
-    Raises:
-        ValueError: a width that is not a positive multiple of 8, no stage, or fewer than 2 classes.
     """
 
     @register_to_config
     def __init__(self, in_channels: int = 1, n_classes: int = 10, channels=(32, 64, 128)):
         super().__init__()
-        if len(channels) == 0 or any(width <= 0 or width % GROUPS for width in channels):
-            raise ValueError(
-                f"channels must be positive multiples of {GROUPS}, one per stage, got {channels}"
-            )
-        if n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, got {n_classes}")
         widths = (in_channels, *channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -167,7 +158,14 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
             (nothing in it is executed) or does not fit the model.
         FileNotFoundError: there is no such file, or the weights cannot be downloaded.
     """
-    models = _torchvision_models()
+    try:
+        from torchvision import models  # only here: most chapters do without
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
+        raise ImportError(
+            f"torchvision, which has the classifiers, cannot be imported beside torch "
+            f"{torch.__version__} ({error}); install the build of torchvision that was made for "
+            "this torch (both from PyPI, or both for the CPU)"
+        ) from error
     known = models.list_models(module=models, exclude=UNSUPPORTED)
     if name not in known:
         raise ValueError(unknown("classifier", name, known))
@@ -198,16 +196,3 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
             raise ValueError(f"{weights} does not fit {name}: {problems}")
         network.load_state_dict(state)
     return TorchvisionClassifier(network, recipe.transforms()).eval()
-
-
-def _torchvision_models():
-    """The module ``torchvision.models``, imported only here: most chapters do without."""
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
-        raise ImportError(
-            f"torchvision, which has the classifiers, cannot be imported beside torch "
-            f"{torch.__version__} ({error}); install the build of torchvision that was made for "
-            "this torch (both from PyPI, or both for the CPU)"
-        ) from error
-    return models

@@ -3,15 +3,10 @@
 from functools import partial
 
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.networks.objectives import (
-    classification_loss,
-    classifier_report,
-    denoiser_report,
-    denoising_loss,
-)
+from hierphase.networks import objectives
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.rhm_denoisers import TreeTransformer, TreeUNet
-from hierphase.networks.training import Data, Training
+from hierphase.networks.training import Training
 from hierphase.rhm.dataset import TreeData
 from hierphase.rhm.model import RandomHierarchyModel
 
@@ -24,14 +19,14 @@ STRUCTURES = (
 )  # fmt: skip
 
 
-def _classifier(about: str, data: Data, steps: int = 4000, **sizes: int) -> Training:
+def _classifier(about: str, data, steps: int = 4000, **sizes: int) -> Training:
     """Training of a :class:`TreeClassifier` of these sizes on fresh examples."""
     return Training(
         about=f"{about} Trained on fresh examples: none is seen twice.",
         data=lambda: data,
         model=partial(TreeClassifier, **sizes, width=64),
-        loss=classification_loss,
-        report=classifier_report,
+        loss=objectives.classification_loss,
+        report=objectives.classifier_report,
         steps=steps,
         batch_size=256,
         learning_rate=5e-3,
@@ -39,21 +34,11 @@ def _classifier(about: str, data: Data, steps: int = 4000, **sizes: int) -> Trai
     )
 
 
-def tree_classifier(rhm: RandomHierarchyModel, shuffled: bool = False) -> Training:
-    """Training of a :class:`TreeClassifier` of the shape of the tree on fresh data of it.
-
-    Args:
-        rhm: the tree.
-        shuffled: take the leaf at every position from another datum.
-    """
+def tree_classifier(rhm: RandomHierarchyModel) -> Training:
+    """Training of a :class:`TreeClassifier` of the shape of the tree on fresh data of it."""
     about = f"Classifier of data of the Random Hierarchy Model, `{rhm}`."
-    if shuffled:
-        about = (
-            "A network that could learn nothing, for comparison: trained on the data of `rhm-cnn` "
-            "with the leaf at every position taken from another datum."
-        )
-    data = TreeData(rhm, shuffled=shuffled)
-    return _classifier(about, data, v=rhm.v, s=rhm.s, L=rhm.L, n_classes=rhm.n_classes)
+    sizes = {"v": rhm.v, "s": rhm.s, "L": rhm.L, "n_classes": rhm.n_classes}
+    return _classifier(about, TreeData(rhm), **sizes)
 
 
 #: The classifiers of exactly solvable data by name, those of several draws of the rules of a Random
@@ -78,7 +63,12 @@ TREE_CLASSIFIERS = {
         TreeData(RandomHierarchyModel(8, 256, 16, 1, n_classes=16)),
         v=8, s=2, L=4, n_classes=16,
     ),
-    "shuffled-cnn": tree_classifier(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
+    "shuffled-cnn": _classifier(
+        "A network that could learn nothing, for comparison: trained on the data of `rhm-cnn` with "
+        "the leaf at every position taken from another datum.",
+        TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
+        v=16, s=2, L=7, n_classes=16,
+    ),
     **{
         name: _classifier(
             f"Classifier of `{data}`, a mixture of two Gaussians.",
@@ -111,8 +101,8 @@ def _tree_denoiser(architecture: str, P: int | None, rhm: RandomHierarchyModel) 
         "are the noise-prediction errors on training and held-out data.",
         data=lambda: TreeData(rhm, P=P),
         model=lambda: TREE_DENOISERS[architecture](rhm.v, rhm.s, rhm.L),
-        loss=denoising_loss,
-        report=denoiser_report,
+        loss=objectives.denoising_loss,
+        report=objectives.denoiser_report,
         steps=2000 if P is not None and P < 500 else 4000,  # with few data it overfits before
         batch_size=512 if architecture == "unet" else 256,
         learning_rate=1e-2 if architecture == "unet" else 3e-3,

@@ -5,8 +5,6 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from hierphase.checks import positive_integer
-
 
 class PatchConvolution(nn.Linear):
     """Convolution with filter size and stride s: one linear map for every patch of s positions.
@@ -51,18 +49,11 @@ class TreeClassifier(ModelMixin, ConfigMixin):
         L: number of layers; the data have s**L leaves.
         n_classes: number of classes.
         width: channels of every layer.
-
-    Raises:
-        ValueError: a size that is not a positive integer, s or n_classes below 2.
     """
 
     @register_to_config
     def __init__(self, v: int = 16, s: int = 2, L: int = 7, n_classes: int = 16, width: int = 128):
         super().__init__()
-        for name, value in (("s", s), ("n_classes", n_classes)):
-            positive_integer(name, value, minimum=2)
-        for name, value in (("v", v), ("L", L), ("width", width)):
-            positive_integer(name, value)
         self.layers = nn.ModuleList()
         for level in range(L):
             layer = nn.Sequential()

@@ -16,7 +16,6 @@ from diffusers.models.unets.unet_1d import UNet1DOutput
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from hierphase.checks import positive_integer
 from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler
 
 
@@ -72,15 +71,11 @@ class TreeUNet(TreeDenoiser):
         L: depth; the data have s**L leaves.
         width: channels at every position.
         n_hidden: channels between the two linear maps of a merger or a split.
-
-    Raises:
-        ValueError: a size that is not a positive integer, v or s below 2.
     """
 
     @register_to_config
     def __init__(self, v: int = 8, s: int = 2, L: int = 4, width: int = 32, n_hidden: int = 96):
         super().__init__()
-        _check_sizes(v, s, L=L, width=width, n_hidden=n_hidden)
         self._build_ends(v, width)
         self.merge = nn.ModuleList(Feedforward(s * width, n_hidden, width) for _ in range(L))
         self.split = nn.ModuleList(
@@ -110,10 +105,6 @@ class TreeTransformer(TreeDenoiser):
         width: channels of a token.
         n_blocks: layers of attention and feedforward maps.
         n_heads: attention heads; divide ``width``.
-
-    Raises:
-        ValueError: a size that is not a positive integer, v or s below 2, or heads that do not
-            divide the width.
     """
 
     @register_to_config
@@ -127,9 +118,6 @@ class TreeTransformer(TreeDenoiser):
         n_heads: int = 4,
     ):
         super().__init__()
-        _check_sizes(v, s, L=L, width=width, n_blocks=n_blocks, n_heads=n_heads)
-        if width % n_heads:
-            raise ValueError(f"n_heads must divide the width {width}, got {n_heads}")
         self._build_ends(v, width)
         self.positions = nn.Linear(s**L, width, bias=False)
         self.blocks = nn.ModuleList(_Block(width, n_heads) for _ in range(n_blocks))
@@ -167,10 +155,3 @@ class _Block(nn.Module):
         attended = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         x = x + self.mixed(attended)
         return x + self.feedforward(self.norms[1](x))
-
-
-def _check_sizes(v, s, **sizes) -> None:
-    for name, value in (("v", v), ("s", s)):
-        positive_integer(name, value, minimum=2)
-    for name, value in sizes.items():
-        positive_integer(name, value)

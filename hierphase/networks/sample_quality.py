@@ -72,22 +72,20 @@ def sample_quality(
     def features(images):
         return torch.cat([classifier.features(batch) for batch in images.split(256)])
 
-    held_out_features = features(data.test_images)
+    def distance(images):
+        return nearest_distance(images, data.train_images).median().item()
+
+    n, reference = len(samples), features(data.test_images)
     probabilities = class_probabilities(classifier, samples)
     held_out = class_probabilities(classifier, data.test_images)
-    counts = probabilities.argmax(dim=1).bincount(minlength=len(data.class_names))
-    shares = counts / len(samples)
+    shares = probabilities.argmax(dim=1).bincount(minlength=len(data.class_names)) / n
     return {
         "confident": (probabilities.amax(dim=1) > 0.9).float().mean().item(),
         "confident_held_out": (held_out.amax(dim=1) > 0.9).float().mean().item(),
         "rarest_class": shares.min().item(),
         "commonest_class": shares.max().item(),
-        "distance": nearest_distance(samples, data.train_images).median().item(),
-        "distance_held_out": nearest_distance(data.test_images[: len(samples)], data.train_images)
-        .median()
-        .item(),
-        "frechet": frechet_distance(features(samples), held_out_features),
-        "frechet_train": frechet_distance(
-            features(data.train_images[: len(samples)]), held_out_features
-        ),
+        "distance": distance(samples),
+        "distance_held_out": distance(data.test_images[:n]),
+        "frechet": frechet_distance(features(samples), reference),
+        "frechet_train": frechet_distance(features(data.train_images[:n]), reference),
     }

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -30,26 +30,14 @@ QUALITY = "quality.json"
 WARM_UP_STEPS = 100
 
 
-class Data(Protocol):
-    """What a training needs of its data.
-
-    :class:`~hierphase.diffusion.datasets.ImageData` is an example.
-    """
-
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
-
-    def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Up to n training data (n, ...) and labels (n,), drawn with ``generator``."""
-
-
 @dataclass(frozen=True)
 class Training:
     """What one training consists of; the loop is the same for all.
 
     Attributes:
         about: what is trained, one line for the model card.
-        data: gives the data.
+        data: gives the data: of those to learn from ``batch(n, generator)`` draws up to n, images
+            (n, ...) and labels (n,); ``test_images`` and ``test_labels`` are held out.
         model: gives the untrained network.
         loss: (model, images, labels, generator) -> scalar, see
             :mod:`~hierphase.networks.objectives`.
@@ -69,10 +57,10 @@ class Training:
     """
 
     about: str
-    data: Callable[[], Data]
+    data: Callable[[], Any]
     model: Callable[[], ModelMixin]
     loss: Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-    report: Callable[[ModelMixin, Data, int], dict[str, float]]
+    report: Callable[[ModelMixin, Any, int], dict[str, float]]
     steps: int
     batch_size: int
     learning_rate: float
@@ -107,11 +95,9 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
         seconds = optimise(training, this, model, data, output)
     except KeyboardInterrupt:
         checkpoint = output / CHECKPOINT
-        kept = (
-            f"the same command goes on from {checkpoint}"
-            if checkpoint.is_file()
-            else "nothing is kept, as it came before the first checkpoint"
-        )
+        kept = "nothing is kept, as it came before the first checkpoint"
+        if checkpoint.is_file():
+            kept = f"the same command goes on from {checkpoint}"
         raise KeyboardInterrupt(f"training {name} was interrupted; {kept}") from None
     model = model.to("cpu").eval()
     if training.half:

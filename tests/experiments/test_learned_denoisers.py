@@ -5,7 +5,7 @@ from scipy.spatial.distance import cdist
 
 from hierphase.experiments import registry
 from hierphase.experiments.learned_denoisers import DenoiserExperiment, nearest_distance
-from hierphase.networks import catalogue, rhm_catalogue
+from hierphase.networks import catalogue, objectives, rhm_catalogue
 from hierphase.rhm.dataset import TreeData
 from hierphase.rhm.model import RandomHierarchyModel
 
@@ -74,7 +74,7 @@ def test_losses_are_those_of_training_at_these_times(small):
     data = TreeData(rhm_catalogue.tree_rhm(0))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        expected = catalogue.denoising_loss(model, data.test_images, None, generator).item()
+        expected = objectives.denoising_loss(model, data.test_images, None, generator).item()
     fine = DenoiserExperiment(parameters(sizes={"unet": [[512]]}, n_loss_times=200))
     measured = fine.measure(1, 2, fine.prepare())
     assert float(measured.loss.mean()) == pytest.approx(expected, rel=0.06)

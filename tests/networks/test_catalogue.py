@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hierphase.diffusion.datasets import ImageData
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
-from hierphase.networks import catalogue, training
+from hierphase.networks import catalogue, objectives, training
 from hierphase.networks.rhm_catalogue import tree_classifier
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.sample_quality import frechet_distance, nearest_distance, sample_quality
@@ -125,8 +125,8 @@ def test_denoising_loss_is_zero_for_perfect_and_one_for_no_prediction():
         return type("Output", (), {"sample": torch.zeros_like(noisy)})
 
     generator = derived_generator(0)
-    assert catalogue.denoising_loss(perfect, images, None, generator) < 1e-6
-    assert catalogue.denoising_loss(silent, images, None, generator) == pytest.approx(1, abs=0.05)
+    assert objectives.denoising_loss(perfect, images, None, generator) < 1e-6
+    assert objectives.denoising_loss(silent, images, None, generator) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion-mnist"])

@@ -39,10 +39,6 @@ def test_classifier_round_trip_and_refusals(tmp_path):
     assert torch.equal(model(x), again(x)) and model(x).shape == (5, 4)
     with pytest.raises(ValueError, match=r"x must have shape \(n, \*\(3, 4\)\), got \(5, 3, 8\)"):
         model(torch.zeros(5, 3, 8))
-    with pytest.raises(ValueError, match="s must be at least 2, got 1"):
-        TreeClassifier(s=1)
-    with pytest.raises(ValueError, match="width must be at least 1, got 0"):
-        TreeClassifier(width=0)
 
 
 def test_training_sets_are_nested_and_fresh_data_never_repeat():
