@@ -2,12 +2,7 @@
 
 import numpy as np
 
-from hierphase.analysis.bootstrap import (
-    Estimate,
-    bootstrap,
-    estimate_if_found,
-    percentile_estimate,
-)
+from hierphase.analysis.bootstrap import Estimate, bootstrap, estimate_if_found, percentile_estimate
 from hierphase.analysis.transition import crossing_time
 from hierphase.checks import check_shape, fraction
 

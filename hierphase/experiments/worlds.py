@@ -53,10 +53,7 @@ class World(Protocol):
         """Data ``rows``: x_0 (n, channels, ...), and what else is known of them, a row a datum."""
 
     def denoised(
-        self,
-        starts: list[torch.Tensor],
-        noises: Sequence[float],
-        generators: list[torch.Generator],
+        self, starts: list[torch.Tensor], noises: Sequence[float], generators: list[torch.Generator]
     ) -> Denoised:
         """x̂0 from each noise level; each repetition of a level is another draw.
 

@@ -159,10 +159,7 @@ def test_masking_evidence_counts_the_data_that_fit():
             lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, "1"),
             "integer, 0 to 999, got '1'",
         ),
-        (
-            lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES[:0], 1),
-            r"got \(0, 4\)",
-        ),
+        (lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES[:0], 1), r"got \(0, 4\)"),
         (lambda: GaussianProcess(DDPMScheduler()).corrupt(LEAVES - 9, 1), "must not hold symbol -"),
         (
             lambda: GaussianProcess(DDPMScheduler()).beliefs(torch.zeros(2, 4, 4).long(), 1),
