@@ -206,7 +206,7 @@ class ImageExperiment(Experiment):
         times = self.times()
         x0, (samples, _, true_class) = self.round_trips(start, stop, times.tolist())
         probability = [classifiers.class_probabilities(self.classifier, x) for x in samples]
-        probability = torch.stack(probability).cpu()
+        probability = torch.stack(probability).cpu()  # (time, image, class)
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
         scales = representations.from_dataset(prepared, self.device)
@@ -215,23 +215,19 @@ class ImageExperiment(Experiment):
         n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
         shown = max(0, min(stop, self.parameters["n_shown"]) - start)
         pixels = ((samples[:, :shown].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
-        by_layer = ("layer", "time", "image")
+        bands = band_similarity(x0, samples, mean_image, n_bands).cpu()
+        of_image = ("time", "image")
+        of_rank, of_layer = (*of_image, "rank"), ("layer", *of_image)
         measured = xr.Dataset(
             {
                 "label": ("image", self.world.labels[start:stop].short().numpy()),
-                "top_class": (("time", "image", "rank"), top.indices.short().numpy()),
-                "top_probability": (("time", "image", "rank"), top.values.numpy()),
-                "class_probability": (
-                    ("time", "image"),
-                    probability.gather(2, first)[..., 0].numpy(),
-                ),
-                "similarity": (by_layer, layers.cosine.numpy()),
-                "similarity_uncentred": (by_layer, layers.uncentred.numpy()),
-                "distance": (by_layer, layers.distance.numpy()),
-                "band_similarity": (
-                    ("band", "time", "image"),
-                    band_similarity(x0, samples, mean_image, n_bands).cpu().numpy(),
-                ),
+                "top_class": (of_rank, top.indices.short().numpy()),
+                "top_probability": (of_rank, top.values.numpy()),
+                "class_probability": (of_image, probability.gather(2, first)[..., 0].numpy()),
+                "similarity": (of_layer, layers.cosine.numpy()),
+                "similarity_uncentred": (of_layer, layers.uncentred.numpy()),
+                "distance": (of_layer, layers.distance.numpy()),
+                "band_similarity": (("band", *of_image), bands.numpy()),
                 "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
             },
             coords={
@@ -242,5 +238,5 @@ class ImageExperiment(Experiment):
             },
         )
         if true_class is not None:
-            measured["true_class"] = (("time", "image"), true_class.short().numpy())
+            measured["true_class"] = (of_image, true_class.short().numpy())
         return measured

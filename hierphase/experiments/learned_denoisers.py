@@ -146,20 +146,12 @@ class DenoiserExperiment(Experiment):
         if entry.architecture != "bayes":
             network = rhm_catalogue.TREE_DENOISERS[entry.architecture]
             model = network.from_pretrained(model_directory(entry.trained)).float().eval()
-        losses, generated = self._losses(model, bayes, data), self._generated(model, data)
-        about = xr.Dataset(
-            {
-                "architecture": entry.architecture,
-                "draw": entry.draw,
-                "P": np.nan if entry.P is None else float(entry.P),
-            },
-            coords={
-                "time": self.times() / T,
-                "loss_time": self.loss_times() / T,
-                "level": np.arange(rhm.L + 1),
-            },
-        )
-        return xr.merge([losses, self._kept(model, data), generated, about])
+        parts = [self._losses(model, bayes, data), self._kept(model, data)]
+        about = {"architecture": entry.architecture, "draw": entry.draw}
+        about["P"] = np.nan if entry.P is None else float(entry.P)
+        times = {"time": self.times() / T, "loss_time": self.loss_times() / T}
+        parts += [self._generated(model, data), xr.Dataset(about, times)]
+        return xr.merge(parts).assign_coords(level=np.arange(rhm.L + 1))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All denoisers; ``architecture``, ``draw`` and ``P`` are their coordinates."""

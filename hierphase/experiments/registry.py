@@ -54,12 +54,7 @@ def all_parameters(chapter: str, preset: str, changes: dict | None = None) -> di
 
 
 def run_sweep(
-    chapter: str,
-    preset: str,
-    changes: dict,
-    directory: Path | str,
-    shard_size: int = 16,
-    executor=None,
+    chapter: str, preset: str, changes: dict, directory: Path | str, shard_size=16, executor=None
 ) -> xr.Dataset:
     """Run the experiment of a chapter on all its units, or finish a run that was interrupted.
 
@@ -90,9 +85,9 @@ def result(
     chapter: str,
     preset: str,
     changes: dict | None = None,
-    recompute: bool = False,
-    output: Path | str | None = None,
-    stored: Path | str | None = None,
+    recompute=False,
+    output=None,
+    stored=None,
 ) -> xr.Dataset:
     """The result of an experiment: loaded, or computed anew.
 

@@ -115,20 +115,18 @@ class TreeCorrelations(Experiment):
                 noisy_known[p, k] = posterior.probability_of(repeated)[:, -1].mean()
                 belief = log_beliefs.softmax(-1).gather(-1, repeated[0][..., None]).mean()
                 noise[p, k] = (1 - belief) / (1 - 1 / rhm.v)
+        of_epsilon, of_step = ("depth", "epsilon"), ("process", "step")
+        coordinates = {"depth": depths, "epsilon": self._noises}
+        coordinates |= {"process": ["masking", "Gaussian"], "part": ["given x_t", "of the means"]}
         return xr.Dataset(
             {
-                "covariance": (("depth", "epsilon", "distance"), covariance),
-                "class_known": (("depth", "epsilon"), known),
-                "noisy_covariance": (("process", "step", "part", "noisy_distance"), noisy),
-                "noisy_class_known": (("process", "step"), noisy_known),
-                "noise": (("process", "step"), noise),
+                "covariance": ((*of_epsilon, "distance"), covariance),
+                "class_known": (of_epsilon, known),
+                "noisy_covariance": ((*of_step, "part", "noisy_distance"), noisy),
+                "noisy_class_known": (of_step, noisy_known),
+                "noise": (of_step, noise),
             },
-            coords={
-                "depth": depths,
-                "epsilon": self._noises,
-                "process": ["masking", "Gaussian"],
-                "part": ["given x_t", "of the means"],
-            },
+            coordinates,
         )
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -293,19 +291,17 @@ class ImageCorrelations(ImageExperiment):
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
             classes.append(top_class(trajectories.flatten(0, 1)).reshape(shape).T)
         distances, n_pairs = grid_distances(*patches.shape[2:])
-        times = self.times().numpy()
+        times, of_field = self.times().numpy(), ("field", "time", "image")
+        covariance, mean = (np.swapaxes(x, 0, 1).astype(np.float32) for x in (covariances, means))
         return xr.Dataset(
             {
-                "covariance": (
-                    ("field", "time", "image", "distance"),
-                    np.swapaxes(covariances, 0, 1).astype(np.float32),
-                ),
-                "mean": (("field", "time", "image"), np.swapaxes(means, 0, 1).astype(np.float32)),
+                "covariance": ((*of_field, "distance"), covariance),
+                "mean": (of_field, mean),
                 "n_pairs": ("distance", n_pairs),
                 "top_class": (("time", "image", "trajectory"), np.stack(classes)),
                 "first_class": ("image", top_class(x0)),
             },
-            coords={
+            {
                 "time": times[1:] / int(times[-1]),
                 "field": ["patches", "changed", "features"],
                 "distance": distances,

@@ -1,10 +1,12 @@
 """Where a training stands, in one file, so that it can be killed at any moment."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+
+from hierphase.runs.results import write
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -19,13 +21,10 @@ def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, parts
         seconds: wall time spent so far.
         parts: network, optimisers, averages, ...: all that have a ``state_dict()``.
     """
-    temporary = directory / f".{CHECKPOINT}.{os.getpid()}.tmp"
     state = {"run": run, "step": step, "seconds": seconds}
-    try:
-        torch.save(state | {"parts": [part.state_dict() for part in parts]}, temporary)
-        os.replace(temporary, directory / CHECKPOINT)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    torch.save(state | {"parts": [part.state_dict() for part in parts]}, content)
+    write(content.getbuffer(), directory / CHECKPOINT)
 
 
 def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> tuple[int, float]:

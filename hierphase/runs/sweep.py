@@ -19,13 +19,7 @@ from hierphase.runs.executors import ShardError, outcomes
 
 
 def run_sweep(
-    experiment: type,
-    chapter: str,
-    preset: str,
-    parameters: dict,
-    directory: Path | str,
-    shard_size: int,
-    executor,
+    experiment: type, chapter: str, preset: str, parameters: dict, directory, shard_size, executor
 ) -> xr.Dataset:
     """Measure all units of an experiment, or finish a run that was interrupted.
 
