@@ -24,27 +24,16 @@ N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
 
 # Module of diffusers -> module of guided-diffusion, within a block and at the top.
 PARTS = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-    "group_norm": "norm",
-    "to_q": "qkv",
-    "to_k": "qkv",
-    "to_v": "qkv",
-    "to_out.0": "proj_out",
-}
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+    "group_norm": "norm", "to_q": "qkv", "to_k": "qkv", "to_v": "qkv", "to_out.0": "proj_out",
+}  # fmt: skip
 QKV = ("to_q", "to_k", "to_v")
 TOP = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "class_embedding": "label_emb",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "class_embedding": "label_emb", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0",
     "conv_out": "out.2",
-}
+}  # fmt: skip
 # E.g. down_blocks.3.attentions.1.to_out.0: side, level, kind, number and part of a module.
 BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(\w+)\.(\d+)\.(.+)")
 

@@ -82,12 +82,7 @@ def run_sweep(
 
 
 def result(
-    chapter: str,
-    preset: str,
-    changes: dict | None = None,
-    recompute=False,
-    output=None,
-    stored=None,
+    chapter: str, preset: str, changes=None, recompute=False, output=None, stored=None
 ) -> xr.Dataset:
     """The result of an experiment: loaded, or computed anew.
 

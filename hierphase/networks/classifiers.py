@@ -18,14 +18,11 @@ GROUPS = 8
 #: of "convnext_base": the stem, the blocks of the four stages (3, 3, 27, 3), the downsampling
 #: between two stages, and the logits.
 PAPER_LAYERS = (
-    "network.features.0",
-    *(f"network.features.1.{block}" for block in range(3)),
-    "network.features.2",
-    *(f"network.features.3.{block}" for block in range(3)),
-    "network.features.4",
-    *(f"network.features.5.{block}" for block in range(27)),
-    "network.features.6",
-    *(f"network.features.7.{block}" for block in range(3)),
+    *(
+        f"network.features.{part}{block}"
+        for part, n_blocks in enumerate((0, 3, 0, 3, 0, 27, 0, 3))
+        for block in ([f".{k}" for k in range(n_blocks)] or [""])
+    ),
     "logits",
 )
 

@@ -140,12 +140,7 @@ def over_draws(values) -> Estimate:
 
 
 def image_grid(
-    images: Sequence,
-    framed: np.ndarray,
-    above: Sequence[str] = (),
-    names: Sequence[Sequence[str]] = (),
-    rows: Sequence[str] = (),
-    title: str = "",
+    images: Sequence, framed: np.ndarray, above=(), names=(), rows=(), title: str = ""
 ) -> Figure:
     """Images in rows and columns, some of them in a thick frame.
 
