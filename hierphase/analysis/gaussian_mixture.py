@@ -73,11 +73,7 @@ class GaussianMixture:
         return self._given_class(nothing, 0.0, classes, noise).float()
 
     def round_trips(
-        self,
-        x0: torch.Tensor,
-        classes: torch.Tensor,
-        alpha_bars: torch.Tensor,
-        generators: list[torch.Generator],
+        self, x0: torch.Tensor, classes: torch.Tensor, alpha_bars: torch.Tensor, generators: list
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The forward-backward experiment: noise every x_0 to every level, then denoise it.
 

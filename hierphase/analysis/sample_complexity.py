@@ -41,11 +41,7 @@ def conditional_validity(
 
 
 def size_thresholds(
-    sizes: np.ndarray,
-    shares: np.ndarray,
-    resampled: np.ndarray,
-    chance: float,
-    confidence: float = 0.95,
+    sizes: np.ndarray, shares: np.ndarray, resampled: np.ndarray, chance: float, confidence=0.95
 ) -> tuple[list[Estimate | None], Estimate | None]:
     """P_l, where the validity of level l is half-way from chance to 1, and its growth with l.
 

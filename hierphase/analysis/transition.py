@@ -5,12 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import curve_fit
 
-from hierphase.analysis.bootstrap import (
-    Estimate,
-    estimate_if_found,
-    means_and_resamples,
-    percentile_estimate,
-)
+from hierphase.analysis import bootstrap
 from hierphase.checks import check_shape
 
 
@@ -23,8 +18,8 @@ class Transition:
         width: time that the fall takes; each function below says how it measures it.
     """
 
-    t_star: Estimate
-    width: Estimate
+    t_star: bootstrap.Estimate
+    width: bootstrap.Estimate
 
 
 def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.ndarray:
@@ -51,7 +46,7 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
 
 def transition_time(
     times: np.ndarray, kept: np.ndarray, chance: float, confidence: float = 0.95, **resampling
-) -> Estimate:
+) -> bootstrap.Estimate:
     """t*: where the probability of keeping the class is half-way between 1 and chance.
 
     Args:
@@ -78,7 +73,7 @@ def transition_time(
             f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
             "times further out, or more images"
         )
-    return percentile_estimate(value, resampled, confidence)
+    return bootstrap.percentile_estimate(value, resampled, confidence)
 
 
 def fitted_transition(
@@ -158,7 +153,7 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
 
 def layer_crossing(
     times: np.ndarray, early: np.ndarray, late: np.ndarray, confidence: float = 0.95, **resampling
-) -> Estimate | None:
+) -> bootstrap.Estimate | None:
     """Where the mean similarity of a late layer falls below that of an early one.
 
     Args:
@@ -177,14 +172,14 @@ def layer_crossing(
     """
     times, gap = np.asarray(times), _gap(times, early, late)
     noisy = times > 0  # at t = 0 every layer has similarity 1
-    curves = means_and_resamples(gap[noisy], **resampling)
+    curves = bootstrap.means_and_resamples(gap[noisy], **resampling)
     crossings = (crossing_time(times[noisy], curve, level=0) for curve in curves)
-    return estimate_if_found(*crossings, confidence)
+    return bootstrap.estimate_if_found(*crossings, confidence)
 
 
 def largest_gaps(
     times, early, late, confidence=0.95, n_resamples=2000, seed=0, groups=None
-) -> tuple[Estimate, Estimate]:
+) -> tuple[bootstrap.Estimate, bootstrap.Estimate]:
     """How far the mean similarity of a late layer gets above that of an early one, and below it.
 
     Curves cross where both are above zero. The largest of many noisy numbers would always be; so
@@ -203,7 +198,9 @@ def largest_gaps(
     def half(k):
         """The mean gap at each time, then its resamples."""
         own = None if groups is None else groups[k::2]
-        return np.vstack(means_and_resamples(gap[:, k::2], None, n_resamples, seed + k, own))
+        return np.vstack(
+            bootstrap.means_and_resamples(gap[:, k::2], None, n_resamples, seed + k, own)
+        )
 
     first, second = half(0), half(1)
 
@@ -213,7 +210,7 @@ def largest_gaps(
         for own, other in ((first, second), (second, first)):
             at = (sign * other).argmax(axis=1, keepdims=True)
             gaps = gaps + sign * np.take_along_axis(own, at, axis=1)[:, 0] / 2
-        return percentile_estimate(gaps[0], gaps[1:], confidence)
+        return bootstrap.percentile_estimate(gaps[0], gaps[1:], confidence)
 
     return largest(1), largest(-1)
 
@@ -232,10 +229,10 @@ def _kept_curves(times, kept, chance, **resampling):
         raise ValueError(f"times must increase, got {np.asarray(times).tolist()}")
     if not 0 <= chance < 1:
         raise ValueError(f"chance must be in [0, 1), got {chance}")
-    return means_and_resamples(kept, **resampling)
+    return bootstrap.means_and_resamples(kept, **resampling)
 
 
 def _transition(measure, times, kept, chance, confidence=0.95, **resampling) -> Transition:
     """``measure`` gives t* (...) and width (...) of curves (..., n_times)."""
     found = zip(*map(measure, _kept_curves(times, kept, chance, **resampling)), strict=True)
-    return Transition(*(percentile_estimate(*parts, confidence) for parts in found))
+    return Transition(*(bootstrap.percentile_estimate(*parts, confidence) for parts in found))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from hierphase.checks import positive_integer, unknown
+from hierphase.checks import check_known, positive_integer
 
 GROUPS = 32  # of every normalisation
 
@@ -152,8 +152,7 @@ def parse_flags(flags: dict) -> ADMFlags:
     """
     known = [field.name for field in fields(ADMFlags)]
     for name in flags:
-        if name not in known:
-            raise ValueError(unknown("flag", name, known))
+        check_known("flag", name, known)
     if "num_heads" in flags:
         flags = {"num_head_channels": -1, **flags}
     return ADMFlags(**flags)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from diffusers import UNet2DModel
 
-from hierphase.checks import positive_integer, unknown
+from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.datasets import ImageData, cifar10, digits, fashion_mnist, mnist
 from hierphase.networks import objectives
 from hierphase.networks.classifiers import ConvClassifier
@@ -58,8 +58,7 @@ def train(
         FileNotFoundError: a model that the training needs is missing.
         KeyboardInterrupt: interrupted; its message says what is kept.
     """
-    if name not in TRAININGS:
-        raise ValueError(unknown("training", name, list(TRAININGS)))
+    check_known("training", name, TRAININGS)
     training = TRAININGS[name]
     steps = positive_integer("steps", training.steps if steps is None else steps)
     seed = positive_integer("seed", seed, minimum=0)

@@ -34,26 +34,22 @@ def _classifier(about: str, data, steps: int = 4000, **sizes: int) -> Training:
     )
 
 
-def tree_classifier(rhm: RandomHierarchyModel) -> Training:
-    """Training of a :class:`TreeClassifier` of the shape of the tree on fresh data of it."""
+def tree_classifier(v: int, m: int, s: int, L: int, seed: int) -> Training:
+    """Training of a :class:`TreeClassifier` of the shape of a tree on fresh data of it."""
+    rhm = RandomHierarchyModel(v, m, s, L, seed=seed)
     about = f"Classifier of data of the Random Hierarchy Model, `{rhm}`."
-    sizes = {"v": rhm.v, "s": rhm.s, "L": rhm.L, "n_classes": rhm.n_classes}
-    return _classifier(about, TreeData(rhm), **sizes)
+    return _classifier(about, TreeData(rhm), v=v, s=s, L=L, n_classes=v)
 
 
 #: The classifiers of exactly solvable data by name, those of several draws of the rules of a Random
 #: Hierarchy Model first, then those of data without a hierarchy.
 TREE_CLASSIFIERS = {
     **{
-        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(
-            RandomHierarchyModel(16, 4, 2, 7, seed=seed)
-        )
+        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed)
         for seed in range(N_RULE_DRAWS)
     },
     **{
-        f"rhm-cnn-{v}-{m}-{s}-{L}-{seed}": tree_classifier(
-            RandomHierarchyModel(v, m, s, L, seed=seed)
-        )
+        f"rhm-cnn-{v}-{m}-{s}-{L}-{seed}": tree_classifier(v, m, s, L, seed)
         for v, m, s, L in STRUCTURES
         for seed in range(3)
     },

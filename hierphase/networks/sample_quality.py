@@ -2,6 +2,7 @@
 
 import torch
 
+from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import ImageData
 from hierphase.networks.classifiers import ConvClassifier, class_probabilities
 
@@ -27,14 +28,9 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     Raises:
         ValueError: sets of other shapes, or fewer than two rows.
     """
-    shapes = tuple(first.shape), tuple(second.shape)
-    if (
-        first.ndim != 2
-        or second.ndim != 2
-        or shapes[0][1] != shapes[1][1]
-        or min(len(first), len(second)) < 2
-    ):
-        raise ValueError(f"need features (n, k) and (m, k), n and m at least 2, got {shapes}")
+    check_shape("first features", first, "n k")
+    check_shape("second features", second, "m", first.shape[1])
+    positive_integer("number of features' rows", min(len(first), len(second)), minimum=2)
     means = [features.double().mean(dim=0) for features in (first, second)]
     roots = [
         torch.linalg.qr((features.double() - mean) / (len(features) - 1) ** 0.5, mode="r").R

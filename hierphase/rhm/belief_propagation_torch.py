@@ -145,18 +145,10 @@ def _scatter_logsumexp(message, index, size):
 
 
 PROBABILITY = SumProduct(
-    unit=1.0,
-    times=torch.mul,
-    over=_divide,
-    plus=lambda message: message.sum(-1),
-    scatter=_scatter_add,
-    exponential=lambda message: message,
-)
+    unit=1.0, times=torch.mul, over=_divide, plus=lambda message: message.sum(-1),
+    scatter=_scatter_add, exponential=lambda message: message,
+)  # fmt: skip
 LOGARITHM = SumProduct(
-    unit=0.0,
-    times=torch.add,
-    over=_subtract,
-    plus=lambda message: message.logsumexp(-1),
-    scatter=_scatter_logsumexp,
-    exponential=torch.exp,
-)
+    unit=0.0, times=torch.add, over=_subtract, plus=lambda message: message.logsumexp(-1),
+    scatter=_scatter_logsumexp, exponential=torch.exp,
+)  # fmt: skip

@@ -21,7 +21,7 @@ import jupytext
 from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 
-from hierphase.checks import unknown, utf8
+from hierphase.checks import check_known, utf8
 from hierphase.parameters import check_values
 from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
@@ -65,8 +65,7 @@ def load(name: str) -> Chapter:
         ValueError: there is none (the message names the closest and lists them all), its page
             cannot be read, or a line of its parameters cell is not ``name = literal``.
     """
-    if name not in names():
-        raise ValueError(unknown("chapter", name, names()))
+    check_known("chapter", name, names())
     path = book_directory() / f"{name}.md"
     try:
         notebook = jupytext.read(path)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hierphase.checks import positive_integer, unknown
+from hierphase.checks import check_known, positive_integer
 from hierphase.runs import RunError
 
 #: Names that :func:`open_executor` takes.
@@ -29,11 +29,7 @@ class ShardError(RunError):
 
 
 def open_executor(
-    name: str,
-    directory: Path | str,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    slurm: dict | None = None,
+    name: str, directory: Path | str, workers=None, scheduler=None, slurm: dict | None = None
 ):
     """An executor for ``run_sweep`` as a context manager, which shuts it down at its end.
 
@@ -54,8 +50,7 @@ def open_executor(
             that is not installed, or no SLURM on this machine.
         OSError: no Dask scheduler answers.
     """
-    if name not in EXECUTORS:
-        raise ValueError(unknown("executor", name, list(EXECUTORS)))
+    check_known("executor", name, EXECUTORS)
     misplaced = {
         "--workers": workers is not None and name == "in-process",
         "--workers beside --scheduler": workers is not None and scheduler is not None,

@@ -101,7 +101,7 @@ def test_seeds_give_other_weights_and_classifier_learns(tmp_path):
 
 def test_classifier_of_a_small_tree_learns_its_rules(tmp_path, monkeypatch):
     rhm = RandomHierarchyModel(6, 2, 2, 3)
-    monkeypatch.setitem(catalogue.TRAININGS, "rhm-cnn", tree_classifier(rhm))
+    monkeypatch.setitem(catalogue.TRAININGS, "rhm-cnn", tree_classifier(6, 2, 2, 3, seed=0))
     directory = catalogue.train("rhm-cnn", tmp_path, steps=400)
     assert json.loads((directory / training.QUALITY).read_text())["accuracy_held_out"] > 0.99
     assert "Muon and AdamW" in (directory / "README.md").read_text()
