@@ -43,10 +43,10 @@ RUN = {
     ),
     "hierphase run imagenet-transition -p preset digits -p recompute True "
     "-p num_inference_steps 25": ("-p n_per_class 4 -p n_times 5"),
-    "hierphase sweep correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep correlations --preset tree": (
         "-p depths '[2, 3]' -p L 2 -p n_rules 2 -p n_data 2 -p n_times 3 -p n_draws 2"
     ),
+    "hierphase sweep image-correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep imagenet-transition --preset digits": TINY,
     "hierphase sweep imagenet-transition --preset flat-digits": "-p n_per_class 1 -p n_times 2",
     FASHION: TINY,
