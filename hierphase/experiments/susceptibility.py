@@ -193,7 +193,7 @@ class ImageCorrelations(ImageExperiment):
         Args:
             start: first image.
             stop: one past the last.
-            prepared: what :meth:`prepare` gave.
+            prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
 
         Returns:
             ``covariance`` (field, time, image, distance): the sum of C_ij over all ordered pairs
@@ -258,7 +258,7 @@ class ImageCorrelations(ImageExperiment):
             x0: (n, channels, height, width).
             samples: (n_times, K, n, ...) like x0: K trajectories of each, for all times of the
                 experiment but 0.
-            prepared: what :meth:`prepare` gave.
+            prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
 
         Raises:
             ValueError: the grid of the patches is not that of the layer of the features.

@@ -35,10 +35,8 @@ DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
 class Denoised(NamedTuple):
     """What the way back from each noise level gives.
 
-    Attributes:
-        samples: (noise, n, ...) x̂0(t).
-        kept: (noise, n, level) how much is kept of x_0 on each level of the world, exactly.
-        classes: (noise, n) that the samples were drawn from.
+    ``samples`` (noise, n, ...) are x̂0(t); ``kept`` (noise, n, level) is how much is kept of x_0 on
+    each level of the world, exactly; ``classes`` (noise, n) are those that samples were drawn from.
     """
 
     samples: torch.Tensor

@@ -35,7 +35,7 @@ def _classifier(about: str, data, steps: int = 4000, **sizes: int) -> Training:
 
 
 def tree_classifier(v: int, m: int, s: int, L: int, seed: int) -> Training:
-    """Training of a :class:`TreeClassifier` of the shape of a tree on fresh data of it."""
+    """Training of a classifier of the shape of a tree on fresh data of it."""
     rhm = RandomHierarchyModel(v, m, s, L, seed=seed)
     about = f"Classifier of data of the Random Hierarchy Model, `{rhm}`."
     return _classifier(about, TreeData(rhm), v=v, s=s, L=L, n_classes=v)
