@@ -207,7 +207,10 @@ def test_presets_are_complete_and_errors_repeat_the_value():
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"precision": "fp8"}, "unknown precision 'fp8'.*known: float32, bfloat16, float16"),
         ({"layers": ["logits"]}, r"layers must name at least two, got \['logits'\]"),
-        ({"model": "flat-mixture", "images": "val"}, r"unknown images of a flat mixture 'val'.*digits, fashion-mnist"),
+        (
+            {"model": "flat-mixture", "images": "val"},
+            r"unknown images of a flat mixture 'val'.*digits, fashion-mnist",
+        ),
     ],
 )
 def test_bad_parameters_are_named(changes, message):
