@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -86,8 +87,13 @@ def package_versions() -> dict[str, str]:
 
 
 def netcdf(dataset: xr.Dataset) -> bytes:
-    """The bytes of the data set's NetCDF file."""
-    return bytes(dataset.to_netcdf(engine="h5netcdf"))
+    """The bytes of the data set's NetCDF file.
+
+    By way of a file: in a worker of Dask xarray wants a lock for what it writes, by a name.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".nc") as file:
+        dataset.to_netcdf(file.name, engine="h5netcdf")
+        return file.read()
 
 
 def write(content: bytes, path: Path) -> None:
