@@ -14,6 +14,8 @@ class Experiment:
     """Something measured on many units: images, blocks of data, networks, draws of the rules.
 
     A sweep computes ranges of units in any process, so that everything follows from the parameters.
+    A subclass says how many units there are (``__len__``) and what is measured on one,
+    ``measure_unit(i, prepared)``; one that is faster on many together overrides :meth:`measure`.
 
     Args:
         parameters: those of a preset (JSON types), all of them.
@@ -42,10 +44,6 @@ class Experiment:
             check_known(name, parameters[name], known)
         self.parameters = parameters
 
-    def __len__(self) -> int:
-        """Number of units."""
-        raise NotImplementedError
-
     def files(self) -> list[Path]:
         """Files, and folders of weights, that the numbers depend on besides the parameters."""
         return []
@@ -72,16 +70,12 @@ class Experiment:
             prepared: what :meth:`prepare` gave.
 
         Returns:
-            What :meth:`measure_unit` gives, along the first of ``unit_dimensions``.
+            What ``measure_unit`` gives, along the first of ``unit_dimensions``.
         """
         (unit, *_), indices = self.unit_dimensions, np.arange(start, stop)
         measured = [self.measure_unit(int(i), prepared) for i in indices]
         together = xr.concat(measured, unit, data_vars="all", coords="minimal", join="exact")
         return together.assign_coords({unit: indices})
-
-    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
-        """The experiment on unit i."""
-        raise NotImplementedError
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """The result: all units, and what is computed once from them."""

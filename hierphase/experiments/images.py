@@ -107,9 +107,9 @@ class ImageExperiment(Experiment):
     @cached_property
     def world(self) -> worlds.ImageWorld:
         """The starting images, and how they are denoised."""
-        flat = self.parameters["model"] == worlds.FLAT_MIXTURE
-        make = worlds.flat_world if flat else worlds.trained_world
-        return make(self.parameters, self.generators, self.device)
+        if self.parameters["model"] == worlds.FLAT_MIXTURE:
+            return worlds.flat_world(self.parameters, self.generators)
+        return worlds.trained_world(self.parameters, self.device)
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
@@ -189,10 +189,7 @@ class ImageExperiment(Experiment):
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
-        Args:
-            start: first image.
-            stop: one past the last.
-            prepared: what :meth:`prepare` gave.
+        Arguments are those of :meth:`hierphase.experiments.base.Experiment.measure`.
 
         Returns:
             Along ``time`` (fractions t/T, 0 included) and ``image``: ``top_class`` and

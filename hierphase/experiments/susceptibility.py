@@ -190,10 +190,7 @@ class ImageCorrelations(ImageExperiment):
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
-        Args:
-            start: first image.
-            stop: one past the last.
-            prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
+        Arguments are those of :meth:`hierphase.experiments.base.Experiment.measure`.
 
         Returns:
             ``covariance`` (field, time, image, distance): the sum of C_ij over all ordered pairs

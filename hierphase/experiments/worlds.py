@@ -58,7 +58,8 @@ class World(Protocol):
         Args:
             starts: as :meth:`starts` gives them.
             noises: levels, in the measure of the world: epsilon, or times 0 to T.
-            generators: one for each datum, or a single one for all.
+            generators: one for each datum; where the data are drawn together, as on trees, a
+                single one.
         """
 
 
@@ -192,13 +193,12 @@ def alpha_bars(scheduler: DDPMScheduler) -> torch.Tensor:
     return torch.cat([torch.ones(1), scheduler.alphas_cumprod[1:], torch.zeros(1)])
 
 
-def flat_world(parameters: dict, generators: Callable, device: torch.device) -> ImageWorld:
+def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
     """Images drawn from the flat mixture that is fitted to a data set, and denoised exactly.
 
     Args:
         parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`.
         generators: gives one for each row, from which its x_0 is drawn.
-        device: of the denoiser; not used.
     """
     data, scheduler = DATASETS[parameters["images"]](), ddpm_scheduler()
     mixture = GaussianMixture.fitted(data.train_images, data.train_labels)
@@ -215,12 +215,11 @@ def flat_world(parameters: dict, generators: Callable, device: torch.device) -> 
     return ImageWorld(data.class_names, labels, load, denoise, scheduler)
 
 
-def trained_world(parameters: dict, generators: Callable, device: torch.device) -> ImageWorld:
+def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """Held-out images of a data set, or those of a folder, and a trained denoiser.
 
     Args:
         parameters: as for :func:`flat_world`.
-        generators: not used.
         device: of the denoiser.
 
     Raises:
