@@ -28,6 +28,10 @@ class Estimate:
     low: np.ndarray | float
     high: np.ndarray | float
 
+    def __format__(self, spec: str) -> str:
+        """In words: value (low to high), a number each, written as ``spec`` says."""
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
 
 def bootstrap(
     statistic: Callable, n: int, n_resamples: int = 2000, seed: int = 0, groups=None

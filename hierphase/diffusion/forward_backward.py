@@ -154,12 +154,9 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             under_way = [cohort for cohort in cohorts if step in cohort.steps]
             # The model is shared by all rows under way ...
             rows = torch.cat([cohort.rows for cohort in under_way])
-            predicted = torch.cat(
-                [
-                    self._predicted(x[batch], step, batch_size, autocast_dtype)
-                    for batch in rows.split(batch_size)
-                ]
-            )
+            batches = rows.split(batch_size)
+            parts = [self._predicted(x[b], step, batch_size, autocast_dtype) for b in batches]
+            predicted = torch.cat(parts)
             # ... and each cohort goes on to the next of its own steps.
             sizes = [len(cohort.rows) for cohort in under_way]
             for cohort, prediction in zip(under_way, predicted.split(sizes), strict=True):

@@ -9,7 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from hierphase.checks import unknown
+from hierphase.checks import check_known, unknown
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
 GROUPS = 8
@@ -164,8 +164,7 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
             "this torch (both from PyPI, or both for the CPU)"
         ) from error
     known = models.list_models(module=models, exclude=UNSUPPORTED)
-    if name not in known:
-        raise ValueError(unknown("classifier", name, known))
+    check_known("classifier", name, known)
     published = models.get_model_weights(name)
     recipe, state = published.DEFAULT, None
     if weights in published.__members__:

@@ -1,4 +1,4 @@
-"""How results come about: sweeps in shards on any executor, stored results, chapters, their plots.
+"""How results come about: sweeps on any executor, stored results, chapters, plots and prose.
 
 Nothing here knows an experiment by name.
 """

@@ -131,8 +131,7 @@ def load(
     if not path.is_file():
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as stored:
-            dataset = stored.load()
+        dataset = xr.load_dataset(path, engine="h5netcdf")
         theirs = dict(json.loads(dataset.attrs["parameters"]))
     except Exception as error:  # no limit to what a damaged file makes the readers raise
         raise ValueError(
