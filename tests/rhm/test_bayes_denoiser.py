@@ -106,7 +106,7 @@ def test_bad_arguments_are_refused(rhm):
         BayesDenoiser(bp, scheduler)
     with pytest.raises(ValueError, match="must have alphas_cumprod"):
         BayesDenoiser(bp, object())
-    with pytest.raises(ValueError, match=r"x_t must be of shape \(n, 4, d\), got \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"x_t must be of shape \(n, 4, 4\), got \(2, 5, 4\)"):
         BayesDenoiser(bp, DDPMScheduler())(torch.zeros(2, 5, 4), 10)
     with pytest.raises(ValueError, match="0 to 999, got 1000"):
         BayesDenoiser(bp, DDPMScheduler())(torch.zeros(2, 4, 4), 1000)
