@@ -17,6 +17,7 @@ import xarray as xr
 from hierphase.analysis import representations
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
 from hierphase.checks import check_known
+from hierphase.diffusion.labels import class_indices
 from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
 from hierphase.networks import classifiers
@@ -122,6 +123,11 @@ class ImageExperiment(Experiment):
             classifier = classifiers.ConvClassifier.from_pretrained(directory)
         return classifier.to(self.device).eval()
 
+    @cached_property
+    def classes(self) -> torch.Tensor:
+        """Index that the classifier gives to each class of the images."""
+        return torch.tensor(class_indices(self.world.class_names, self.classifier.namings))
+
     def times(self) -> torch.Tensor:
         """(n_times + 1,) reversal times, 0 to T."""
         n, T = self.parameters["n_times"], self.world.scheduler.config.num_train_timesteps
@@ -141,7 +147,7 @@ class ImageExperiment(Experiment):
             ``mean`` and ``std`` of every channel of every layer along ``channel``, whose coordinate
             ``layer`` says whose it is; ``mean_image`` (colour, row, column).
         """
-        rows = range(len(self))
+        rows, _ = range(len(self)), self.classes  # unknown classes are refused before any work
         batches = (
             self.world.held_out.split(256)
             if self.world.held_out is not None
@@ -198,7 +204,8 @@ class ImageExperiment(Experiment):
             ``similarity_uncentred`` and ``distance`` (also ``layer``); ``band_similarity`` (also
             ``band``, from fine to coarse). Along ``image``: ``label``. Along ``shown``: ``pixels``
             of x̂0(t), 0..255, of the images below n_shown. Of a flat mixture also ``true_class``
-            (time, image), which x̂0(t) was drawn from.
+            (time, image), which x̂0(t) was drawn from. All classes are indices of those of the
+            classifier, whose names are ``class_name``.
         """
         times = self.times()
         x0, (samples, _, true_class) = self.round_trips(start, stop, times.tolist())
@@ -217,7 +224,7 @@ class ImageExperiment(Experiment):
         of_rank, of_layer = (*of_image, "rank"), ("layer", *of_image)
         measured = xr.Dataset(
             {
-                "label": ("image", self.world.labels[start:stop].short().numpy()),
+                "label": ("image", self.classes[self.world.labels[start:stop]].short().numpy()),
                 "top_class": (of_rank, top.indices.short().numpy()),
                 "top_probability": (of_rank, top.values.numpy()),
                 "class_probability": (of_image, probability.gather(2, first)[..., 0].numpy()),
@@ -231,9 +238,9 @@ class ImageExperiment(Experiment):
                 "image": np.arange(start, stop),
                 "time": times.numpy() / int(times[-1]),
                 "layer": list(scales),
-                "class_name": ("class", list(self.world.class_names)),
+                "class_name": ("class", list(self.classifier.namings[0])),
             },
         )
         if true_class is not None:
-            measured["true_class"] = (of_image, true_class.short().numpy())
+            measured["true_class"] = (of_image, self.classes[true_class].short().numpy())
         return measured

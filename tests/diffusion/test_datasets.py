@@ -52,17 +52,30 @@ FIRST_TEST_LABELS = [2, 0, 4, 9, 4, 1, 2, 4, 6, 7, 9, 1]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test_images": torch.zeros(3, 1, 8, 8, dtype=torch.float64)}, "float32.*torch.float64"),
-        ({"test_images": torch.zeros(3, 8, 8)}, r"got torch.float32 .* of shape \(3, 8, 8\)"),
-        ({"train_images": torch.full((3, 1, 8, 8), 16.0)}, r"in \[-1, 1\] .* from 16 to 16 of"),
-        ({"train_images": torch.full((3, 1, 8, 8), float("nan"))}, "from nan to nan"),
-        ({"test_labels": torch.zeros(7)}, r"each of 450 images, got .* in shape \(7,\)"),
-        ({"class_names": ("0", "1")}, r"must be in \[0, 2\), .* got 0 to 9"),
+        ({"test_images": torch.zeros(450, 1, 8, 8).double()}, "float32 .* got torch.float64"),
+        ({"test_images": torch.zeros(3, 8, 8)}, r"\(n, channels, height, width\), got \(3, 8, 8\)"),
+        ({"test_images": torch.zeros(0, 1, 8, 8)}, r"test_images .* got \(0, 1, 8, 8\)"),
+        ({"train_images": torch.full((1347, 1, 8, 8), 16.0)}, "from -1 to 1, got .* from 16 to 16"),
+        ({"train_images": torch.full((1347, 1, 8, 8), float("nan"))}, "from nan to nan"),
+        ({"test_labels": torch.zeros(7, dtype=int)}, r"test_labels .* \(450,\), got \(7,\)"),
+        ({"test_labels": torch.zeros(450)}, "test_labels must be torch.int64 .* got torch.float32"),
+        (
+            {"test_labels": torch.full((450,), -1)},
+            "test_labels .* from 0 to 9, got .* from -1 to -1",
+        ),
+        ({"class_names": ("0", "1")}, "train_labels .* from 0 to 1, got torch.int64 from 0 to 9"),
     ],
 )
 def test_inconsistent_data_are_refused(data, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(data, **change)
+
+
+def test_other_digits_than_the_published_are_refused(monkeypatch):
+    pixels, labels = load_digits(return_X_y=True)
+    monkeypatch.setattr(datasets, "load_digits", lambda return_X_y: (pixels / 16, labels))
+    with pytest.raises(ValueError, match="scikit-learn holds other data than the published digits"):
+        digits()
 
 
 # --- Fashion-MNIST, on four small files of the same format

@@ -157,7 +157,8 @@ def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
     x, t = torch.zeros(1, 3, 32, 32), torch.zeros(1)
     adm_reference.forward(weights, x, t, None, **flags)
     torch.save(dict(weights), tmp_path / "adm.pt")
-    classifier = ConvClassifier(in_channels=3, n_classes=7, channels=(8, 8))
+    names = ("n01443537", "other", "n01440764")
+    classifier = ConvClassifier(in_channels=3, n_classes=7, channels=(8, 8), class_names=names)
     classifier.save_pretrained(tmp_path / "classifier")
     values = {
         "images": tmp_path / "val", "model": tmp_path / "adm.pt", "model_flags": flags,
@@ -178,7 +179,8 @@ def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
         "imagenet-transition", "imagenet", preset_parameters("imagenet", **values), path.parent
     )
     assert result.sizes["image"] == 4 and result.sizes["time"] == 5
-    assert result.label.values.tolist() == [0, 1, 0, 1]
+    assert result.label.values.tolist() == [2, 0, 2, 0]  # by name, not by place
+    assert result.class_name.values.tolist() == [*names, "3", "4", "5", "6"]
     assert result.pixels.shape == (5, 1, 3, 32, 32)
     with pytest.warns(UserWarning, match="1 files"):
         folder = image_folder(tmp_path / "val", 2, 32)
