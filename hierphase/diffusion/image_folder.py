@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from reprlib import repr as shortened
 
@@ -134,25 +134,24 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
     class_names = _class_names(path, classes)
     for name in class_names:
         utf8(f"class folder of {path}:", name)
+
+    def usable(file):
+        try:
+            _decoded(file)
+        except Exception as error:  # Pillow has no common class for what bad files cause
+            rejected[file] = _reason(error)
+        return file not in rejected
+
     paths, labels = [], []
     for label, (name, files) in enumerate(tqdm(classes.items(), desc=path.name, disable=None)):
-        n_chosen = 0
-        for file in files:
-            if n_chosen == n_per_class:
-                break
-            try:
-                _decoded(file)
-            except Exception as error:  # Pillow has no common class for what bad files cause
-                rejected[file] = _reason(error)
-                continue
-            paths.append(file)
-            labels.append(label)
-            n_chosen += 1
-        if n_chosen < n_per_class:
+        chosen = list(islice(filter(usable, files), n_per_class))
+        if len(chosen) < n_per_class:
             raise ValueError(
-                f"class {name} of {path} has {n_chosen} usable images, n_per_class={n_per_class} "
-                f"needs more{_listing(rejected, '; rejected so far: ')}"
+                f"class {name} of {path} has {len(chosen)} usable images, n_per_class={n_per_class}"
+                f" needs more{_listing(rejected, '; rejected so far: ')}"
             )
+        paths += chosen
+        labels += [label] * n_per_class
     if rejected:
         title = f"{len(rejected)} files of {path} are no usable images: "
         warnings.warn(_listing(rejected, title), stacklevel=2)
@@ -184,10 +183,8 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
         names = json.loads(file.read_bytes()) if file.is_file() else {}
         return tuple(str(names.get(name, name)) for name in classes)
     except (ValueError, AttributeError):
-        raise ValueError(
-            f"{file} must be a JSON object that says which of the classifier's classes the folders "
-            'or synsets are, like {"n01440764": "tench", "dogs": "golden retriever"}'
-        ) from None
+        like = '{"n01440764": "tench", "my-dogs": "golden retriever"}'
+        raise ValueError(f"{file} must be JSON like {like}, a class for each folder") from None
 
 
 def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
