@@ -9,9 +9,9 @@ import xarray as xr
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.analysis.patch_correlations import grid_covariance, grid_distances, patch_changes
 from hierphase.analysis.representations import activations, from_dataset
-from hierphase.checks import fraction
+from hierphase.checks import fraction, positive_integer
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.images import ImageExperiment
+from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
 from hierphase.experiments.worlds import alpha_bars
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import corruption, meanfield
@@ -52,11 +52,14 @@ class TreeCorrelations(Experiment):
             "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
-    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2}
+    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2, "L": 1, "seed": 0}
+    padded = ("covariance",)
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
+        for depth in parameters["depths"]:
+            positive_integer("each of depths", depth)
         critical = meanfield.critical_epsilon(*self._sizes)
         if critical is None:
             raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
@@ -202,8 +205,8 @@ class ImageCorrelations(ImageExperiment):
         repeated = times.repeat_interleave(n_trajectories).tolist()
         x0, (samples, *_) = self.round_trips(start, stop, repeated)
         samples = samples.cpu().unflatten(0, (len(times), n_trajectories))
-        changes = self.changes(x0.cpu(), samples, prepared)
-        return changes.assign_coords(image=np.arange(start, stop))
+        changes = self.changes(*filled(x0.cpu(), samples), prepared)
+        return changes.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All images together, beside two controls without hierarchy, Gaussian fields.
@@ -265,11 +268,11 @@ class ImageCorrelations(ImageExperiment):
 
         def feature_map(x):
             with torch.no_grad():
-                recorded = activations(classifier, x.to(self.device), [layer])
+                recorded = activations(classifier, x.to(self.device), [layer], CLASSIFIED)
             return recorded[layer].cpu().numpy() / std
 
         def top_class(x):
-            probabilities = class_probabilities(classifier, x.to(self.device))
+            probabilities = class_probabilities(classifier, x.to(self.device), CLASSIFIED)
             return probabilities.argmax(dim=1).cpu().short().numpy()
 
         before, covariances, means, classes = feature_map(x0), [], [], []

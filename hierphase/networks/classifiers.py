@@ -200,8 +200,7 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
         torch.default_generator.manual_seed(0)  # torchvision draws from the global stream
         network = models.get_model(name)
     if state is not None:
-        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        if problems := differences(shapes, state):
+        if problems := differences(network.state_dict(), state):
             raise ValueError(f"{weights} does not fit {name}: {problems}")
         network.load_state_dict(state)
     return TorchvisionClassifier(network, recipe.transforms(), recipe.meta["categories"]).eval()

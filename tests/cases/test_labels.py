@@ -112,10 +112,10 @@ class Grey(torch.nn.Module):
 
     def __init__(self, namings):
         super().__init__()
-        self.namings, self.logits = namings, torch.nn.Identity()
+        self.namings, self.grey, self.logits = namings, torch.nn.Identity(), torch.nn.Identity()
 
     def forward(self, images):
-        grey = (images.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] + 1) * 127.5
+        grey = self.grey(images.mean((1, 2, 3), keepdim=True)[:, :, 0, 0] + 1) * 127.5
         return self.logits(-((grey - 25 * torch.arange(10)) ** 2) / 100)
 
 
@@ -130,7 +130,7 @@ def test_a_classifier_that_is_right_on_ten_is_right_on_some_of_them(tmp_path, mo
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
     changes = {
         "images": str(tmp_path / "images"), "model": str(tmp_path / "model"), "n_per_class": 2,
-        "n_times": 1, "n_shown": 0, "num_inference_steps": 2, "layers": ["logits", "logits"],
+        "n_times": 1, "n_shown": 0, "num_inference_steps": 2, "layers": ["grey", "logits"],
     }  # fmt: skip
     monkeypatch.setattr(ImageExperiment, "classifier", Grey([names]))
     experiment = ImageExperiment(registry.all_parameters("imagenet-transition", "digits", changes))
@@ -142,4 +142,4 @@ def test_a_classifier_that_is_right_on_ten_is_right_on_some_of_them(tmp_path, mo
     monkeypatch.setattr(ImageExperiment, "classifier", Grey([names[:4]]))
     del experiment.classes
     with pytest.raises(ValueError, match="are not each one class of the classifier"):
-        experiment.prepare()
+        experiment.check()

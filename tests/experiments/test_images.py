@@ -127,19 +127,6 @@ def test_seed_changes_the_noise_and_nothing_else(small):
     assert not np.array_equal(measured.pixels[1], whole.pixels[1])
 
 
-def test_fingerprint_sees_the_weights(small, tmp_path):
-    experiment, _, _ = small
-    classifier = ConvClassifier.from_pretrained(model_directory("digits-classifier"))
-    prints = {experiment.fingerprint()}
-    for shift in (0, 1e-3):
-        with torch.no_grad():
-            classifier.logits.bias += shift
-        classifier.save_pretrained(tmp_path)
-        changed = experiment.parameters | {"classifier": str(tmp_path)}
-        prints.add(ImageExperiment(changed).fingerprint())
-    assert len(prints) == 2
-
-
 def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
     """The command of the chapter, with guided-diffusion's file format and a folder of JPEGs."""
     for synset, shade in (("n01440764", 60), ("n01443537", 160)):
@@ -208,7 +195,7 @@ def test_presets_are_complete_and_errors_repeat_the_value():
         ({"n_times": 2.5}, "parameter n_times .* 2.5 is of type float"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"precision": "fp8"}, "unknown precision 'fp8'.*known: float32, bfloat16, float16"),
-        ({"layers": ["logits"]}, r"layers must name at least two, got \['logits'\]"),
+        ({"layers": ["logits"]}, r"layers must .* two, each once, got \['logits'\]"),
         (
             {"model": "flat-mixture", "images": "val"},
             r"unknown images of a flat mixture 'val'.*digits, fashion-mnist",
