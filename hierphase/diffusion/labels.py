@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from reprlib import repr as shortened
 
-#: The 1000 synsets of ILSVRC2012; their order, that of the text, is that of the indices.
+# The 1000 synsets of ILSVRC2012; their order, that of the text, is that of the indices.
 IMAGENET_SYNSETS = Path(__file__).with_name("imagenet_synsets.txt").read_text().split()
 
 
