@@ -9,7 +9,7 @@ import xarray as xr
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.analysis.patch_correlations import grid_covariance, grid_distances, patch_changes
 from hierphase.analysis.representations import activations, from_dataset
-from hierphase.checks import fraction, positive_integer
+from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
 from hierphase.experiments.worlds import alpha_bars
@@ -192,15 +192,10 @@ class ImageCorrelations(ImageExperiment):
     def check(self) -> None:
         """As of the images: also that the grid of the patches is that of the layer of features."""
         super().check()
-        size, layer = self.parameters["patch_size"], self.parameters["layers"][0]
-        x = self.world.starts(range(1))[0]
-        grid = patch_changes(x.numpy(), x[None].numpy(), size).shape[2:]
-        of_layer = activations(self.classifier, x.to(self.device), [layer])[layer].shape[2:]
-        if grid != tuple(of_layer):
-            raise ValueError(
-                f"patches of size {size} make a grid of {grid}, but layer {layer!r} one of "
-                f"{tuple(of_layer)}"
-            )
+        x, layer = self.world.starts(range(1))[0], self.parameters["layers"][0]
+        grid = patch_changes(x.numpy(), x[None].numpy(), self.parameters["patch_size"]).shape[2:]
+        features = activations(self.classifier, x.to(self.device), [layer])[layer]
+        check_shape(f"layer {layer!r} beside a grid of patches", features, "n channels", *grid)
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.

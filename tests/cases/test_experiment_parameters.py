@@ -50,7 +50,7 @@ WRONG = [
     (IMAGES, "flat-digits", {"num_inference_steps": "7"}, "has no effect with flat-mixture"),
     (IMAGES, "flat-digits", {"compile": "True"}, "has no effect with flat-mixture"),
     (FIELDS, "digits", {"n_times": "1001"}, "n_times must be at most 1000"),
-    (FIELDS, "digits", {"patch_size": "4"}, "patches of size 4 make a grid"),
+    (FIELDS, "digits", {"patch_size": "4"}, "layer 'stages.1' beside a grid of patches must be"),
     (FIELDS, "digits", {"threshold": "1.5"}, "threshold must be between 0 and 1"),
     (FIELDS, "digits", {"threshold": "nan"}, "threshold .* of type float"),
     (TREE, "tree", {"depths": "[3, 0]"}, "the smallest of depths must be at least 1, got 0"),

@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import re
 import shutil
 
+import adm_reference
 import diffusers
 import pytest
 import torch
@@ -78,6 +80,23 @@ def test_weights_that_a_model_cannot_use_are_refused(model, classifier, change, 
         with_weights(folder, change)
         with pytest.raises(ValueError, match=rf"{WEIGHTS}: not the weights of .*{message}"):
             load_model(folder, base)
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
+def test_so_are_those_of_guided_diffusion(tmp_path, capsys, change, message):
+    flags = {
+        "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2),
+        "attention_resolutions": (8,), "num_head_channels": 16,
+    }  # fmt: skip
+    weights = adm_reference.Weights(torch.Generator().manual_seed(0))
+    adm_reference.forward(weights, torch.zeros(1, 3, 16, 16), torch.zeros(1), None, **flags)
+    state = dict(weights)
+    torch.save(change(state) or state, tmp_path / "adm.pt")
+    words = [w for name, flag in flags.items() for w in ("-p", name, str(flag).strip("(,)"))]
+    assert main(["convert-adm", str(tmp_path / "adm.pt"), str(tmp_path / "out"), *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(rf"adm.pt: .*{message}", error) and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
