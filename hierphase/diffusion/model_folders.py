@@ -55,11 +55,16 @@ def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
     scheduler = _from_config(path, diffusers.SchedulerMixin)
     levels = getattr(scheduler, "alphas_cumprod", None)
     if levels is not None:
-        n, fall = scheduler.config.num_train_timesteps, levels.diff() < 0
-        if len(levels) != n or not (fall.all() and levels[0] <= 1 and levels[-1] >= 0):
+        n, ends = (
+            scheduler.config.num_train_timesteps,
+            [*levels[:1].tolist(), *levels[-1:].tolist()],
+        )
+        if not (
+            len(levels) == n > 0 and (levels.diff() < 0).all() and 1 >= ends[0] >= ends[1] >= 0
+        ):
             raise ValueError(
                 f"{path}: betas must be {n} numbers (num_train_timesteps) that make alphas_cumprod "
-                f"fall within [0, 1], got {len(levels)} from {levels[0]:.3g} to {levels[-1]:.3g}"
+                f"fall within [0, 1], got {len(levels)} that make it {ends}"
             )
     return scheduler
 

@@ -142,14 +142,8 @@ class ImageExperiment(Experiment):
         return torch.tensor(class_indices(self.world.class_names, self.classifier.namings))
 
     def times(self) -> torch.Tensor:
-        """(n_times + 1,) reversal times, 0 to T.
-
-        Raises:
-            ValueError: there are not so many.
-        """
+        """(n_times + 1,) reversal times, 0 to T."""
         n, T = self.parameters["n_times"], self.world.scheduler.config.num_train_timesteps
-        if n > T:
-            raise ValueError(f"n_times must be at most {T}, the times of the scheduler, got {n}")
         return torch.linspace(0, T, n + 1, dtype=torch.float64).round().long()
 
     def check(self) -> None:
@@ -165,9 +159,12 @@ class ImageExperiment(Experiment):
             value = self.parameters[parameter]
             if all(value != preset[parameter] for preset in PRESETS.values()):
                 raise ValueError(f"{parameter} {value!r} has no effect with {owner}: leave it out")
-        n, T = self.parameters["num_inference_steps"], self.times()[-1]
-        if n > T:
-            raise ValueError(f"num_inference_steps must be at most {T}, got {n}")
+        T = self.world.scheduler.config.num_train_timesteps
+        for parameter in ("n_times", "num_inference_steps"):
+            if self.parameters[parameter] > T:
+                raise ValueError(
+                    f"{parameter} must be at most {T}, got {self.parameters[parameter]}"
+                )
         x, images = self.world.starts(range(1))[0].to(self.device), self.parameters["images"]
         try:
             representations.activations(self.classifier, x, self.parameters["layers"])

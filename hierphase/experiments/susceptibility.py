@@ -9,7 +9,7 @@ import xarray as xr
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.analysis.patch_correlations import grid_covariance, grid_distances, patch_changes
 from hierphase.analysis.representations import activations, from_dataset
-from hierphase.checks import fraction, positive_integer
+from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
 from hierphase.experiments.worlds import alpha_bars
@@ -58,8 +58,7 @@ class TreeCorrelations(Experiment):
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
-        for depth in parameters["depths"]:
-            positive_integer("each of depths", depth)
+        positive_integer("the smallest of depths", min(parameters["depths"], default=0))
         critical = meanfield.critical_epsilon(*self._sizes)
         if critical is None:
             raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
@@ -190,6 +189,14 @@ class ImageCorrelations(ImageExperiment):
         super().__init__(parameters)
         fraction("threshold", parameters["threshold"])
 
+    def check(self) -> None:
+        """As of the images: also that the grid of the patches is that of the layer of features."""
+        super().check()
+        x, layer = self.world.starts(range(1))[0], self.parameters["layers"][0]
+        grid = patch_changes(x.numpy(), x[None].numpy(), self.parameters["patch_size"]).shape[2:]
+        features = activations(self.classifier, x.to(self.device), [layer])[layer]
+        check_shape(f"layer {layer!r} beside a grid of patches", features, "n channels", *grid)
+
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
@@ -259,9 +266,6 @@ class ImageCorrelations(ImageExperiment):
             samples: (n_times, K, n, ...) like x0: K trajectories of each, for all times of the
                 experiment but 0.
             prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
-
-        Raises:
-            ValueError: the grid of the patches is not that of the layer of the features.
         """
         layer, classifier = self.parameters["layers"][0], self.classifier
         std = from_dataset(prepared)[layer].std.numpy()[:, None, None]
@@ -279,11 +283,6 @@ class ImageCorrelations(ImageExperiment):
         for trajectories in samples:
             shape = trajectories.shape[:2]
             patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
-            if patches.shape[2:] != before.shape[2:]:
-                raise ValueError(
-                    f"patches of size {self.parameters['patch_size']} make a grid of "
-                    f"{patches.shape[2:]}, but layer {layer!r} one of {before.shape[2:]}"
-                )
             after = feature_map(trajectories.flatten(0, 1)).reshape(*shape, *before.shape[1:])
             changed = patches > 2 * self.parameters["threshold"]
             fields = [patches, changed, patch_changes(before, after, 1)]

@@ -173,7 +173,7 @@ class ImageWorld:
         denoise: gives x̂0 from (x_0, labels, times 0 to T, one generator for each image).
         scheduler: of the noise.
         held_out: all held-out images of a data set; None for others.
-        files: of the images of a folder, in their order: name in the folder -> file.
+        files: of the images of a folder, in their order: class and name -> file.
     """
 
     class_names: Sequence[str]
@@ -255,7 +255,9 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         )  # fmt: skip
         return Denoised(returned.samples)
 
-    files = {os.path.relpath(paths[i], name): paths[i] for i in order if paths}
+    files = {
+        f"{names[labels[i]]}: {os.path.relpath(paths[i], name)}": paths[i] for i in order if paths
+    }
     return ImageWorld(
         names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out, files
     )
@@ -296,7 +298,7 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[ModelMixin, Sched
     try:
         with torch.no_grad():
             x = torch.zeros(1, unet.config.in_channels, size, size, device=device)
-            sample = unet(x, torch.tensor(1, device=device)).sample
+            sample = unet(x, timestep=torch.tensor(1, device=device)).sample
         check_shape("its output", sample, 1, "channels", size, size)
     except Exception as error:  # no limit to what other models make of it
         raise ValueError(
