@@ -139,6 +139,12 @@ def test_a_classifier_that_is_right_on_ten_is_right_on_some_of_them(tmp_path, mo
     assert (measured.top_class[0, :, 0] == measured.label).all()
     assert measured.class_name.values.tolist() == names
 
+    mapped = {name: names[9 - names.index(name)] for name in experiment.world.class_names}
+    (tmp_path / "images" / "classes.json").write_text(json.dumps(mapped))
+    other = ImageExperiment(experiment.parameters)
+    assert other.classes.tolist() == [9 - i for i in experiment.classes.tolist()]
+    assert other.fingerprint() != experiment.fingerprint()  # another sweep
+
     monkeypatch.setattr(ImageExperiment, "classifier", Grey([names[:4]]))
     del experiment.classes
     with pytest.raises(ValueError, match="are not each one class of the classifier"):
