@@ -32,10 +32,11 @@ def class_indices(names: Sequence[str], namings: Sequence[Sequence[str]]) -> lis
         strange.append([n for n, w in pairs if (known.count(w), wanted.count(w)) != (1, 1)])
         if not strange[-1]:
             return [known.index(name) for name in wanted]
+    known = " or ".join(map(shortened, namings))
     raise ValueError(
         f"{shortened(min(strange, key=len))} are not each one class of the classifier: the images "
-        f"have {shortened(list(names))}, it has {' or '.join(map(shortened, namings))}; say which "
-        'they are in a file classes.json in the folder of images: {"folder": "class"}'
+        f"have {len(names)}, {shortened(list(names))}, it has {len(namings[0])}, {known}; say "
+        'which they are in a file classes.json in the folder of images: {"folder": "class"}'
     )
 
 

@@ -103,7 +103,7 @@ def test_wrong_parameters_are_refused_before_any_work(
 
 UNFIT = {
     "channels": (ConvClassifier(3, 10, (8,)), "cannot (see|take) images"),
-    "classes": (ConvClassifier(1, 7, (8,)), "7 classes"),
+    "classes": (ConvClassifier(1, 7, (8,)), "it has 7, "),
 }
 
 

@@ -30,7 +30,7 @@ def original(tmp_path_factory):
     unet = UNet2DModel(8, 3, 3, **small, **blocks)
     unet.save_pretrained(folder / "model/unet")
     shutil.copytree(model_directory("digits") / "scheduler", folder / "model/scheduler")
-    ConvClassifier(3, 4, (8, 8)).save_pretrained(folder / "classifier")
+    ConvClassifier(3, 4, (8, 8), ("cat", "cow", "dog")).save_pretrained(folder / "classifier")
     for i, name in enumerate(("cat/b", "cat/c", "cat/d", "dog/b", "dog/c")):
         path = folder / f"images/{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
