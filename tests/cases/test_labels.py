@@ -1,5 +1,6 @@
 """Classes of images against those of a classifier: a line for each kind of names."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
+from hierphase.diffusion import datasets
+from hierphase.diffusion.datasets import DIGIT_CLASSES, FASHION_MNIST_CLASSES
 from hierphase.diffusion.image_folder import image_folder
 from hierphase.diffusion.labels import IMAGENET_SYNSETS, class_indices
 from hierphase.experiments import registry
 from hierphase.experiments.images import ImageExperiment
+from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.networks.classifiers import ConvClassifier, TorchvisionClassifier
+from hierphase.networks.training import run
 
 #: Each with its number in the 1000, for a few from a second source (keras).
 KNOWN = {
@@ -157,3 +162,18 @@ def test_a_classifier_that_is_right_on_ten_is_right_on_some_of_them(tmp_path, mo
     del experiment.classes
     with pytest.raises(ValueError, match="are not each one class of the classifier"):
         experiment.check()
+
+
+@pytest.mark.parametrize("name", ["digits-classifier", "fashion-mnist-classifier"])
+def test_classifiers_of_the_book_know_their_classes(name):
+    expected = DIGIT_CLASSES if "digits" in name else FASHION_MNIST_CLASSES
+    stored = ConvClassifier.from_pretrained(model_directory(name))
+    assert stored.namings == [list(expected)]
+
+
+def test_a_trained_classifier_knows_the_classes_of_its_data(tmp_path):
+    data = datasets.digits()
+    named = dataclasses.replace(data, class_names=tuple("abcdefghij"))
+    short = dataclasses.replace(TRAININGS["digits-classifier"], data=lambda: named)
+    run(short, "digits-classifier", tmp_path / "new", steps=1, seed=0)
+    assert ConvClassifier.from_pretrained(tmp_path / "new").namings == [list("abcdefghij")]
