@@ -9,9 +9,9 @@ import xarray as xr
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.analysis.patch_correlations import grid_covariance, grid_distances, patch_changes
 from hierphase.analysis.representations import activations, from_dataset
-from hierphase.checks import fraction
+from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.images import ImageExperiment
+from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
 from hierphase.experiments.worlds import alpha_bars
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import corruption, meanfield
@@ -52,11 +52,13 @@ class TreeCorrelations(Experiment):
             "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
-    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2}
+    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2, "L": 1, "seed": 0}
+    padded = ("covariance",)
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
+        positive_integer("the smallest of depths", min(parameters["depths"], default=0))
         critical = meanfield.critical_epsilon(*self._sizes)
         if critical is None:
             raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
@@ -187,6 +189,14 @@ class ImageCorrelations(ImageExperiment):
         super().__init__(parameters)
         fraction("threshold", parameters["threshold"])
 
+    def check(self) -> None:
+        """As of the images: also that the grid of the patches is that of the layer of features."""
+        super().check()
+        x, layer = self.world.starts(range(1))[0], self.parameters["layers"][0]
+        grid = patch_changes(x.numpy(), x[None].numpy(), self.parameters["patch_size"]).shape[2:]
+        features = activations(self.classifier, x.to(self.device), [layer])[layer]
+        check_shape(f"layer {layer!r} beside a grid of patches", features, "n channels", *grid)
+
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
@@ -202,8 +212,8 @@ class ImageCorrelations(ImageExperiment):
         repeated = times.repeat_interleave(n_trajectories).tolist()
         x0, (samples, *_) = self.round_trips(start, stop, repeated)
         samples = samples.cpu().unflatten(0, (len(times), n_trajectories))
-        changes = self.changes(x0.cpu(), samples, prepared)
-        return changes.assign_coords(image=np.arange(start, stop))
+        changes = self.changes(*filled(x0.cpu(), samples), prepared)
+        return changes.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All images together, beside two controls without hierarchy, Gaussian fields.
@@ -256,31 +266,23 @@ class ImageCorrelations(ImageExperiment):
             samples: (n_times, K, n, ...) like x0: K trajectories of each, for all times of the
                 experiment but 0.
             prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
-
-        Raises:
-            ValueError: the grid of the patches is not that of the layer of the features.
         """
         layer, classifier = self.parameters["layers"][0], self.classifier
         std = from_dataset(prepared)[layer].std.numpy()[:, None, None]
 
         def feature_map(x):
             with torch.no_grad():
-                recorded = activations(classifier, x.to(self.device), [layer])
+                recorded = activations(classifier, x.to(self.device), [layer], CLASSIFIED)
             return recorded[layer].cpu().numpy() / std
 
         def top_class(x):
-            probabilities = class_probabilities(classifier, x.to(self.device))
+            probabilities = class_probabilities(classifier, x.to(self.device), CLASSIFIED)
             return probabilities.argmax(dim=1).cpu().short().numpy()
 
         before, covariances, means, classes = feature_map(x0), [], [], []
         for trajectories in samples:
             shape = trajectories.shape[:2]
             patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
-            if patches.shape[2:] != before.shape[2:]:
-                raise ValueError(
-                    f"patches of size {self.parameters['patch_size']} make a grid of "
-                    f"{patches.shape[2:]}, but layer {layer!r} one of {before.shape[2:]}"
-                )
             after = feature_map(trajectories.flatten(0, 1)).reshape(*shape, *before.shape[1:])
             changed = patches > 2 * self.parameters["threshold"]
             fields = [patches, changed, patch_changes(before, after, 1)]

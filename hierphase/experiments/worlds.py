@@ -4,21 +4,25 @@ A new world is a class with the two methods of :class:`World`. Worlds that are s
 x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, ModelMixin, SchedulerMixin
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
+from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion import datasets
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.guided_diffusion import load_adm
 from hierphase.diffusion.image_folder import image_folder
+from hierphase.diffusion.model_folders import load_model, load_scheduler
+from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
@@ -169,6 +173,7 @@ class ImageWorld:
         denoise: gives x̂0 from (x_0, labels, times 0 to T, one generator for each image).
         scheduler: of the noise.
         held_out: all held-out images of a data set; None for others.
+        files: of the images of a folder, in their order: class and name -> file.
     """
 
     class_names: Sequence[str]
@@ -177,6 +182,7 @@ class ImageWorld:
     denoise: Callable[..., Denoised]
     scheduler: DDPMScheduler
     held_out: torch.Tensor | None = None
+    files: dict[str, Path] = field(default_factory=dict)
 
     def starts(self, rows):
         """As :meth:`World.starts`: x_0 and labels."""
@@ -228,6 +234,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """
     model, scheduler = _denoiser(parameters, device)
     name, n_per_class, held_out = parameters["images"], parameters["n_per_class"], None
+    paths = ()
     if name in DATASETS:
         data = DATASETS[name]()
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
@@ -235,7 +242,10 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     else:
         folder = image_folder(name, n_per_class, model.config.sample_size)
         names, labels, load = folder.class_names, folder.labels, folder.load
+        paths = folder.paths
     order = _balanced_order(labels, n_per_class, names)
+    size, channels = model.config.sample_size, model.config.in_channels
+    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, size, size)
     pipeline = ForwardBackwardPipeline(model, scheduler)
 
     def denoise(x_0, labels, times, generators):
@@ -245,20 +255,30 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         )  # fmt: skip
         return Denoised(returned.samples)
 
+    files = {
+        f"{names[labels[i]]}: {os.path.relpath(paths[i], name)}": paths[i] for i in order if paths
+    }
     return ImageWorld(
-        names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out
+        names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out, files
     )
 
 
-def stored_model(name: str) -> Path | None:
-    """Directory of a trained model of the book, else a file or directory, else None."""
+def stored_model(name: str | None, images: str = "") -> Path | None:
+    """Directory of a trained model of the book, else a file or directory, else None.
+
+    Raises:
+        ValueError: the model of the book is of other images than the data set ``images``.
+    """
     if name in TRAININGS:
+        if images in DATASETS and getattr(TRAININGS[name].data, "func", 0) != DATASETS[images]:
+            raise ValueError(f"{name} was not trained on {images}: {TRAININGS[name].about}")
         return model_directory(name)
-    return Path(name) if Path(name).exists() else None
+    path = Path(name or os.devnull)
+    return path if path.is_file() or path.is_dir() else None
 
 
-def _denoiser(parameters: dict, device: torch.device) -> tuple[UNet2DModel, DDPMScheduler]:
-    path = stored_model(parameters["model"])
+def _denoiser(parameters: dict, device: torch.device) -> tuple[ModelMixin, SchedulerMixin]:
+    path = stored_model(parameters["model"], parameters["images"])
     if path is None:
         raise FileNotFoundError(
             f"no denoiser {parameters['model']!r}: give the parameter model a checkpoint of "
@@ -268,9 +288,22 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[UNet2DModel, DDPM
     if path.is_file():
         unet, scheduler = load_adm(path, **parameters["model_flags"])
     else:
-        unet = UNet2DModel.from_pretrained(path, subfolder="unet")
-        scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+        unet = load_model(path / "unet", ModelMixin)
+        scheduler = load_scheduler(path / "scheduler")
+    size = positive_integer(f"sample_size of {path}", unet.config.get("sample_size"))
+    weights, dtype = unet.state_dict(), PRECISIONS[parameters["precision"]] or torch.float32
+    if problems := differences(weights, weights, dtype):
+        raise ValueError(f"{path}: {problems}: take precision float32, or other weights")
     unet = unet.to(device).eval()
+    try:
+        with torch.no_grad():
+            x = torch.zeros(1, unet.config.in_channels, size, size, device=device)
+            sample = unet(x, timestep=torch.tensor(1, device=device)).sample
+        check_shape("its output", sample, 1, "channels", size, size)
+    except Exception as error:  # no limit to what other models make of it
+        raise ValueError(
+            f"{path}: {type(unet).__name__} is no model(x_t, t).sample of images alone ({error})"
+        ) from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return unet, scheduler

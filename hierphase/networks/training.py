@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from hierphase.networks.best_weights import BestWeights
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
 from hierphase.seeds import derived_generator
 
@@ -89,6 +90,8 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
     """
     output.mkdir(parents=True, exist_ok=True)
     data, model = training.data(), training.model()
+    if isinstance(model, ConvClassifier):
+        model.register_to_config(class_names=data.class_names)
     initialise(model, derived_generator(seed, 0))
     this = {"name": name, "steps": steps, "seed": seed}
     try:

@@ -17,7 +17,9 @@ from pathlib import Path
 import xarray as xr
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECORDED_PACKAGES = ("hierphase", "numpy", "torch", "diffusers", "numba", "xarray")
+RECORDED_PACKAGES = (
+    "hierphase", "numpy", "torch", "diffusers", "numba", "xarray", "pillow", "scikit-learn",
+)  # fmt: skip
 
 
 def book_directory() -> Path:

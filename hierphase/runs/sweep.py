@@ -73,6 +73,7 @@ def run_sweep(
     result = _merge(specs)
     with shards.one_thread():
         result = computed.finish(result)
+    computed.check_finite(result, parameters)
     results.save(result, chapter, preset, parameters, directory)
     return results.load(chapter, preset, parameters, directory)
 
