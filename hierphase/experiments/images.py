@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -28,14 +29,14 @@ N_BANDS = 5  # spatial scales, fewer on small images
 CLASSIFIED = 16  # images in a call of the classifier, always: its last bits depend on it
 
 #: Parameters that do nothing where no network denoises.
-_OF_NETWORKS = ("num_inference_steps", "batch_size", "precision", "compile")
+_OF_NETWORKS = ("sampler", "num_inference_steps", "batch_size", "precision", "compile")
 
 _BOOK = {
     "images": "fashion-mnist", "n_per_class": 100, "model": "fashion-mnist", "model_flags": {},
     "classifier": "fashion-mnist-classifier", "classifier_weights": None,
     "layers": ["stages.0", "stages.1", "stages.2", "logits"], "n_times": 20,
-    "num_inference_steps": 50, "seed": 0, "batch_size": 64, "precision": "float32",
-    "compile": False, "n_shown": 100,
+    "sampler": "sde-dpm++-2m-karras", "num_inference_steps": 100, "seed": 0, "batch_size": 64,
+    "precision": "float32", "compile": False, "n_shown": 100,
 }  # fmt: skip
 
 #: Preset -> the parameters of :class:`ImageExperiment`.
@@ -43,12 +44,13 @@ PRESETS = {
     "fashion-mnist": _BOOK,
     "digits": _BOOK | {
         "images": "digits", "n_per_class": 30, "model": "digits",
-        "classifier": "digits-classifier", "num_inference_steps": 250,
+        "classifier": "digits-classifier",
     },
     "imagenet": _BOOK | {
         "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
         "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
-        "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "num_inference_steps": 250,
+        "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
+        "num_inference_steps": 250,
         "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
 }  # fmt: skip
@@ -88,7 +90,9 @@ class ImageExperiment(Experiment):
             (:func:`~hierphase.networks.classifiers.torchvision_classifier`); ``layers`` the modules
             to compare, from early to late, the last of which gives the logits; ``n_times`` reversal
             times, evenly from T/n_times to T;
-            ``num_inference_steps`` denoising steps for the whole way; ``seed``; ``batch_size`` rows
+            ``sampler`` of :data:`~hierphase.experiments.worlds.SAMPLERS` and its
+            ``num_inference_steps`` for the whole way (each time is taken at the nearest of these
+            steps); ``seed``; ``batch_size`` rows
             per model call; ``precision`` of the denoiser (float32, bfloat16, float16);
             ``compile`` the denoiser with torch.compile, in ``channels_last`` memory; ``n_shown``
             images whose pixels are kept.
@@ -105,7 +109,7 @@ class ImageExperiment(Experiment):
         "n_shown": 0,
     }  # fmt: skip
 
-    choices: ClassVar = {"precision": worlds.PRECISIONS}
+    choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -216,23 +220,31 @@ class ImageExperiment(Experiment):
         return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
 
     def round_trips(
-        self, start: int, stop: int, timesteps: Sequence[int]
+        self, start: int, stop: int, times: torch.Tensor
     ) -> tuple[torch.Tensor, worlds.Denoised]:
         """Images start..stop - 1, and their x̂0(t), on the experiment's device.
 
         Args:
             start: first image.
             stop: one past the last.
-            timesteps: reversal times, 0 to T; each repetition of one is another draw.
+            times: reversal times, 0 to T; each repetition of one is another draw.
 
         Returns:
             x_0 (stop - start, channels, height, width) in [-1, 1], and what the world gives.
         """
-        rows = range(start, stop)
+        rows, levels = range(start, stop), worlds.ln_snrs(self.world.scheduler)[times]
         starts = self.world.starts(rows)
-        denoised = self.world.denoised(starts, timesteps, self.generators(rows))
+        denoised = self.world.denoised(starts, levels.tolist(), self.generators(rows))
         samples = denoised.samples.to(self.device)
         return starts[0].to(self.device), denoised._replace(samples=samples)
+
+    def levels(self, ln_snr: torch.Tensor) -> dict:
+        """Coordinates of levels: ``time``, their t/T by interpolation, and ``ln_snr``."""
+        known = worlds.ln_snrs(self.world.scheduler)[1:-1].numpy()
+        times = np.arange(1, len(known) + 1)
+        inside = np.interp(-ln_snr, -known, times)
+        time = np.where(np.isneginf(ln_snr), len(times) + 1, np.where(ln_snr < np.inf, inside, 0))
+        return {"time": time / (len(times) + 1), "ln_snr": ("time", ln_snr.numpy())}
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
@@ -240,9 +252,9 @@ class ImageExperiment(Experiment):
         Arguments are those of :meth:`hierphase.experiments.base.Experiment.measure`.
 
         Returns:
-            Along ``time`` (fractions t/T, 0 included) and ``image``: ``top_class`` and
-            ``top_probability`` (also ``rank``), the most likely classes of x̂0(t);
-            ``class_probability`` of the first choice for x_0; ``similarity``,
+            Along ``time`` (fractions t/T of the levels taken, 0 included; also ``ln_snr``) and
+            ``image``: ``top_class`` and ``top_probability`` (also ``rank``), the most likely
+            classes of x̂0(t); ``class_probability`` of the first choice for x_0; ``similarity``,
             ``similarity_uncentred`` and ``distance`` (also ``layer``); ``band_similarity`` (also
             ``band``, from fine to coarse). Along ``image``: ``label``. Along ``shown``: ``pixels``
             of x̂0(t), 0..255, of the images below n_shown. Of a flat mixture also ``true_class``
@@ -250,7 +262,8 @@ class ImageExperiment(Experiment):
             classifier, whose names are ``class_name``.
         """
         times = self.times()
-        x0, (samples, _, true_class) = self.round_trips(start, stop, times.tolist())
+        x0, denoised = self.round_trips(start, stop, times)
+        samples, true_class = denoised.samples, denoised.classes
         x0, samples = filled(x0, samples)
         probability = [
             classifiers.class_probabilities(self.classifier, x, CLASSIFIED) for x in samples
@@ -278,11 +291,8 @@ class ImageExperiment(Experiment):
                 "band_similarity": (("band", *of_image), bands.numpy()),
                 "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
             },
-            coords={
-                "time": times.numpy() / int(times[-1]),
-                "layer": list(scales),
-                "class_name": ("class", list(self.classifier.namings[0])),
-            },
+            coords=self.levels(denoised.ln_snr)
+            | {"layer": list(scales), "class_name": ("class", list(self.classifier.namings[0]))},
         )
         measured = measured.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
         measured["label"] = "image", self.classes[self.world.labels[start:stop]].short().numpy()

@@ -12,7 +12,6 @@ from hierphase.analysis.representations import activations, from_dataset
 from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
-from hierphase.experiments.worlds import alpha_bars
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import corruption, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -176,7 +175,7 @@ class ImageCorrelations(ImageExperiment):
 
     presets: ClassVar = {
         "fashion-mnist": ImageExperiment.presets["fashion-mnist"] | _REPEATED | {
-            "layers": ["stages.2", "logits"], "precision": "bfloat16", "patch_size": 4,
+            "layers": ["stages.2", "logits"], "patch_size": 4,
         },
         "digits": ImageExperiment.presets["digits"] | _REPEATED | {
             "layers": ["stages.1", "logits"], "patch_size": 2,
@@ -206,13 +205,15 @@ class ImageCorrelations(ImageExperiment):
             ``covariance`` (field, time, image, distance): the sum of C_ij over all ordered pairs
             of patches at that distance; ``n_pairs`` (distance); ``mean`` (field, time, image), the
             mean change; ``top_class`` (time, image, trajectory) of x̂0(t), ``first_class`` (image)
-            of x_0. Coordinates ``time`` (fractions t/T, without 0) and ``distance`` (in patches).
+            of x_0. Coordinates ``time`` (fractions t/T, without 0; also ``ln_snr``) and
+            ``distance`` (in patches).
         """
         times, n_trajectories = self.times()[1:], self.parameters["n_trajectories"]
-        repeated = times.repeat_interleave(n_trajectories).tolist()
-        x0, (samples, *_) = self.round_trips(start, stop, repeated)
-        samples = samples.cpu().unflatten(0, (len(times), n_trajectories))
+        repeated = times.repeat_interleave(n_trajectories)
+        x0, denoised = self.round_trips(start, stop, repeated)
+        samples = denoised.samples.cpu().unflatten(0, (len(times), n_trajectories))
         changes = self.changes(*filled(x0.cpu(), samples), prepared)
+        changes = changes.assign_coords(self.levels(denoised.ln_snr[::n_trajectories]))
         return changes.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -241,7 +242,7 @@ class ImageCorrelations(ImageExperiment):
             "same covariance": GaussianField(held_out.double().mean(dim=0), np.cov(pixels.T)),
             "power law": GaussianField(np.zeros(held_out.shape[1:]), isotropic),
         }
-        alpha_bar = alpha_bars(self.world.scheduler)[self.times()[1:]]
+        alpha_bar = torch.from_numpy(merged.ln_snr.values).sigmoid().float()
         repeated = alpha_bar.repeat_interleave(self.parameters["n_trajectories"])
         classes, seed = torch.zeros(len(self), dtype=torch.long), self.parameters["seed"]
         prepared, worlds = self.prepare(), [merged]
@@ -251,7 +252,8 @@ class ImageCorrelations(ImageExperiment):
             x0 = field.draw(classes, generators)
             samples, _ = field.round_trips(x0, classes, repeated, generators)
             samples = samples.unflatten(0, (len(alpha_bar), -1))
-            worlds.append(self.changes(x0, samples, prepared).assign_coords(image=merged.image))
+            changes = self.changes(x0, samples, prepared).assign_coords(image=merged.image)
+            worlds.append(changes.assign_coords(time=merged.time, ln_snr=merged.ln_snr))
         return (
             xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
             .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar.numpy()))
@@ -290,7 +292,7 @@ class ImageCorrelations(ImageExperiment):
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
             classes.append(top_class(trajectories.flatten(0, 1)).reshape(shape).T)
         distances, n_pairs = grid_distances(*patches.shape[2:])
-        times, of_field = self.times().numpy(), ("field", "time", "image")
+        of_field = ("field", "time", "image")
         covariance, mean = (np.swapaxes(x, 0, 1).astype(np.float32) for x in (covariances, means))
         return xr.Dataset(
             {
@@ -300,9 +302,5 @@ class ImageCorrelations(ImageExperiment):
                 "top_class": (("time", "image", "trajectory"), np.stack(classes)),
                 "first_class": ("image", top_class(x0)),
             },
-            {
-                "time": times[1:] / int(times[-1]),
-                "field": ["patches", "changed", "features"],
-                "distance": distances,
-            },
+            {"field": ["patches", "changed", "features"], "distance": distances},
         )
