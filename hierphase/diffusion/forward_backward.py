@@ -31,7 +31,7 @@ from hierphase.diffusion.samplers import SamplerRun, Trajectory, check_scheduler
 from hierphase.seeds import checked_generators, derived_generator
 
 #: Rows of a call of the model on a CPU, where more are no faster.
-ROWS_PER_CALL = 16
+ROWS_PER_CALL = 32
 
 
 @dataclass
@@ -145,7 +145,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 run; inf is no noise, -inf pure noise.
             exact_bits: give the model always the same number of rows (filled up by repetition), so
                 that results are equal bit for bit however images and times are split over calls:
-                16 rows on a CPU (``batch_size``, if that is less), ``batch_size`` elsewhere.
+                32 rows on a CPU (``batch_size``, if that is less), ``batch_size`` elsewhere.
                 False computes only the rows at hand, ``batch_size`` at a time; other sums then
                 change the last bits (around 1e-6 a call on a CPU).
             step_options: ``eta`` and ``use_clipped_model_output`` of the scheduler's ``step``.
