@@ -118,7 +118,10 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     utf8("output directory", output)
     for cell in chapter.notebook.cells if values else ():
         if "check" in cell.metadata.get("tags", []):
-            exec(cell.source, chapter.defaults | values)
+            try:
+                exec(cell.source, chapter.defaults | values)
+            except Exception as error:  # no limit to what it may raise
+                raise ValueError(f"chapter {name}: {error}") from None
     output.mkdir(parents=True, exist_ok=True)
     notebook, begun = output / f"{name}.ipynb", time.time()
     try:
@@ -200,13 +203,9 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
         "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONSTARTUP": "",
     }
-    write_kernel_spec(
-        folder / "kernels" / "python3",
-        {
-            "argv": [sys.executable, "-P", "-c", _LAUNCH, "-f", "{connection_file}", *_OPTIONS],
-            "env": {name: value.replace("$", "$$") for name, value in environment.items()},
-        },
-    )
+    argv = [sys.executable, "-P", "-c", _LAUNCH, "-f", "{connection_file}", *_OPTIONS]
+    env = {name: value.replace("$", "$$") for name, value in environment.items()}
+    write_kernel_spec(folder / "kernels" / "python3", {"argv": argv, "env": env})
     os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{os.environ.get('JUPYTER_PATH', '')}"
     return temporary
 
