@@ -51,8 +51,7 @@ def check_values(owner: str, defaults: dict, values: dict) -> dict:
             shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
             raise ValueError(unknown(f"parameter of {owner}", name, shown))
         whose = f"parameter {name} of {owner}"
-        value, default = (_plain(whose, x) for x in (value, defaults[name]))
-        checked[name] = _convert(whose, value, default)
+        checked[name] = _convert(whose, *(_plain(whose, x) for x in (value, defaults[name])))
     return checked
 
 
