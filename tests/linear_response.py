@@ -14,7 +14,7 @@ from unittest.mock import patch
 import torch
 
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
-from hierphase.diffusion.samplers import SamplerRun, Trajectory
+from hierphase.diffusion.samplers import SamplerRun
 from hierphase.parametrisation import Parametrisation
 
 
@@ -52,7 +52,8 @@ def unit_noises(scheduler):
     module = import_module(type(scheduler).__module__)
     if hasattr(module, "randn_tensor"):
         places.append(f"{module.__name__}.randn_tensor")
-    with patch(places[0], drawn), patch(places[-1], drawn):
+    checked = patch.object(SamplerRun, "check")  # with noise of its own
+    with patch(places[0], drawn), patch(places[-1], drawn), checked:
         yield
 
 
@@ -81,7 +82,7 @@ def moments(scheduler, n, mu, variance, exact_levels=False, **call):
         x0[1] = 1
         if exact_levels:
             k = int((run.ln_snr - call["ln_snr"][i]).abs().argmin())
-            denoiser.levels = [run.denoiser_level(call) for call in Trajectory(run, k).calls]
+            denoiser.levels = [run.denoiser_level(call) for call in run.calls_from(k)]
         with unit_noises(scheduler):
             output = pipeline(x0, **(call | one))
         offset, *responses = output.samples[0].double()

@@ -27,7 +27,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from hierphase.checks import positive_integer
-from hierphase.diffusion.samplers import SamplerRun, Trajectory, check_scheduler, learns_variance
+from hierphase.diffusion.samplers import SamplerRun, check_scheduler, learns_variance
 from hierphase.seeds import checked_generators, derived_generator
 
 #: Rows of a call of the model on a CPU, where more are no faster.
@@ -62,17 +62,8 @@ class _Start(NamedTuple):
 
     @property
     def ln_snr(self) -> float:
-        alpha, sigma = torch.tensor([self.alpha, self.sigma], dtype=torch.float64)
-        return 2 * float(alpha.log() - sigma.log())
-
-
-@dataclass
-class _Cohort:
-    """The rows of one start: they take the same steps with one scheduler."""
-
-    way: Trajectory | None  # None without noise
-    x: torch.Tensor
-    generators: list[torch.Generator]
+        alpha, sigma = torch.tensor([self.alpha, self.sigma]).double().log()
+        return 2 * float(alpha - sigma)
 
 
 class ForwardBackwardPipeline(DiffusionPipeline):
@@ -102,7 +93,6 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         check_scheduler(scheduler)
         self.register_modules(model=model, scheduler=scheduler)
         self.set_progress_bar_config(disable=None)  # shown on a terminal only
-        self._checked = set()
 
     @torch.no_grad()
     def __call__(
@@ -156,8 +146,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         Raises:
             ValueError: a wrong type, shape or range, a number of generators other than n, a
                 scheduler that cannot start at these times or does not lead back from them, or a
-                model output of another shape.
-            FloatingPointError: the model's output, or a sample, is not finite.
+                model output of another shape or that is not finite.
         """
         _check_samples(x0)
         num_inference_steps = positive_integer("num_inference_steps", num_inference_steps)
@@ -172,44 +161,45 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         starts = self._starts(timesteps, ln_snr, num_inference_steps, start_below, step_options)
         noisiest = min(starts, key=lambda start: start.ln_snr)
         if noisiest.sigma > 0:
-            self._check(noisiest, x0)
-        rows_per_call = batch_size
+            noisiest.run.check(noisiest.k, max(1.0, float(x0.abs().max())))
         if exact_bits and x0.device.type == "cpu":
-            rows_per_call = min(batch_size, ROWS_PER_CALL)
+            batch_size = min(batch_size, ROWS_PER_CALL)
 
-        # The forward process: x_t of every row, and the way that leads back from it.
-        cohorts = []
+        # The forward process: x_t of the rows of every start, and the way that leads back.
+        samples, ways, asked = [x0] * len(starts), {}, {}
         generators = _row_generators(generator, len(x0), [start.key for start in starts])
-        for start, own in zip(starts, generators, strict=True):
-            if start.sigma == 0:
-                cohorts.append(_Cohort(None, x0, own))
-                continue
-            z = randn_tensor(x0.shape, generator=own, device=x0.device)
-            x_t = start.alpha * x0 + start.sigma * z
-            cohorts.append(_Cohort(Trajectory(start.run, start.k), x_t, own))
+        for i, (start, own) in enumerate(zip(starts, generators, strict=True)):
+            if start.sigma > 0:
+                z = randn_tensor(x0.shape, generator=own, device=x0.device)
+                x_t = start.alpha * x0 + start.sigma * z
+                ways[i] = start.run.way_back(start.k, x_t, own)
+                asked[i] = next(ways[i])
 
-        # The backward process: one sweep over the calls of all cohorts, from the largest t down.
-        calls = [Counter(cohort.way.times) for cohort in cohorts if cohort.way]
-        with self.progress_bar(total=reduce(or_, calls, Counter()).total()) as progress:
-            while waiting := [cohort for cohort in cohorts if cohort.way and cohort.way.times]:
-                t = max(cohort.way.times[0] for cohort in waiting)
-                under_way = [cohort for cohort in waiting if cohort.way.times[0] == t]
+        # The backward process: one sweep over the calls of all starts, from the largest t down.
+        def time(i):
+            return starts[i].run.scheduler.timesteps[asked[i][0]]
+
+        with self.progress_bar(total=_n_calls(starts)) as progress:
+            while asked:
+                t = max(map(time, asked))
+                under_way = [i for i in asked if time(i) == t]
                 # The model is shared by all rows under way ...
-                given = torch.cat([cohort.way.given(cohort.x) for cohort in under_way])
-                t = under_way[0].way.t.to(x0.device)
-                batches = given.split(rows_per_call)
-                fill = rows_per_call if exact_bits else 1
-                predicted = [self._predicted(batch, t, fill, autocast_dtype) for batch in batches]
-                _check_finite(
-                    "the model's output", torch.cat(predicted), len(x0), t, autocast_dtype
-                )
-                # ... and each cohort goes on to the next of its own steps.
-                for cohort, own in zip(under_way, torch.cat(predicted).split(len(x0)), strict=True):
-                    cohort.x = cohort.way.step(own, cohort.x, cohort.generators)
-                    _check_finite("the next state", cohort.x, len(x0), t, autocast_dtype)
+                given = torch.cat([asked.pop(i)[1] for i in under_way]).split(batch_size)
+                t, n_rows = t.to(x0.device), batch_size if exact_bits else 1
+                parts = [self._predicted(x_t, t, n_rows, autocast_dtype) for x_t in given]
+                predicted = torch.cat(parts)
+                _check_finite("the model's output", predicted, len(x0), t, autocast_dtype)
+                # ... and those of each start go on to the next of their own steps.
+                for i, own in zip(under_way, predicted.split(len(x0)), strict=True):
+                    try:
+                        asked[i] = ways[i].send(own)
+                        _check_finite("x_t", asked[i][1], len(x0), t, autocast_dtype)
+                    except StopIteration as end:
+                        samples[i] = end.value
                 progress.update()
+        _check_finite("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
         return ForwardBackwardOutput(
-            samples=torch.stack([cohort.x for cohort in cohorts]),
+            samples=torch.stack(samples),
             timesteps=torch.tensor([start.t for start in starts], dtype=torch.float64),
             ln_snr=torch.tensor([start.ln_snr for start in starts], dtype=torch.float64),
         )
@@ -262,21 +252,6 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             )
         return start
 
-    def _check(self, start: _Start, x0: torch.Tensor) -> None:
-        """Try the run from its noisiest start, once."""
-        largest = max(1.0, float(x0.abs().max()))
-        key = (
-            type(self.scheduler),
-            str(self.scheduler.config),
-            str(start.run),
-            str(start.run.options),
-            start.k,
-            largest,
-        )
-        if key not in self._checked:
-            start.run.check(start.k, largest)
-            self._checked.add(key)
-
     def _predicted(self, x, t, n_rows, autocast_dtype):
         """What the model predicts for x, in a call of at least ``n_rows``."""
         filled = x[torch.arange(max(n_rows, len(x)), device=x.device) % len(x)]
@@ -297,6 +272,12 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 f"{tuple(x.shape)}; {type(self.scheduler).__name__} needs {expected}"
             )
         return predicted
+
+
+def _n_calls(starts: list[_Start]) -> int:
+    """Of the model, for all starts together."""
+    times = [s.run.scheduler.timesteps[s.run.calls_from(s.k)] for s in starts if s.sigma > 0]
+    return reduce(or_, (Counter(own.tolist()) for own in times), Counter()).total()
 
 
 def _at_level(run: SamplerRun, ln_snr: float) -> _Start:
