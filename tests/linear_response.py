@@ -81,7 +81,7 @@ def moments(scheduler, n, mu, variance, exact_levels=False, **call):
         x0 = torch.zeros(2 * n + 4, len(mu))
         x0[1] = 1
         if exact_levels:
-            k = int((run.ln_snr - call["ln_snr"][i]).abs().argmin())
+            k = int((run.ln_snr - max(call["ln_snr"][i], -99)).abs().argmin())
             denoiser.levels = [run.denoiser_level(call) for call in run.calls_from(k)]
         with unit_noises(scheduler):
             output = pipeline(x0, **(call | one))

@@ -233,7 +233,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         if start_below:
             if not below:
                 raise ValueError(f"no respaced step is below t = {t:g}; the smallest is {grid[-1]}")
-            if abs(run.levels.norm(dim=1)[-1] - 1) > 1e-3:
+            if abs(run.levels[0].norm() - 1) > 1e-3:
                 raise ValueError(f"start_below is for variance-preserving schedulers, not {run}")
             return _Start(run, grid.index(below[0]), alpha, sigma, t, key)
         k = 0

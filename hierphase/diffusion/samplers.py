@@ -160,7 +160,7 @@ class SamplerRun:
         only_end = learned or str(kind).startswith("fixed_large")  # other noise on the way
         trained = getattr(self.scheduler, "alphas_cumprod", torch.ones(1))[0]
         floor = float((1 / trained - 1) ** 0.5)  # where solvers end at the first trained time
-        data = torch.tensor([largest, -largest])
+        data = torch.tensor([[largest], [-largest]])
         for call, mean, variance in self._moments(k, data, 0.0):
             (alpha, sigma), tolerance = (1.0, 0.0), 1.05 * floor + 1e-3 * (1 + largest)
             if call in self.calls:
@@ -178,7 +178,7 @@ class SamplerRun:
         free = copy(self)
         free.scheduler = deepcopy(self.scheduler)
         free.scheduler.register_to_config(clip_sample=False, thresholding=False)
-        error = float(free._moments(k, torch.zeros(1), DATA_VARIANCE)[-1][2]) / DATA_VARIANCE - 1
+        error = float(free._moments(k, torch.zeros(1, 1), DATA_VARIANCE)[-1][2]) / DATA_VARIANCE - 1
         if abs(error) > _MAX_VARIANCE_ERROR and not learned:  # that variance is the network's
             warnings.warn(
                 f"{self} changes the variance of Gaussian data of variance {DATA_VARIANCE} by "
@@ -194,7 +194,7 @@ class SamplerRun:
         are of x̂0, without a call.
         """
         alpha, sigma = self.levels[k].float()
-        x = (alpha * mean).repeat(3 + 2 * len(self.scheduler.timesteps), 1)
+        x = (alpha * mean).repeat(3 + 2 * len(self.scheduler.timesteps), 1, 1)
         x[1] += alpha * variance**0.5
         x[2] += sigma
         way, predicted, found = self.way_back(k, x, None), None, []
