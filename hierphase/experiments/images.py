@@ -54,7 +54,19 @@ PRESETS = {
         "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
 }  # fmt: skip
+#: Samplers and their numbers of steps that are compared on a few images of each data set.
+COMPARED = [
+    ("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50),
+    *(("sde-dpm++-2m-karras", n) for n in (25, 50, 100)),
+]  # fmt: skip
+_FEW = {"n_per_class": 10, "n_times": 10, "n_shown": 0}
 for _name in worlds.DATASETS:
+    PRESETS |= {
+        f"{_name}-{sampler}-{n}": PRESETS[_name]
+        | _FEW
+        | {"sampler": sampler, "num_inference_steps": n}
+        for sampler, n in COMPARED
+    }
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
 
 
