@@ -183,7 +183,7 @@ class SamplerRun:
             warnings.warn(
                 f"{self} changes the variance of Gaussian data of variance {DATA_VARIANCE} by "
                 f"{error:+.1%}: take more steps, or a solver of second order",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _moments(self, k: int, mean: torch.Tensor, variance: float) -> list[tuple]:
