@@ -117,7 +117,7 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
     return Training(
         about=f"Unconditional DDPM (noise prediction) of {what}. Below, `loss` and `loss_held_out` "
         "are the noise-prediction errors on training and held-out images; the other numbers judge "
-        "samples drawn in 50 steps and are explained in "
+        "samples drawn in 50 steps of DPM-Solver++ and are explained in "
         "`hierphase.networks.sample_quality.sample_quality`.",
         data=data,
         model=model,
