@@ -6,7 +6,6 @@ import http.client
 import io
 import json
 import os
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
+
+from hierphase.files import write
 
 N_HELD_OUT_DIGITS = 450
 DIGITS_SPLIT_SEED = 0
@@ -265,10 +266,7 @@ def _fashion_mnist_file(name: str) -> np.ndarray:
         raise ValueError(f"{origin} is not a whole gzip file ({error}); remove it") from None
     content = _verified(content, FASHION_MNIST_FILES[name], cached.name, origin)
     if not found:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as temporary:
-            temporary.write(packed)
-        os.replace(temporary.name, cached)
+        write(packed, cached)
     return content
 
 
