@@ -170,8 +170,7 @@ def _convert_adm(checkpoint, output, values):
     from hierphase.files import check_holds_only
     from hierphase.networks.checkpoints import save_model
 
-    written = ("model_index.json", "scheduler", "unet")
-    check_holds_only(output, "a converted model", written)
+    check_holds_only(output, "a converted model", ("model_index.json", "scheduler", "unet"))
     unet, scheduler = load_adm(checkpoint, **_parse_values(values, vars(ADMFlags())))
     save_model(DDPMPipeline(unet, scheduler), output)
     _print(f"diffusers model: {output}")

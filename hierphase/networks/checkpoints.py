@@ -14,9 +14,7 @@ from hierphase.files import read_sealed, write
 CHECKPOINT = "checkpoint.pt"
 
 
-def save_checkpoint(
-    directory: Path, run: dict, step: int, seconds: float, rows: list, parts: Sequence
-) -> None:
+def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, rows, parts) -> None:
     """Write where a training stands, atomically (all of it or nothing).
 
     Args:
@@ -55,7 +53,7 @@ def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> tuple[int, f
         reason = f"belongs to the training {state['run']}, not to {run}: continue that one"
     except Exception as error:  # no limit to what another version's file makes the readers raise
         reason = (
-            f"is no checkpoint of this version ({' '.join(str(error).split())[:200]}): use that"
+            f"is damaged, or of another version ({' '.join(str(error).split())[:200]}): restore"
         )
     raise ValueError(f"{path} {reason}, delete the file, or give another output directory")
 

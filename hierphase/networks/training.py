@@ -111,9 +111,7 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
         write(_card(training, this, model, seconds, quality).encode(), card)
     except (KeyboardInterrupt, WriteError) as error:
         reason = error if str(error) else f"training {name} was interrupted"
-        raise type(error)(
-            f"{reason}; the same command goes on from {output / CHECKPOINT}, if it is there"
-        ) from None
+        raise type(error)(f"{reason}; the same command goes on from its last checkpoint") from None
     (output / CHECKPOINT).unlink(missing_ok=True)
 
 

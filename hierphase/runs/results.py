@@ -154,9 +154,7 @@ def load(
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
     try:
         dataset = from_netcdf(path.read_bytes())
-        theirs = json.loads(dataset.attrs["parameters"])
-        if not isinstance(theirs, dict):
-            raise TypeError(f"parameters {theirs!r} have no names")
+        theirs = {**json.loads(dataset.attrs["parameters"])}
     except Exception as error:  # no limit to what a damaged file makes the readers raise
         raise ValueError(
             f"{path} is damaged or no stored result ({type(error).__name__}: {error}): delete it "

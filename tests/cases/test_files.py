@@ -188,7 +188,7 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, damage):
     network = ConvClassifier()
     assert load_checkpoint(tmp_path, RUN, [network]) == (3, 1.0, [])
     damage(tmp_path / "checkpoint.pt")
-    message = re.escape(f"{tmp_path}/checkpoint.pt is no checkpoint of this version (")
+    message = re.escape(f"{tmp_path}/checkpoint.pt is damaged, or of another version (")
     with pytest.raises(ValueError, match=rf"{message}[^\n]*delete the file") as caught:
         load_checkpoint(tmp_path, RUN, [network])
     assert "\n" not in str(caught.value)
