@@ -23,6 +23,12 @@ def positive_integer(name: str, value, minimum: int = 1) -> int:
     return number
 
 
+def at_least(values: dict, **minima: int) -> None:
+    """Raise a ValueError unless the values of these names are integers, none below its minimum."""
+    for name, minimum in minima.items():
+        positive_integer(name, values[name], minimum)
+
+
 def fractions(name: str, value) -> np.ndarray:
     """Return ``value``, a number or an array of numbers, as float64 of the same shape.
 

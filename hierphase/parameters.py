@@ -2,8 +2,8 @@
 
 import ast
 import contextlib
-import functools
 import json
+import math
 
 from hierphase.checks import unknown, utf8
 
@@ -14,17 +14,17 @@ def parse_value(text: str, default: object) -> object:
     Args:
         text: a Python literal or JSON (``true``, ``null``, ``{"a": null}``); anything else is text.
         default: the parameter's default. Where it is text, ``text`` needs no quotes, but ``None``
-            is None.
+            is None, and ``b'x'`` bytes.
 
     Returns:
         The value; :func:`check_values` compares its type with that of the default.
     """
     value = text
-    for read in (ast.literal_eval, functools.partial(json.loads, parse_constant=ast.literal_eval)):
-        with contextlib.suppress(ValueError, SyntaxError):
+    for read in (ast.literal_eval, json.loads):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             value = read(text)
             break
-    return text if isinstance(default, str) and not isinstance(value, str | None) else value
+    return text if isinstance(default, str) and not isinstance(value, str | bytes | None) else value
 
 
 def check_values(owner: str, defaults: dict, values: dict) -> dict:
@@ -42,23 +42,35 @@ def check_values(owner: str, defaults: dict, values: dict) -> dict:
         The values, tuples turned into lists (neither a notebook nor JSON has tuples).
 
     Raises:
-        ValueError: an unknown parameter, or a value that is not of the default's type.
+        ValueError: an unknown parameter, or a value that is not of the default's type, or that JSON
+            has no word for (NaN, bytes, a key that is no text).
     """
-    for name in values:
+    checked = {}
+    for name, value in values.items():
         if name not in defaults:
             shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
             raise ValueError(unknown(f"parameter of {owner}", name, shown))
-        utf8(f"parameter {name} of {owner}:", values[name])
-    return {
-        name: _convert(f"parameter {name} of {owner}", value, defaults[name])
-        for name, value in values.items()
-    }
+        whose = f"parameter {name} of {owner}"
+        checked[name] = _convert(whose, *(_plain(whose, x) for x in (value, defaults[name])))
+    return checked
+
+
+def _plain(whose: str, value: object) -> object:
+    """``value`` as JSON gives it back: tuples are lists."""
+    if isinstance(value, list | tuple):
+        return [_plain(whose, item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {_plain(whose, key): _plain(whose, item) for key, item in value.items()}
+    if isinstance(value, str):
+        utf8(f"{whose}:", value)
+    elif not isinstance(value, int | float | None) or not -math.inf < (value or 0) < math.inf:
+        raise ValueError(f"{whose} cannot be {value!r}, for which JSON has no word")
+    return value
 
 
 def _convert(whose: str, value: object, default: object) -> object:
     """``value`` with the type of ``default``."""
-    value, default = (list(x) if isinstance(x, tuple) else x for x in (value, default))
-    if isinstance(default, float) and type(value) is int:
+    if isinstance(default, float) and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if default is None or (value is None and isinstance(default, str)):
         return value

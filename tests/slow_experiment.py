@@ -35,7 +35,7 @@ class SlowExperiment(Experiment):
         return self.parameters["n_images"]
 
     def fingerprint(self):
-        return os.environ.get("SLOW_WEIGHTS", "")
+        return super().fingerprint() + os.environ.get("SLOW_WEIGHTS", "")
 
     def prepare(self):
         numbers = torch.randn(1000, generator=derived_generator(1)).numpy()

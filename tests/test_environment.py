@@ -35,7 +35,8 @@ import hierphase
 plt.plot([1, 2])
 print(json.dumps([
     sys.executable, hierphase.__file__, matplotlib.get_backend(),
-    matplotlib.rcParams["lines.linewidth"], sorted({"startup", "profile"} & set(globals())),
+    matplotlib.rcParams["lines.linewidth"],
+    sorted({"machine", "profile", "startup"} & globals().keys()),
 ]))
 ```
 """
@@ -76,20 +77,27 @@ def hostile(tmp_path):
     for ipython in (home / ".ipython", tmp_path / "ipython"):
         (ipython / "profile_default" / "startup").mkdir(parents=True)
         (ipython / "profile_default" / "startup" / "00.py").write_text("profile = 1\n")
-    (home / ".config" / "matplotlib").mkdir(parents=True)
-    for style in (home / ".config" / "matplotlib" / "matplotlibrc", tmp_path / "matplotlibrc"):
-        style.write_text("lines.linewidth: 9\nbackend: agg\n")
+    for style in (home / ".config" / "matplotlib", tmp_path / "out", tmp_path / "style"):
+        style.mkdir(parents=True)
+        (style / "matplotlibrc").write_text("lines.linewidth: 9\nbackend: agg\n")
+    (tmp_path / "etc" / "startup").mkdir(parents=True)
+    (tmp_path / "etc" / "startup" / "00.py").write_text("machine = 1\n")
+    (tmp_path / "sitecustomize.py").write_text(  # in place of a file in /etc/ipython
+        "from IPython.core import application\n"
+        f"application.SYSTEM_CONFIG_DIRS.append({str(tmp_path / 'etc')!r})\n"
+    )
     (tmp_path / "startup.py").write_text("startup = 1\n")
     variables = {
         "JUPYTER_PATH": "jupyter",
         "IPYTHONDIR": "ipython",
-        "MATPLOTLIBRC": "matplotlibrc",
+        "MATPLOTLIBRC": "style",
         "PYTHONSTARTUP": "startup.py",
     }
     named = {name: str(tmp_path / path) for name, path in variables.items()}
     outside = {k: v for k, v in os.environ.items() if k not in variables}
     # the modules that this process finds, also where it is not installed
-    outside |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    modules = [str(tmp_path), *filter(None, sys.path)]
+    outside |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(modules)}
     return {"home": outside, "variables": outside | named | {"MPLBACKEND": "agg"}}
 
 

@@ -31,10 +31,11 @@ def fingerprint() -> str:
     package, book = Path(hierphase.__file__).parent, book_directory()
     files = [(package, path) for path in package.rglob("*.py")]
     for folder in ("results", "models"):
-        files += [(book, path) for path in (book / folder).rglob("[!.]*")]
+        files += [(book, path) for path in (book / folder).rglob("*")]
     for root, path in sorted(files):
-        if path.suffix in NUMBERS:
-            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+        name = path.relative_to(root)
+        if path.suffix in NUMBERS and not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

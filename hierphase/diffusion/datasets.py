@@ -20,10 +20,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
+from hierphase.checks import check_shape
 from hierphase.files import write
 
 N_HELD_OUT_DIGITS = 450
 DIGITS_SPLIT_SEED = 0
+DIGITS_SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
 DIGIT_CLASSES = tuple(map(str, range(10)))
 
 #: Where Debian's package ``dataset-fashion-mnist`` puts its files.
@@ -84,8 +86,8 @@ class ImageData:
         class_names: one name per class index.
 
     Raises:
-        ValueError: images outside [-1, 1] or not float32, labels that are no class index, or a
-            number of labels other than the number of images.
+        ValueError: no images, images outside [-1, 1] or not float32, labels that are no class
+            index or not int64, or a number of labels other than the number of images.
     """
 
     train_images: torch.Tensor
@@ -97,19 +99,18 @@ class ImageData:
     def __post_init__(self):
         for part in ("train", "test"):
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            low, high = images.aminmax()
-            if images.dtype != torch.float32 or images.ndim != 4 or not -1 <= low <= high <= 1:
-                raise ValueError(
-                    f"{part}_images must be float32 in [-1, 1] of shape (n, channels, height, "
-                    f"width), got {images.dtype} from {low:g} to {high:g} of shape "
-                    f"{tuple(images.shape)}"
-                )
-            low, high, n_classes = labels.amin(), labels.amax(), len(self.class_names)
-            if labels.shape != images.shape[:1] or not 0 <= low <= high < n_classes:
-                raise ValueError(
-                    f"{part}_labels must be in [0, {n_classes}), one for each of {len(images)} "
-                    f"images, got {low} to {high} in shape {tuple(labels.shape)}"
-                )
+            check_shape(f"{part}_images", images, "n channels height width")
+            check_shape(f"{part}_labels", labels, len(images))
+            for name, values, dtype, limits in (
+                ("images", images, torch.float32, (-1, 1)),
+                ("labels", labels, torch.int64, (0, len(self.class_names) - 1)),
+            ):
+                low, high = values.aminmax()
+                if values.dtype != dtype or not limits[0] <= low <= high <= limits[1]:
+                    raise ValueError(
+                        f"{part}_{name} must be {dtype} from {limits[0]} to {limits[1]}, got "
+                        f"{values.dtype} from {low:g} to {high:g}"
+                    )
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to n different training images and their labels, drawn with ``generator``."""
@@ -127,15 +128,16 @@ def digits() -> ImageData:
 
     Returns:
         Images of shape (n, 1, 8, 8).
+
+    Raises:
+        ValueError: scikit-learn brings others.
     """
     pixels, labels = load_digits(return_X_y=True)
+    content = np.column_stack([pixels, labels]).astype(np.uint8).tobytes()
+    _verified(content, DIGITS_SHA256, "digits", "scikit-learn")
     images = pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 8 - 1
     parts = train_test_split(
-        images,
-        labels.astype(np.int64),
-        test_size=N_HELD_OUT_DIGITS,
-        stratify=labels,
-        random_state=DIGITS_SPLIT_SEED,
+        images, labels, test_size=N_HELD_OUT_DIGITS, stratify=labels, random_state=DIGITS_SPLIT_SEED
     )
     train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
     return ImageData(train_images, train_labels, test_images, test_labels, DIGIT_CLASSES)
@@ -208,13 +210,9 @@ def cifar10(size: int = 32) -> ImageData:
     def labels(part):
         return torch.tensor(json.loads(bytes(_npm_file("cifar10", f"{part}_lables.json"))))
 
-    return ImageData(
-        train_images=images(*(f"data_batch_{k}.png" for k in range(1, 6))),
-        train_labels=labels("train"),
-        test_images=images("test_batch.png"),
-        test_labels=labels("test"),
-        class_names=CIFAR10_CLASSES,
-    )
+    train = images(*(f"data_batch_{k}.png" for k in range(1, 6)))
+    test = images("test_batch.png")
+    return ImageData(train, labels("train"), test, labels("test"), CIFAR10_CLASSES)
 
 
 def cache_directory() -> Path:

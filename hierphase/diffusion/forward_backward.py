@@ -1,29 +1,37 @@
 """The forward-backward experiment: noise x_0 up to time t, then denoise it back to x̂0(t).
 
-Index convention. Reversal time t counts the noising steps of the trained process, 0 to T
-(``num_train_timesteps``). For 0 < t < T, x_t is drawn with ``alphas_cumprod[t]`` and the first
-denoising step is taken at that same index t, followed by every respaced step below t. t = 0 is no
-noise at all and returns x_0 itself; t = T is pure noise, denoised from the first respaced step.
+Noise levels. What samplers of all kinds share is ln SNR = 2 ln(alpha / sigma) of the state
+x_t = alpha x_0 + sigma z, so that a run can start at the beginning of any of its steps. Where a
+process was trained at times t = 0 to T (``num_train_timesteps``), these name levels too: for
+0 < t < T the first denoising step is taken at the very time t that x_t was noised to, followed by
+every respaced step below t. t = 0 is no noise at all and returns x_0 itself; t = T is pure noise,
+denoised from the first respaced step.
 
-The paper's published code noises at index t as well, but takes its first denoising step at the
-next respaced index below t, as if x_t were that much less noisy: ``start_below=True``.
+The paper's published code noises at time t as well, but takes its first denoising step at the
+next respaced time below t, as if x_t were that much less noisy: ``start_below=True``.
 """
 
 import inspect
+import math
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
-from copy import deepcopy
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import reduce
+from operator import or_
+from typing import NamedTuple
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 from hierphase.checks import positive_integer
+from hierphase.diffusion.samplers import SamplerRun, check_scheduler, learns_variance
 from hierphase.seeds import checked_generators, derived_generator
+
+#: Rows of a call of the model on a CPU, where more are no faster.
+ROWS_PER_CALL = 32
 
 
 @dataclass
@@ -31,20 +39,31 @@ class ForwardBackwardOutput(BaseOutput):
     """What :class:`ForwardBackwardPipeline` returns.
 
     Attributes:
-        samples: (n_times, n, ...) x̂0(t) of every image, in the order of the ``timesteps`` asked.
+        samples: (n_times, n, ...) x̂0(t) of every image, in the order of the times asked.
+        timesteps: (n_times,) float64 time of the first denoising step, as the scheduler counts;
+            0 where there is no noise, and T where ``timesteps`` asked for pure noise.
+        ln_snr: (n_times,) float64 level of x_t; inf where there is no noise, -inf for pure noise.
     """
 
     samples: torch.Tensor
+    timesteps: torch.Tensor
+    ln_snr: torch.Tensor
 
 
-@dataclass
-class _Cohort:
-    """The rows of one reversal time: they take the same steps with one scheduler."""
+class _Start(NamedTuple):
+    """Where a way back starts: with x_t = alpha x_0 + sigma z, at step k of a run."""
 
-    scheduler: SchedulerMixin  # of their own: multistep solvers remember earlier predictions
-    steps: list[int]
-    rows: torch.Tensor
-    generators: list[torch.Generator]
+    run: SamplerRun
+    k: int
+    alpha: float
+    sigma: float
+    t: float
+    key: tuple[int, ...]  # of the random stream
+
+    @property
+    def ln_snr(self) -> float:
+        alpha, sigma = torch.tensor([self.alpha, self.sigma]).double().log()
+        return 2 * float(alpha - sigma)
 
 
 class ForwardBackwardPipeline(DiffusionPipeline):
@@ -54,24 +73,24 @@ class ForwardBackwardPipeline(DiffusionPipeline):
     reached, so that every call of the model serves all rows that are under way.
 
     Args:
-        model: predicts the noise (or what ``scheduler.config.prediction_type`` says):
+        model: predicts what the scheduler needs (noise, sample, v, flow, or F of EDM):
             ``model(x_t, t).sample`` for a batch x_t and a scalar tensor t. A diffusers
             ``UNet2DModel`` or a :class:`~hierphase.rhm.bayes_denoiser.BayesDenoiser`. Of a model
             with twice the channels (learned variance) the second half serves a ``DDPMScheduler``
             whose ``variance_type`` is ``learned`` or ``learned_range`` and is left out otherwise.
-        scheduler: of the variance-preserving process, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z:
-            ``DDPMScheduler`` (ancestral sampling), ``DDIMScheduler`` (eta = 0), or a higher-order
-            solver, ``DPMSolverMultistepScheduler`` (also its SDE variant),
-            ``DPMSolverSinglestepScheduler``, ``UniPCMultistepScheduler``,
-            ``DEISMultistepScheduler``.
+        scheduler: of a process that is variance preserving (``DDPMScheduler``: ancestral sampling;
+            ``DDIMScheduler``, ``DPMSolverMultistepScheduler`` and others), variance exploding as
+            ``EulerDiscreteScheduler`` and its kin state it, EDM, or flow matching. One that does
+            not denoise what it says is refused when it is run (see
+            :meth:`hierphase.diffusion.samplers.SamplerRun.check`).
 
     Raises:
-        ValueError: a scheduler of another kind.
+        ValueError: a scheduler that cannot be used.
     """
 
     def __init__(self, model, scheduler):
         super().__init__()
-        _check_scheduler(scheduler)
+        check_scheduler(scheduler)
         self.register_modules(model=model, scheduler=scheduler)
         self.set_progress_bar_config(disable=None)  # shown on a terminal only
 
@@ -79,133 +98,171 @@ class ForwardBackwardPipeline(DiffusionPipeline):
     def __call__(
         self,
         x0: torch.Tensor,
-        timesteps: Sequence[int],
+        timesteps: Sequence[float] | None = None,
         num_inference_steps: int = 250,
         generator: torch.Generator | list[torch.Generator] | None = None,
         batch_size: int = 64,
         start_below: bool = False,
         autocast_dtype: torch.dtype | None = None,
+        *,
+        ln_snr: Sequence[float] | None = None,
+        exact_bits: bool = True,
+        **step_options,
     ) -> ForwardBackwardOutput:
         """Run the experiment.
 
         Every (image, time) has a random stream of its own: one number is drawn from the image's
-        generator, and the stream is derived from that number, t, and how often this t came before
-        in ``timesteps``. So an image's result depends neither on the other images nor on the other
-        times of the call. The model is always given exactly ``batch_size`` rows (the last batch is
-        filled up by repetition), which makes results equal bit for bit however images and times
-        are split over calls. Another ``batch_size`` changes the last bits (around 1e-6 a call on a
-        CPU), since convolutions and matrix products choose another order of summation.
+        generator, and the stream is derived from that number, the start, and how often this start
+        came before. So an image's result depends neither on the other images nor on the other
+        times of the call.
 
         Args:
             x0: (n, ...) samples to start from, float32.
-            timesteps: reversal times, integers in [0, T], any order, repetitions allowed (each is
-                another draw). A scheduler whose ``set_timesteps`` does not take ``timesteps``
-                (DDIM, UniPC, DEIS) can only start at respaced steps: with these, times other than
-                0 and T must be among them, unless ``start_below``. Respaced times are also the
-                cheapest: a time between them takes its first step alone.
-            num_inference_steps: denoising steps that the whole way from T to 0 would take.
+            timesteps: reversal times in [0, T], any order, repetitions allowed (each is another
+                draw). A scheduler whose ``set_timesteps`` does not take ``timesteps``, or whose
+                noise levels are not those of training (Karras' and others), can only start at its
+                own steps: with these, use ``ln_snr``. Respaced times are also the cheapest: a
+                time between them takes its first step alone.
+            num_inference_steps: denoising steps that the whole way from noise to data would take.
             generator: one for all images (each takes one number from it, in order), or a list
                 with one per image; None seeds one from the operating system.
-            batch_size: rows per call of the model; more than n * n_times would only be filled up.
-            start_below: take the first denoising step at the next respaced index below t, as the
+            batch_size: most rows per call of the model.
+            start_below: take the first denoising step at the next respaced time below t, as the
                 paper's published code does, instead of at t.
             autocast_dtype: ``torch.bfloat16`` or ``torch.float16`` runs the model under
                 ``torch.autocast``; x_t and the scheduler stay float32.
+            ln_snr: instead of ``timesteps``, levels to start from, each at the nearest step of the
+                run; inf is no noise, -inf pure noise.
+            exact_bits: give the model always the same number of rows (filled up by repetition), so
+                that results are equal bit for bit however images and times are split over calls:
+                32 rows on a CPU (``batch_size``, if that is less), ``batch_size`` elsewhere.
+                False computes only the rows at hand, ``batch_size`` at a time; other sums then
+                change the last bits (around 1e-6 a call on a CPU).
+            step_options: ``eta`` and ``use_clipped_model_output`` of the scheduler's ``step``.
 
         Returns:
             :class:`ForwardBackwardOutput` with ``samples`` of shape (n_times, n, ...), float32.
 
         Raises:
             ValueError: a wrong type, shape or range, a number of generators other than n, a
-                scheduler that cannot start at these times, or a model output of another shape.
+                scheduler that cannot start at these times or does not lead back from them, or a
+                model output of another shape or that is not finite.
         """
-        n_train = self.scheduler.config.num_train_timesteps
-        times = _checked_times(timesteps, n_train)
         _check_samples(x0)
         num_inference_steps = positive_integer("num_inference_steps", num_inference_steps)
-        if num_inference_steps > n_train:
-            raise ValueError(
-                f"num_inference_steps must be at most the {n_train} steps of the scheduler, got "
-                f"{num_inference_steps}"
-            )
         batch_size = positive_integer("batch_size", batch_size)
         if autocast_dtype not in (None, torch.bfloat16, torch.float16):
             raise ValueError(
                 "autocast_dtype must be torch.bfloat16, torch.float16 or None, got "
                 f"{autocast_dtype!r}"
             )
-        x0 = x0.to(self.device)
-        x = x0.repeat(len(times), *[1] * (x0.ndim - 1))  # row k * n + i is image i at time k
-        row_times = torch.tensor(times, device=x.device).repeat_interleave(len(x0))
-        generators = _row_generators(generator, len(x0), times)
+        if isinstance(self.model, torch.nn.Module):
+            x0 = x0.to(next(self.model.parameters(), x0).device)
+        starts = self._starts(timesteps, ln_snr, num_inference_steps, start_below, step_options)
+        noisiest = min(starts, key=lambda start: start.ln_snr)
+        if noisiest.sigma > 0:
+            noisiest.run.check(noisiest.k, max(1.0, float(x0.abs().max())))
+        if exact_bits and x0.device.type == "cpu":
+            batch_size = min(batch_size, ROWS_PER_CALL)
 
-        # The forward process: x_t of every row, and the steps that lead back from it.
-        cohorts = []
-        for t in sorted(set(times) - {0}):
-            scheduler, steps = self._started_at(t, num_inference_steps, start_below)
-            rows = (row_times == t).nonzero().flatten()
-            cohort = _Cohort(scheduler, steps, rows, [generators[row] for row in rows.tolist()])
-            x[rows] = self._noised(x[rows], t, cohort.generators)
-            cohorts.append(cohort)
+        # The forward process: x_t of the rows of every start, and the way that leads back.
+        samples, ways, asked = [x0] * len(starts), {}, {}
+        generators = _row_generators(generator, len(x0), [start.key for start in starts])
+        for i, (start, own) in enumerate(zip(starts, generators, strict=True)):
+            if start.sigma > 0:
+                z = randn_tensor(x0.shape, generator=own, device=x0.device)
+                x_t = start.alpha * x0 + start.sigma * z
+                ways[i] = start.run.way_back(start.k, x_t, own)
+                asked[i] = next(ways[i])
 
-        # The backward process: one sweep over the steps of all cohorts, from the largest down.
-        sweep = sorted({step for cohort in cohorts for step in cohort.steps}, reverse=True)
-        for step in self.progress_bar(sweep):
-            under_way = [cohort for cohort in cohorts if step in cohort.steps]
-            # The model is shared by all rows under way ...
-            rows = torch.cat([cohort.rows for cohort in under_way])
-            batches = rows.split(batch_size)
-            parts = [self._predicted(x[b], step, batch_size, autocast_dtype) for b in batches]
-            predicted = torch.cat(parts)
-            # ... and each cohort goes on to the next of its own steps.
-            sizes = [len(cohort.rows) for cohort in under_way]
-            for cohort, prediction in zip(under_way, predicted.split(sizes), strict=True):
-                x[cohort.rows] = _stepped(cohort, prediction, step, x[cohort.rows])
-        return ForwardBackwardOutput(samples=x.reshape(len(times), *x0.shape))
+        # The backward process: one sweep over the calls of all starts, from the largest t down.
+        def time(i):
+            return starts[i].run.scheduler.timesteps[asked[i][0]]
 
-    def _started_at(self, t, num_inference_steps, start_below):
-        """A scheduler that starts at time t, and its steps from there, from the largest down."""
-        scheduler = deepcopy(self.scheduler)
-        scheduler.set_timesteps(num_inference_steps)
-        _check_steps(scheduler, num_inference_steps)
-        grid = [int(step) for step in scheduler.timesteps]
-        steps = [step for step in grid if step < t]
-        if t == scheduler.config.num_train_timesteps:
-            return scheduler, steps
-        if not start_below:
-            steps = [t, *steps]
-        if not steps:
-            raise ValueError(f"no respaced step is below t = {t}; the smallest is {grid[-1]}")
-        if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
-            scheduler.set_timesteps(timesteps=steps)
-        elif steps[0] not in grid:
+        with self.progress_bar(total=_n_calls(starts)) as progress:
+            while asked:
+                t = max(map(time, asked))
+                under_way = [i for i in asked if time(i) == t]
+                # The model is shared by all rows under way ...
+                given = torch.cat([asked.pop(i)[1] for i in under_way]).split(batch_size)
+                t, n_rows = t.to(x0.device), batch_size if exact_bits else 1
+                parts = [self._predicted(x_t, t, n_rows, autocast_dtype) for x_t in given]
+                predicted = torch.cat(parts)
+                _check_finite("the model's output", predicted, len(x0), t, autocast_dtype)
+                # ... and those of each start go on to the next of their own steps.
+                for i, own in zip(under_way, predicted.split(len(x0)), strict=True):
+                    try:
+                        asked[i] = ways[i].send(own)
+                        _check_finite("x_t", asked[i][1], len(x0), t, autocast_dtype)
+                    except StopIteration as end:
+                        samples[i] = end.value
+                progress.update()
+        _check_finite("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
+        return ForwardBackwardOutput(
+            samples=torch.stack(samples),
+            timesteps=torch.tensor([start.t for start in starts], dtype=torch.float64),
+            ln_snr=torch.tensor([start.ln_snr for start in starts], dtype=torch.float64),
+        )
+
+    def _starts(self, timesteps, ln_snr, num_inference_steps, start_below, options):
+        """Where each of the times or levels starts."""
+        if (timesteps is None) == (ln_snr is None):
+            raise ValueError(f"give timesteps or ln_snr, got {timesteps!r} and {ln_snr!r}")
+        T = self.scheduler.config.get("num_train_timesteps", torch.inf)
+        if hasattr(self.scheduler, "alphas_cumprod") and num_inference_steps > T:
             raise ValueError(
-                f"time {t} is not among the {num_inference_steps} steps of "
-                f"{type(scheduler).__name__}, which cannot start between them; choose from "
-                f"{grid[::-1]}"
+                f"num_inference_steps must be at most the {T} steps of the scheduler, got "
+                f"{num_inference_steps}"
             )
-        return scheduler, steps
+        run = SamplerRun(self.scheduler, num_inference_steps, **options)
+        if timesteps is not None:
+            times = _numbers("timesteps", timesteps, 0, T, " (pure noise)")
+            return [self._at_time(run, t, T, start_below) for t in times]
+        if start_below:
+            raise ValueError("start_below goes with timesteps, not with ln_snr")
+        levels = _numbers("ln_snr", ln_snr, -torch.inf, torch.inf)
+        return [_at_level(run, level) for level in levels]
 
-    def _noised(self, x, t, generators):
-        """x_t of x_0, both (n_rows, ...); pure noise at t = T."""
-        noise = randn_tensor(x.shape, generator=generators, device=x.device)
-        if t == self.scheduler.config.num_train_timesteps:
-            return noise
-        alpha_bar = self.scheduler.alphas_cumprod[t].to(x)
-        return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
+    def _at_time(self, run: SamplerRun, t: float, T: float, start_below: bool) -> _Start:
+        """The start at reversal time t."""
+        if t in (0, T):
+            return _at_level(run, torch.inf if t == 0 else -torch.inf)._replace(t=t, key=(int(t),))
+        grid, key = run.timesteps.tolist(), (int(t),)
+        below = [step for step in grid if step < t]
+        alpha, sigma = (float(level) for level in run.parametrisation.level(t))
+        if start_below:
+            if not below:
+                raise ValueError(f"no respaced step is below t = {t:g}; the smallest is {grid[-1]}")
+            if abs(run.levels.norm(dim=1)[-1] - 1) > 1e-3:
+                raise ValueError(f"start_below is for variance-preserving schedulers, not {run}")
+            return _Start(run, grid.index(below[0]), alpha, sigma, t, key)
+        k = 0
+        if grid.count(t) == 1:
+            k = grid.index(t)
+        elif "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters:
+            with suppress(ValueError):  # not with Karras' and other levels
+                run = SamplerRun(
+                    self.scheduler, timesteps=[int(t), *map(int, below)], **run.options
+                )
+        start = _Start(run, k, *run.levels[k].tolist(), t, key)
+        if not abs(start.ln_snr - 2 * math.log(alpha / sigma)) < 0.02:
+            raise ValueError(
+                f"time {t:g} is not among the steps of {run}, which cannot start between them; "
+                f"choose from {grid[::-1]}, or give ln_snr"
+            )
+        return start
 
-    def _predicted(self, x, t, batch_size, autocast_dtype):
-        """What the model predicts for up to ``batch_size`` rows, in a call of exactly that many."""
-        filled = x[torch.arange(batch_size, device=x.device) % len(x)]
+    def _predicted(self, x, t, n_rows, autocast_dtype):
+        """What the model predicts for x, in a call of at least ``n_rows``."""
+        filled = x[torch.arange(max(n_rows, len(x)), device=x.device) % len(x)]
         autocast = nullcontext()
         if autocast_dtype is not None:
             autocast = torch.autocast(x.device.type, dtype=autocast_dtype)
         with autocast:
-            predicted = self.model(filled, torch.tensor(t, device=x.device)).sample
+            predicted = self.model(filled, t).sample
         predicted = predicted[: len(x)].to(x.dtype)
         channels = x.shape[1]
-        learned = self.scheduler.config.get("variance_type") in ("learned", "learned_range")
-        learned = learned and isinstance(self.scheduler, DDPMScheduler)
+        learned = learns_variance(self.scheduler)
         if predicted.shape[1] == 2 * channels and not learned:
             predicted = predicted[:, :channels]
         expected = (len(x), (1 + learned) * channels, *x.shape[2:])
@@ -217,61 +274,49 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         return predicted
 
 
-def _stepped(cohort, predicted, step, x):
-    """x of a cohort's rows after one step of its scheduler."""
-    takes_generator = "generator" in inspect.signature(cohort.scheduler.step).parameters
-    noise = {"generator": cohort.generators} if takes_generator else {}
-    return cohort.scheduler.step(predicted, step, x, **noise).prev_sample
+def _n_calls(starts: list[_Start]) -> int:
+    """Of the model, for all starts together."""
+    times = [s.run.scheduler.timesteps[s.run.calls_from(s.k)] for s in starts if s.sigma > 0]
+    return reduce(or_, (Counter(own.tolist()) for own in times), Counter()).total()
 
 
-def _check_scheduler(scheduler) -> None:
-    """Raise a ValueError unless the scheduler denoises x_t of the variance-preserving process."""
-    name = type(scheduler).__name__
-    remedy = "use DDPMScheduler, DDIMScheduler or DPMSolverMultistepScheduler"
-    if not isinstance(scheduler, SchedulerMixin) or DDPMScheduler not in scheduler.compatibles:
+def _at_level(run: SamplerRun, ln_snr: float) -> _Start:
+    """The start at the step of the run that is nearest to a level."""
+    if ln_snr == torch.inf:
+        return _Start(run, len(run.calls), 1.0, 0.0, 0.0, (len(run.calls), 1))
+    k = int((run.ln_snr - ln_snr).abs().argmin()) if ln_snr > -torch.inf else 0
+    (alpha, sigma), t = run.levels[k].tolist(), float(run.timesteps[k])
+    if ln_snr == -torch.inf:
+        run.check_pure()
+        return _Start(run, 0, 0.0, math.hypot(alpha, sigma), t, (0, 2))
+    return _Start(run, k, alpha, sigma, t, (k, 1))
+
+
+def _numbers(name: str, values, low: float, high: float, words: str = "") -> list[float]:
+    """A list of numbers, or a ValueError that names the first bad one."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.tensor(True)
+    if tensor.dtype == torch.bool or tensor.is_complex() or tensor.ndim != 1 or not len(tensor):
+        raise ValueError(f"{name} must be a non-empty list of numbers, got {values!r}")
+    for value in tensor.tolist():
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be from {low} to {high}{words}, got {value}")
+    return tensor.double().tolist()
+
+
+def _check_finite(what: str, x: torch.Tensor, n: int, t, dtype) -> None:
+    """Raise a ValueError that names the first image with a number that is not finite."""
+    bad = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        cause = "numbers beyond its range: use float32 or bfloat16"
+        if dtype is not torch.float16:
+            cause = "damaged weights, or x_0 far from what the model was trained on"
         raise ValueError(
-            f"scheduler {name} is not for the variance-preserving process (alphas_cumprod) of "
-            f"DDPMScheduler; {remedy}"
+            f"{what} is not finite for image {bad[0] % n} of {n} at t = {float(t):.4g} in "
+            f"{dtype or x.dtype}; likely {cause}"
         )
-    if scheduler.init_noise_sigma != 1:
-        raise ValueError(
-            f"scheduler {name} rescales x_t (init_noise_sigma = "
-            f"{float(scheduler.init_noise_sigma):.3g} instead of 1); {remedy}"
-        )
-
-
-def _check_steps(scheduler, num_inference_steps: int) -> None:
-    """Raise a ValueError unless the respaced steps fall, at the noise levels of the process."""
-    name, steps = type(scheduler).__name__, scheduler.timesteps.tolist()
-    for step, following in pairwise(steps):
-        if following >= step:
-            raise ValueError(
-                f"{name} takes step {following} after {step} (num_inference_steps = "
-                f"{num_inference_steps}), but steps must fall; take fewer steps, or DDPMScheduler "
-                "or DDIMScheduler"
-            )
-    if hasattr(scheduler, "sigmas"):
-        alpha_bar = scheduler.alphas_cumprod[[int(step) for step in steps]]
-        expected = ((1 - alpha_bar) / alpha_bar).sqrt()
-        if not torch.allclose(scheduler.sigmas[: len(steps)], expected, rtol=1e-3):
-            raise ValueError(
-                f"the noise levels of {name} are not those of its alphas_cumprod; switch off its "
-                "karras, exponential, beta, flow or lu spacing"
-            )
-
-
-def _checked_times(timesteps, n_train: int) -> list[int]:
-    """The reversal times as integers, or a ValueError that names the first bad one."""
-    values = torch.as_tensor(timesteps)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"timesteps must be a non-empty list of integers, got {timesteps!r}")
-    for value in values.tolist():
-        if not 0 <= value <= n_train or value != int(value):
-            raise ValueError(
-                f"timesteps must be integers from 0 (no noise) to {n_train} (pure noise), "
-                f"got {value}"
-            )
-    return [int(value) for value in values.tolist()]
 
 
 def _check_samples(x0) -> None:
@@ -284,8 +329,8 @@ def _check_samples(x0) -> None:
         raise ValueError(f"x0 must be finite, got {x0[~x0.isfinite()][0].item()}")
 
 
-def _row_generators(generator, n: int, times: list[int]) -> list[torch.Generator]:
-    """One generator per row (k, i), from image i's own, times[k] and its earlier occurrences."""
+def _row_generators(generator, n: int, starts: list[tuple]) -> list[list[torch.Generator]]:
+    """For each start one generator an image, from the image's own and earlier equal starts."""
     generator = checked_generators(generator, n)
     if isinstance(generator, torch.Generator):
         generator = [generator] * n
@@ -293,7 +338,8 @@ def _row_generators(generator, n: int, times: list[int]) -> list[torch.Generator
         int(torch.randint(2**63 - 1, (), generator=own, device=own.device)) for own in generator
     ]
     seen, rows = Counter(), []
-    for t in times:
-        rows += [derived_generator(key, t, seen[t]) for key in keys]
-        seen[t] += 1
+    for start in starts:
+        t, *of_level = start
+        rows.append([derived_generator(key, t, seen[start], *of_level) for key in keys])
+        seen[start] += 1
     return rows

@@ -83,12 +83,12 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
 
     Raises:
         ValueError: an unknown or impossible flag; or names or shapes that are not those of a model
-            with these flags.
+            with these flags; or numbers that are no floats, or not finite as float32.
     """
     adm = parse_flags(flags)
     wanted = empty_unet(adm).state_dict()
     sources = {name: _source(name, adm) for name in wanted}
-    expected = {sources[name]: _stored_shape(name, tuple(wanted[name].shape)) for name in wanted}
+    expected = {sources[name]: _stored(name, x) for name, x in wanted.items()}
     if problems := differences(expected, state_dict):
         raise ValueError(
             f"the weights are not those of a model with these flags: {problems}; "
@@ -172,14 +172,14 @@ def _attention_module(name: str) -> str | None:
     return next((m for m in (*QKV, "to_out.0") if module.endswith(f".{m}")), None)
 
 
-def _stored_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in guided-diffusion of the tensor that becomes parameter ``name`` of ``shape``."""
+def _stored(name: str, x: torch.Tensor) -> torch.Tensor:
+    """Of the shape in guided-diffusion of what becomes parameter ``name``, ``x``, on meta."""
     module = _attention_module(name)
     if module in QKV:
-        shape = (3 * shape[0], *shape[1:])
+        x = torch.cat([x] * 3)
     if module and name.endswith("weight"):
-        shape = (*shape, 1)  # a convolution of width 1 over the positions
-    return shape
+        x = x[..., None]  # a convolution of width 1 over the positions
+    return x
 
 
 def _convert(name: str, stored: torch.Tensor, adm: ADMFlags) -> torch.Tensor:

@@ -1,12 +1,15 @@
 """Any folder of labelled images as starting images: ImageNet's layouts, N images of each class."""
 
+import json
 import os
 import re
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from reprlib import repr as shortened
 
 import numpy as np
 import torch
@@ -18,6 +21,13 @@ from hierphase.checks import positive_integer, utf8
 #: Formats that are opened, whatever the name says (ImageNet has a PNG called ``.JPEG``).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+#: Largest image_size; one such image takes 0.8 GB.
+MAX_SIZE = 8192
+#: Folders of these names alone are parts of a data set, not its classes.
+PARTS = {"images", "test", "train", "training", "val", "valid", "validation"}
+CLASS_MAP = "classes.json"
+#: Not looked at: hidden files, and what operating systems leave beside the user's.
+IGNORED = (".", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "__MACOSX", "desktop.ini")
 # ILSVRC2012_val_00000293_n01440764.JPEG and n01440764_10026.JPEG
 SYNSET = re.compile(r"(?:.*_)?(n\d{8})(?:_\d+)?\.\w+")
 
@@ -29,7 +39,8 @@ class ImageFolder:
     Attributes:
         paths: the images, class by class in the order of ``class_names``, sorted by name within.
         labels: (n,) int64, index of each image's class in ``class_names``.
-        class_names: sorted names of the classes.
+        class_names: names of the classes, in the order of their folders or synsets: numbers as
+            numbers, all others by Unicode code points.
         rejected: what was passed over, with the reason.
         image_size: height and width in pixels of the images that :meth:`load` returns.
     """
@@ -48,8 +59,10 @@ class ImageFolder:
 
         They become RGB, then are resized and cropped to the central square as guided-diffusion
         does it: halved with a box filter while the smaller side is at least twice ``image_size``,
-        then resized bicubically until it equals ``image_size``. An orientation in the EXIF data is
-        ignored, as it is there. Intensities 0..255 are mapped linearly to [-1, 1].
+        then resized bicubically until it equals ``image_size``. As there, alpha and an orientation
+        in the EXIF data (but not that of a TIFF) are ignored, and of a moving picture the first
+        frame is taken. Intensities 0..255 are mapped linearly to [-1, 1]; before, grey levels of 16
+        bits are divided by 257, and floats, which must be in [0, 1], multiplied by 255.
 
         Args:
             indices: n >= 1 integers from 0 to len - 1.
@@ -80,77 +93,105 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
 
     Two layouts are read: one folder for each class (``n01440764/*.JPEG``; other names do as well),
     or all images side by side under ILSVRC2012's names with the synset, the class's WordNet
-    number (``ILSVRC2012_val_00000293_n01440764.JPEG``, ``n01440764_10026.JPEG``). With all 1000
-    synsets the labels are those of torchvision's classifiers. Names that start with a dot are
-    ignored.
+    number (``ILSVRC2012_val_00000293_n01440764.JPEG``, ``n01440764_10026.JPEG``). Names that start
+    with one of :data:`IGNORED`, a dot above all, are ignored.
+
+    Classes are later matched to a classifier's by their names: those of the folders, or the
+    synsets. Where the classifier knows them by others, a file ``classes.json`` in the folder says
+    which, for some classes or all: ``{"n01440764": "tench", "my-dogs": "golden retriever"}``.
+    torchvision's classifiers know ImageNet's classes by torchvision's names, by synset, and by
+    index 0 to 999; a classifier without names knows them by index
+    (:func:`~hierphase.diffusion.labels.class_indices`).
 
     The choice depends on nothing but names and contents: the first images of the class in the
     order of their names (by Unicode code points). Each is decoded once to see that it is whole;
     one that is not is rejected and the next takes its place. Images after the last chosen are not
     opened, so that this takes seconds for a thousand images, however large the folder is. Files
-    without the suffix of an image are rejected by their names alone. A warning counts and names
+    without the suffix of an image are rejected by their names alone, pipes and devices are not
+    opened, and images whose range of values is not known are rejected. A warning counts and names
     the rejected.
 
     Args:
         path: the folder.
         n_per_class: images to choose of each class.
-        image_size: height and width in pixels that :meth:`ImageFolder.load` gives them.
+        image_size: height and width in pixels that :meth:`ImageFolder.load` gives them, at most
+            :data:`MAX_SIZE`.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the folder holds no images, class folders beside images, an image of unknown
-            class, or a class with fewer than ``n_per_class`` usable images.
+        ValueError: the folder holds no images, class folders beside images, parts of a data set in
+            place of classes, an image of unknown class, a class with fewer than ``n_per_class``
+            usable images, or a ``classes.json`` that does not map names to names.
     """
     path = Path(path)
     n_per_class = positive_integer("n_per_class", n_per_class)
     image_size = positive_integer("image_size", image_size)
+    if image_size > MAX_SIZE:
+        raise ValueError(f"image_size must be at most {MAX_SIZE} (.8 GB), got {image_size}")
     if not path.is_dir():
         raise FileNotFoundError(f"no folder of images at {path}")
     classes, rejected = _classes(path)
-    for name in classes:
+    class_names = _class_names(path, classes)
+    for name in class_names:
         utf8(f"class folder of {path}:", name)
+
+    def usable(file):
+        try:
+            _decoded(file)
+        except Exception as error:  # Pillow has no common class for what bad files cause
+            rejected[file] = _reason(error)
+        return file not in rejected
+
     paths, labels = [], []
     for label, (name, files) in enumerate(tqdm(classes.items(), desc=path.name, disable=None)):
-        n_chosen = 0
-        for file in files:
-            if n_chosen == n_per_class:
-                break
-            try:
-                _decoded(file)
-            except Exception as error:  # Pillow has no common class for what bad files cause
-                rejected[file] = _reason(error)
-                continue
-            paths.append(file)
-            labels.append(label)
-            n_chosen += 1
-        if n_chosen < n_per_class:
+        chosen = list(islice(filter(usable, files), n_per_class))
+        if len(chosen) < n_per_class:
             raise ValueError(
-                f"class {name} of {path} has {n_chosen} usable images, n_per_class={n_per_class} "
-                f"needs more{_listing(rejected, '; rejected so far: ')}"
+                f"class {name} of {path} has {len(chosen)} usable images, n_per_class={n_per_class}"
+                f" needs more{_listing(rejected, '; rejected so far: ')}"
             )
+        paths += chosen
+        labels += [label] * n_per_class
     if rejected:
         title = f"{len(rejected)} files of {path} are no usable images: "
         warnings.warn(_listing(rejected, title), stacklevel=2)
-    return ImageFolder(tuple(paths), torch.tensor(labels), tuple(classes), rejected, image_size)
+    return ImageFolder(tuple(paths), torch.tensor(labels), class_names, rejected, image_size)
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
     """The central square of an image after guided-diffusion's resizing, (size, size) pixels."""
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
+    sides = np.array(image.size)
+    resized = np.round(sides * (size / sides.min()))
+    start = (resized - size) // 2 * sides / resized
+    stop = start + size * sides / resized
+    cropped = np.maximum(np.floor(start) - 5, 0)  # more than the bicubic kernel reaches
+    image = image.crop((*cropped, *np.minimum(np.ceil(stop) + 5, sides)))
+    (left, top), (right, bottom) = start - cropped, stop - cropped
+    # Pillow's order of the two passes, which is a matter of bits, depends on its version
     image = image.resize(
-        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+        (size, image.height), Image.Resampling.BICUBIC, (left, 0, right, image.height)
     )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return image.resize((size, size), Image.Resampling.BICUBIC, (0, top, size, bottom))
+
+
+def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
+    """Names of the classes, those of CLASS_MAP in place of the folders' own."""
+    file = path / CLASS_MAP
+    try:
+        names = json.loads(file.read_bytes()) if file.is_file() else {}
+        return tuple(str(names.get(name, name)) for name in classes)
+    except (ValueError, AttributeError):
+        like = '{"n01440764": "tench", "my-dogs": "golden retriever"}'
+        raise ValueError(f"{file} must be JSON like {like}, a class for each folder") from None
 
 
 def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     """Files of each class that are images by name, both sorted; and the others with the reason."""
     entries = _visible(path)
     inside = {entry.name: _visible(entry) for entry in entries if entry.is_dir()}
-    beside = [entry for entry in entries if entry.name not in inside]
+    beside = [entry for entry in entries if entry.name not in {*inside, CLASS_MAP}]
     rejected = {
         Path(file): "no suffix of an image"
         for file in chain(beside, *inside.values())
@@ -158,6 +199,13 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     }
     classes = {name: [Path(f) for f in files if _is_image(f)] for name, files in inside.items()}
     images = [Path(file) for file in beside if _is_image(file)]
+    deep = [n for n, files in inside.items() if not classes[n] and any(e.is_dir() for e in files)]
+    if parts := deep or [n for n in inside if {m.casefold() for m in inside} <= PARTS]:
+        raise ValueError(
+            f"{path} holds {shortened(parts)}, no classes with their images: give one of these, "
+            f"like {path / parts[-1]}, where each class has a folder or each image a synset in its "
+            "name; else sort the images into one folder for each class"
+        )
     if inside and images:
         raise ValueError(
             f"{path} holds both folders ({min(inside)}, ...) and images ({images[0].name}, ...): "
@@ -175,13 +223,14 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
         raise ValueError(
             f"{path} holds no images ({', '.join(SUFFIXES)}){_listing(rejected, '; it holds: ')}"
         )
-    return dict(sorted(classes.items())), rejected
+    key = int if all(name.isdecimal() for name in classes) else str
+    return {name: classes[name] for name in sorted(classes, key=key)}, rejected
 
 
 def _visible(folder) -> list[os.DirEntry]:
     """What a folder holds, sorted by name."""
     with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
+        visible = [entry for entry in entries if not entry.name.startswith(IGNORED)]
     return sorted(visible, key=lambda entry: entry.name)
 
 
@@ -190,9 +239,24 @@ def _is_image(file: os.DirEntry) -> bool:
 
 
 def _decoded(path: Path) -> Image.Image:
-    """The whole image in RGB; Pillow's ``verify`` would not notice one that is cut short."""
+    """The whole image in RGB, its numbers divided by the range of their type.
+
+    Pillow's ``verify`` would not notice one that is cut short.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("no regular file")
     with Image.open(path, formats=FORMATS) as image:
-        return image.convert("RGB")
+        highest = {"I;16": 65535, "I;16B": 65535, "F": 1}.get(image.mode)
+        tags = getattr(image, "tag_v2", {})  # of a TIFF: number of bits, which end is black, signs
+        odd = highest and (tags.get(258) == (12,) or tags.get(262) == 0)
+        if odd or image.mode == "I" or 2 in tags.get(339, ()):
+            raise ValueError(f"mode {image.mode} of unknown range or signed; save it with 8 bits")
+        if not highest:
+            return image.convert("RGB")
+        values = np.asarray(image)
+    if not 0 <= values.min() <= values.max() <= highest:
+        raise ValueError(f"floats from {values.min():g} to {values.max():g}, not from 0 to 1")
+    return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8)).convert("RGB")
 
 
 def _reason(error: Exception) -> str:

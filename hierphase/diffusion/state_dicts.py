@@ -52,25 +52,34 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def differences(expected: dict[str, tuple[int, ...]], found: dict[str, torch.Tensor]) -> str:
-    """How a state dict differs from the one that was expected; empty if it does not.
+def differences(
+    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], dtype=torch.float32
+) -> str:
+    """How a state dict differs from one that a model can use; empty if it does not.
 
     Args:
-        expected: name -> shape.
+        expected: name -> tensor of the right shape and kind (numbers, integers); its values and
+            width do not matter, and it may be on the meta device.
         found: name -> tensor.
+        dtype: in which the model computes, and the floating-point numbers have to be finite.
 
     Returns:
-        How many tensors are missing, unexpected or of another shape, and the first three of each.
+        How many tensors are missing, unexpected, of another shape or kind, or not finite, and the
+        first three of each.
     """
     kinds = {
         "missing": sorted(expected.keys() - found.keys()),
         "unexpected": sorted(map(str, found.keys() - expected.keys())),
-        "of another shape": [
-            f"{name}: {tuple(found[name].shape)} instead of {shape}"
-            for name, shape in expected.items()
-            if name in found and tuple(found[name].shape) != shape
-        ],
     }
+    for name, x in expected.items():
+        y = found.get(name, x)
+        if y.shape != x.shape:
+            shapes = f"{name}: {tuple(y.shape)} instead of {tuple(x.shape)}"
+            kinds.setdefault("of another shape", []).append(shapes)
+        elif y.is_floating_point() != x.is_floating_point():
+            kinds.setdefault(f"of {y.dtype} instead of {x.dtype}", []).append(name)
+        elif x.is_floating_point() and not y.is_meta and not y.to(dtype).isfinite().all():
+            kinds.setdefault(f"not finite in {dtype}", []).append(name)
     return "; ".join(
         f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
         for kind, names in kinds.items()

@@ -1,6 +1,7 @@
 """What all experiments are: a list of units, each measured alone from the parameters."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,41 +22,64 @@ class Experiment:
         parameters: those of a preset (JSON types), all of them.
 
     Raises:
-        ValueError: a missing or unknown parameter, or an integer that is too small.
+        ValueError: a missing or unknown parameter, or one of a type or value that it may not have.
 
     Attributes:
         presets: name of each preset -> its parameters.
         least: name of each integer parameter -> the smallest value that it may have.
+        most: likewise the largest.
         choices: name of a parameter -> the names that it may be.
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
             that of the units.
+        padded: measured variables that are NaN where there is nothing to measure.
     """
 
     presets: ClassVar[dict[str, dict]]
     least: ClassVar[dict[str, int]] = {}
+    most: ClassVar[dict[str, int]] = {"seed": 2**64 - 1}
     choices: ClassVar[dict[str, dict | tuple]] = {}
+    padded: ClassVar[tuple[str, ...]] = ()
     unit_dimensions: ClassVar[tuple[str, ...]] = ("unit",)
 
     def __init__(self, parameters: dict):
         all_names(parameters, next(iter(self.presets.values())).keys())
+        for name, value in parameters.items():
+            kinds = {type(preset[name]).__name__ for preset in self.presets.values()}
+            if type(value).__name__ not in kinds | ({"int"} if "float" in kinds else set()):
+                raise ValueError(f"{name} must be of type {' or '.join(kinds)}, got {value!r}")
         for name, minimum in self.least.items():
             positive_integer(name, parameters[name], minimum)
+        for name, maximum in self.most.items():
+            if parameters.get(name, 0) > maximum:
+                raise ValueError(f"{name} must be at most {maximum}, got {parameters[name]}")
         for name, known in self.choices.items():
             check_known(name, parameters[name], known)
         self.parameters = parameters
 
-    def files(self) -> list[Path]:
-        """Files, and folders of weights, that the numbers depend on besides the parameters."""
-        return []
+    def check(self) -> None:
+        """Raise where models, data and parameters do not fit one another, before any work.
+
+        Raises:
+            ValueError: they do not fit.
+            FileNotFoundError: what a parameter names is missing.
+        """
+
+    def files(self) -> dict[str, dict[str, Path]]:
+        """The files that numbers depend on: name in the key -> part that it has there -> file.
+
+        Those of a parameter that is a path go by its name: their contents stand for it.
+        """
+        return {}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the contents of all :meth:`files`."""
-        digest = hashlib.sha256()
-        for path in self.files():
-            for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+        """SHA-256 of the parameters, and of the contents of all :meth:`files` in their order."""
+        contents = {
+            name: [(part, _sha256(path)) for part, path in files.items()]
+            for name, files in self.files().items()
+        }
+        return hashlib.sha256(
+            json.dumps(self.parameters | contents, sort_keys=True).encode()
+        ).hexdigest()
 
     def prepare(self) -> xr.Dataset:
         """What all units need, computed once."""
@@ -80,3 +104,24 @@ class Experiment:
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """The result: all units, and what is computed once from them."""
         return merged
+
+    @classmethod
+    def check_finite(cls, measured: xr.Dataset, parameters: dict) -> None:
+        """Raise a ValueError that names the first NaN or infinity, but for ``padded`` variables."""
+        for name, variable in measured.data_vars.items():
+            if variable.dtype.kind != "f" or name in cls.padded:
+                continue
+            for index in np.argwhere(~np.isfinite(variable.values))[:1]:
+                one = variable[tuple(index)]
+                where = dict(zip(variable.dims, index.tolist(), strict=True))
+                where |= {key: coordinate.item() for key, coordinate in one.coords.items()}
+                raise ValueError(
+                    f"{name} is {one.item()} at {where}, with precision "
+                    f"{parameters.get('precision', 'float32')}: a network's output is not finite; "
+                    "take float32, or other weights"
+                )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

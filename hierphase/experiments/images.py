@@ -17,6 +17,8 @@ import xarray as xr
 from hierphase.analysis import representations
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
 from hierphase.checks import check_known
+from hierphase.diffusion.labels import class_indices
+from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
 from hierphase.networks import classifiers
@@ -24,13 +26,17 @@ from hierphase.seeds import derived_generator
 
 N_TOP = 5  # most likely classes that are stored for every image
 N_BANDS = 5  # spatial scales, fewer on small images
+CLASSIFIED = 16  # images in a call of the classifier, always: its last bits depend on it
+
+#: Parameters that do nothing where no network denoises.
+_OF_NETWORKS = ("sampler", "num_inference_steps", "batch_size", "precision", "compile")
 
 _BOOK = {
     "images": "fashion-mnist", "n_per_class": 100, "model": "fashion-mnist", "model_flags": {},
     "classifier": "fashion-mnist-classifier", "classifier_weights": None,
     "layers": ["stages.0", "stages.1", "stages.2", "logits"], "n_times": 20,
-    "num_inference_steps": 50, "seed": 0, "batch_size": 64, "precision": "float32",
-    "compile": False, "n_shown": 100,
+    "sampler": "sde-dpm++-2m-karras", "num_inference_steps": 100, "seed": 0, "batch_size": 64,
+    "precision": "float32", "compile": False, "n_shown": 100,
 }  # fmt: skip
 
 #: Preset -> the parameters of :class:`ImageExperiment`.
@@ -38,17 +44,27 @@ PRESETS = {
     "fashion-mnist": _BOOK,
     "digits": _BOOK | {
         "images": "digits", "n_per_class": 30, "model": "digits",
-        "classifier": "digits-classifier", "num_inference_steps": 250,
+        "classifier": "digits-classifier",
     },
     "imagenet": _BOOK | {
         "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
         "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
-        "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "num_inference_steps": 250,
+        "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
+        "num_inference_steps": 250,
         "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
 }  # fmt: skip
 for _name in worlds.DATASETS:
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
+
+
+def filled(x0: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (n, ...) and their samples (..., n, ...), repeated up to whole calls of a classifier.
+
+    So that what is measured of an image does not depend on how many are with it in a shard.
+    """
+    rows = torch.arange(-(-len(x0) // CLASSIFIED) * CLASSIFIED, device=x0.device) % len(x0)
+    return x0[rows], samples.index_select(-x0.ndim, rows)
 
 
 class ImageExperiment(Experiment):
@@ -74,7 +90,9 @@ class ImageExperiment(Experiment):
             (:func:`~hierphase.networks.classifiers.torchvision_classifier`); ``layers`` the modules
             to compare, from early to late, the last of which gives the logits; ``n_times`` reversal
             times, evenly from T/n_times to T;
-            ``num_inference_steps`` denoising steps for the whole way; ``seed``; ``batch_size`` rows
+            ``sampler`` of :data:`~hierphase.experiments.worlds.SAMPLERS` and its
+            ``num_inference_steps`` for the whole way (each time is taken at the nearest of these
+            steps); ``seed``; ``batch_size`` rows
             per model call; ``precision`` of the denoiser (float32, bfloat16, float16);
             ``compile`` the denoiser with torch.compile, in ``channels_last`` memory; ``n_shown``
             images whose pixels are kept.
@@ -91,12 +109,12 @@ class ImageExperiment(Experiment):
         "n_shown": 0,
     }  # fmt: skip
 
-    choices: ClassVar = {"precision": worlds.PRECISIONS}
+    choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        if len(parameters["layers"]) < 2:
-            raise ValueError(f"layers must name at least two, got {parameters['layers']}")
+        if len(layers := parameters["layers"]) < 2 or len({*layers}) < len(layers):
+            raise ValueError(f"layers must name at least two, each once, got {layers}")
         if parameters["model"] == worlds.FLAT_MIXTURE:
             check_known("images of a flat mixture", parameters["images"], worlds.DATASETS)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,22 +133,56 @@ class ImageExperiment(Experiment):
     def classifier(self) -> torch.nn.Module:
         """Maps images (n, channels, height, width) to class logits."""
         name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
-        directory = worlds.stored_model(name)
+        directory = worlds.stored_model(name, self.parameters["images"])
         if directory is None:
             classifier = classifiers.torchvision_classifier(name, weights)
         else:
-            classifier = classifiers.ConvClassifier.from_pretrained(directory)
+            classifier = load_model(directory, classifiers.ConvClassifier)
         return classifier.to(self.device).eval()
+
+    @cached_property
+    def classes(self) -> torch.Tensor:
+        """Index that the classifier gives to each class of the images."""
+        return torch.tensor(class_indices(self.world.class_names, self.classifier.namings))
 
     def times(self) -> torch.Tensor:
         """(n_times + 1,) reversal times, 0 to T."""
         n, T = self.parameters["n_times"], self.world.scheduler.config.num_train_timesteps
         return torch.linspace(0, T, n + 1, dtype=torch.float64).round().long()
 
-    def files(self) -> list[Path]:
-        """Those of denoiser and classifier, but for torchvision's, which its name fixes."""
-        paths = [worlds.stored_model(self.parameters[name]) for name in ("model", "classifier")]
-        return [path for path in paths if path is not None]
+    def check(self) -> None:
+        """As of the base: also that no parameter is without effect."""
+        model, name = self.parameters["model"], self.parameters["classifier"]
+        path = worlds.stored_model(model)
+        unused = {} if path and path.is_file() else {"model_flags": model}
+        if worlds.stored_model(name):
+            unused["classifier_weights"] = name
+        if model == worlds.FLAT_MIXTURE:
+            unused |= dict.fromkeys(_OF_NETWORKS, model)
+        for parameter, owner in unused.items():
+            value = self.parameters[parameter]
+            if all(value != preset[parameter] for preset in PRESETS.values()):
+                raise ValueError(f"{parameter} {value!r} has no effect with {owner}: leave it out")
+        T = self.world.scheduler.config.num_train_timesteps
+        for parameter in ("n_times", "num_inference_steps"):
+            if self.parameters[parameter] > T:
+                raise ValueError(
+                    f"{parameter} must be at most {T}, got {self.parameters[parameter]}"
+                )
+        x, images = self.world.starts(range(1))[0].to(self.device), self.parameters["images"]
+        try:
+            representations.activations(self.classifier, x, self.parameters["layers"])
+            classifiers.class_probabilities(self.classifier, x)
+        except RuntimeError as error:
+            raise ValueError(f"classifier {name} cannot see images {images} ({error})") from None
+        len(self.classes)  # refused here where the names of classes do not match
+
+    def files(self) -> dict[str, dict[str, Path]]:
+        """Those of denoiser, classifier (torchvision's have fixed names) and a folder's images."""
+        names = ("model", "classifier", "classifier_weights")
+        paths = {name: worlds.stored_model(self.parameters[name]) for name in names}
+        files = {name: model_files(path) for name, path in paths.items() if path is not None}
+        return files | ({"images": self.world.files} if self.world.files else {})
 
     def prepare(self) -> xr.Dataset:
         """Statistics over reference images that every shard needs; computed once.
@@ -168,23 +220,31 @@ class ImageExperiment(Experiment):
         return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
 
     def round_trips(
-        self, start: int, stop: int, timesteps: Sequence[int]
+        self, start: int, stop: int, times: torch.Tensor
     ) -> tuple[torch.Tensor, worlds.Denoised]:
         """Images start..stop - 1, and their x̂0(t), on the experiment's device.
 
         Args:
             start: first image.
             stop: one past the last.
-            timesteps: reversal times, 0 to T; each repetition of one is another draw.
+            times: reversal times, 0 to T; each repetition of one is another draw.
 
         Returns:
             x_0 (stop - start, channels, height, width) in [-1, 1], and what the world gives.
         """
-        rows = range(start, stop)
+        rows, levels = range(start, stop), worlds.ln_snrs(self.world.scheduler)[times]
         starts = self.world.starts(rows)
-        denoised = self.world.denoised(starts, timesteps, self.generators(rows))
+        denoised = self.world.denoised(starts, levels.tolist(), self.generators(rows))
         samples = denoised.samples.to(self.device)
         return starts[0].to(self.device), denoised._replace(samples=samples)
+
+    def levels(self, ln_snr: torch.Tensor) -> dict:
+        """Coordinates of levels: ``time``, their t/T by interpolation, and ``ln_snr``."""
+        known = worlds.ln_snrs(self.world.scheduler)[1:-1].numpy()
+        times = np.arange(1, len(known) + 1)
+        inside = np.interp(-ln_snr, -known, times)
+        time = np.where(np.isneginf(ln_snr), len(times) + 1, np.where(ln_snr < np.inf, inside, 0))
+        return {"time": time / (len(times) + 1), "ln_snr": ("time", ln_snr.numpy())}
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
@@ -192,22 +252,27 @@ class ImageExperiment(Experiment):
         Arguments are those of :meth:`hierphase.experiments.base.Experiment.measure`.
 
         Returns:
-            Along ``time`` (fractions t/T, 0 included) and ``image``: ``top_class`` and
-            ``top_probability`` (also ``rank``), the most likely classes of x̂0(t);
-            ``class_probability`` of the first choice for x_0; ``similarity``,
+            Along ``time`` (fractions t/T of the levels taken, 0 included; also ``ln_snr``) and
+            ``image``: ``top_class`` and ``top_probability`` (also ``rank``), the most likely
+            classes of x̂0(t); ``class_probability`` of the first choice for x_0; ``similarity``,
             ``similarity_uncentred`` and ``distance`` (also ``layer``); ``band_similarity`` (also
             ``band``, from fine to coarse). Along ``image``: ``label``. Along ``shown``: ``pixels``
             of x̂0(t), 0..255, of the images below n_shown. Of a flat mixture also ``true_class``
-            (time, image), which x̂0(t) was drawn from.
+            (time, image), which x̂0(t) was drawn from. All classes are indices of those of the
+            classifier, whose names are ``class_name``.
         """
         times = self.times()
-        x0, (samples, _, true_class) = self.round_trips(start, stop, times.tolist())
-        probability = [classifiers.class_probabilities(self.classifier, x) for x in samples]
+        x0, denoised = self.round_trips(start, stop, times)
+        samples, true_class = denoised.samples, denoised.classes
+        x0, samples = filled(x0, samples)
+        probability = [
+            classifiers.class_probabilities(self.classifier, x, CLASSIFIED) for x in samples
+        ]
         probability = torch.stack(probability).cpu()  # (time, image, class)
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
         scales = representations.from_dataset(prepared, self.device)
-        layers = representations.layer_similarity(self.classifier, x0, samples, scales)
+        layers = representations.layer_similarity(self.classifier, x0, samples, scales, CLASSIFIED)
         mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
         n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
         shown = max(0, min(stop, self.parameters["n_shown"]) - start)
@@ -217,7 +282,6 @@ class ImageExperiment(Experiment):
         of_rank, of_layer = (*of_image, "rank"), ("layer", *of_image)
         measured = xr.Dataset(
             {
-                "label": ("image", self.world.labels[start:stop].short().numpy()),
                 "top_class": (of_rank, top.indices.short().numpy()),
                 "top_probability": (of_rank, top.values.numpy()),
                 "class_probability": (of_image, probability.gather(2, first)[..., 0].numpy()),
@@ -227,13 +291,11 @@ class ImageExperiment(Experiment):
                 "band_similarity": (("band", *of_image), bands.numpy()),
                 "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
             },
-            coords={
-                "image": np.arange(start, stop),
-                "time": times.numpy() / int(times[-1]),
-                "layer": list(scales),
-                "class_name": ("class", list(self.world.class_names)),
-            },
+            coords=self.levels(denoised.ln_snr)
+            | {"layer": list(scales), "class_name": ("class", list(self.classifier.namings[0]))},
         )
+        measured = measured.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
+        measured["label"] = "image", self.classes[self.world.labels[start:stop]].short().numpy()
         if true_class is not None:
-            measured["true_class"] = (of_image, true_class.short().numpy())
+            measured["true_class"] = (of_image, self.classes[true_class].short().numpy())
         return measured

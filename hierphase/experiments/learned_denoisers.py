@@ -16,6 +16,7 @@ import xarray as xr
 
 from hierphase.checks import check_known
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.networks import rhm_catalogue
 from hierphase.networks.catalogue import model_directory
@@ -81,11 +82,15 @@ class DenoiserExperiment(Experiment):
 
     presets = PRESETS
     least: ClassVar = dict.fromkeys(PRESETS["tree"].keys() - {"sizes"}, 1) | {"seed": 0}
+    most = Experiment.most | {"last_time": 1000, "n_loss_times": 1000, "num_inference_steps": 1000}
+    padded = ("P",)
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         for architecture in parameters["sizes"]:
             check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
+        if (n := parameters["n_times"]) > parameters["last_time"] + 1:
+            raise ValueError(f"n_times must be at most last_time + 1, got {n}")
         self.scheduler = ddpm_scheduler()
 
     @cached_property
@@ -103,10 +108,10 @@ class DenoiserExperiment(Experiment):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def files(self) -> list[Path]:
-        """The weights of all trained denoisers."""
+    def files(self) -> dict[str, dict[str, Path]]:
+        """Those of all trained denoisers."""
         trained = [entry.trained for entry in self.entries if entry.architecture != "bayes"]
-        return [model_directory(name) for name in trained]
+        return {f"files of {name}": model_files(model_directory(name)) for name in trained}
 
     def times(self) -> np.ndarray:
         """(n_times,) reversal times, 0 to ``last_time``."""
@@ -145,7 +150,7 @@ class DenoiserExperiment(Experiment):
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
         if entry.architecture != "bayes":
             network = rhm_catalogue.TREE_DENOISERS[entry.architecture]
-            model = network.from_pretrained(model_directory(entry.trained)).float().eval()
+            model = load_model(model_directory(entry.trained), network)
         parts = [self._losses(model, bayes, data), self._kept(model, data)]
         about = {"architecture": entry.architecture, "draw": entry.draw}
         about["P"] = np.nan if entry.P is None else float(entry.P)

@@ -47,10 +47,12 @@ def all_parameters(chapter: str, preset: str, changes: dict | None = None) -> di
         changes: values that differ.
 
     Raises:
-        ValueError: an unknown experiment, preset or parameter, or a value of another type.
+        ValueError: an unknown experiment, preset or parameter, or a value of another type, or one
+            that the experiment does not take.
     """
-    defaults = find(chapter, preset)[1]
-    return defaults | check_values(f"preset {preset}", defaults, changes or {})
+    experiment, defaults = find(chapter, preset)
+    parameters = defaults | check_values(f"preset {preset}", defaults, changes or {})
+    return experiment(parameters).parameters
 
 
 def run_sweep(

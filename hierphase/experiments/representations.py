@@ -17,6 +17,7 @@ from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.checks import check_known, fraction, positive_integer
+from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
 from hierphase.networks.catalogue import model_directory
@@ -108,16 +109,21 @@ class ProbeExperiment(Experiment):
     def __len__(self) -> int:
         return len(self.parameters["networks"]) * self.parameters["n_blocks"]
 
-    def files(self) -> list[Path]:
+    def check(self) -> None:
+        """As of the base: networks of different depths do not fit."""
+        self.networks  # noqa: B018 (raises)
+
+    def files(self) -> dict[str, dict[str, Path]]:
         """Those of the networks."""
-        return [model_directory(name) for name in self.parameters["networks"]]
+        names = self.parameters["networks"]
+        return {f"files of {name}": model_files(model_directory(name)) for name in names}
 
     @cached_property
     def networks(self) -> list[tuple[TreeClassifier, TreeWorld | TwoModeWorld]]:
         """Each network with its world, whose starting data are those of no training or test."""
         pairs, seed = [], self.parameters["seed"]
         for i, name in enumerate(self.parameters["networks"]):
-            network = TreeClassifier.from_pretrained(model_directory(name)).eval()
+            network = load_model(model_directory(name), TreeClassifier)
             if not self.parameters["trained"]:
                 initialise(network, derived_generator(seed, i))
             data, start = TREE_CLASSIFIERS[name].data(), _derived_seed(seed, i)

@@ -9,10 +9,9 @@ import xarray as xr
 from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
 from hierphase.analysis.patch_correlations import grid_covariance, grid_distances, patch_changes
 from hierphase.analysis.representations import activations, from_dataset
-from hierphase.checks import fraction
+from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.images import ImageExperiment
-from hierphase.experiments.worlds import alpha_bars
+from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import corruption, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -52,11 +51,13 @@ class TreeCorrelations(Experiment):
             "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
-    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2}
+    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2, "L": 1, "seed": 0}
+    padded = ("covariance",)
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
+        positive_integer("the smallest of depths", min(parameters["depths"], default=0))
         critical = meanfield.critical_epsilon(*self._sizes)
         if critical is None:
             raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
@@ -174,7 +175,7 @@ class ImageCorrelations(ImageExperiment):
 
     presets: ClassVar = {
         "fashion-mnist": ImageExperiment.presets["fashion-mnist"] | _REPEATED | {
-            "layers": ["stages.2", "logits"], "precision": "bfloat16", "patch_size": 4,
+            "layers": ["stages.2", "logits"], "patch_size": 4,
         },
         "digits": ImageExperiment.presets["digits"] | _REPEATED | {
             "layers": ["stages.1", "logits"], "patch_size": 2,
@@ -187,6 +188,14 @@ class ImageCorrelations(ImageExperiment):
         super().__init__(parameters)
         fraction("threshold", parameters["threshold"])
 
+    def check(self) -> None:
+        """As of the images: also that the grid of the patches is that of the layer of features."""
+        super().check()
+        x, layer = self.world.starts(range(1))[0], self.parameters["layers"][0]
+        grid = patch_changes(x.numpy(), x[None].numpy(), self.parameters["patch_size"]).shape[2:]
+        features = activations(self.classifier, x.to(self.device), [layer])[layer]
+        check_shape(f"layer {layer!r} beside a grid of patches", features, "n channels", *grid)
+
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
@@ -196,14 +205,16 @@ class ImageCorrelations(ImageExperiment):
             ``covariance`` (field, time, image, distance): the sum of C_ij over all ordered pairs
             of patches at that distance; ``n_pairs`` (distance); ``mean`` (field, time, image), the
             mean change; ``top_class`` (time, image, trajectory) of x̂0(t), ``first_class`` (image)
-            of x_0. Coordinates ``time`` (fractions t/T, without 0) and ``distance`` (in patches).
+            of x_0. Coordinates ``time`` (fractions t/T, without 0; also ``ln_snr``) and
+            ``distance`` (in patches).
         """
         times, n_trajectories = self.times()[1:], self.parameters["n_trajectories"]
-        repeated = times.repeat_interleave(n_trajectories).tolist()
-        x0, (samples, *_) = self.round_trips(start, stop, repeated)
-        samples = samples.cpu().unflatten(0, (len(times), n_trajectories))
-        changes = self.changes(x0.cpu(), samples, prepared)
-        return changes.assign_coords(image=np.arange(start, stop))
+        repeated = times.repeat_interleave(n_trajectories)
+        x0, denoised = self.round_trips(start, stop, repeated)
+        samples = denoised.samples.cpu().unflatten(0, (len(times), n_trajectories))
+        changes = self.changes(*filled(x0.cpu(), samples), prepared)
+        changes = changes.assign_coords(self.levels(denoised.ln_snr[::n_trajectories]))
+        return changes.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All images together, beside two controls without hierarchy, Gaussian fields.
@@ -231,7 +242,7 @@ class ImageCorrelations(ImageExperiment):
             "same covariance": GaussianField(held_out.double().mean(dim=0), np.cov(pixels.T)),
             "power law": GaussianField(np.zeros(held_out.shape[1:]), isotropic),
         }
-        alpha_bar = alpha_bars(self.world.scheduler)[self.times()[1:]]
+        alpha_bar = torch.from_numpy(merged.ln_snr.values).sigmoid().float()
         repeated = alpha_bar.repeat_interleave(self.parameters["n_trajectories"])
         classes, seed = torch.zeros(len(self), dtype=torch.long), self.parameters["seed"]
         prepared, worlds = self.prepare(), [merged]
@@ -241,7 +252,8 @@ class ImageCorrelations(ImageExperiment):
             x0 = field.draw(classes, generators)
             samples, _ = field.round_trips(x0, classes, repeated, generators)
             samples = samples.unflatten(0, (len(alpha_bar), -1))
-            worlds.append(self.changes(x0, samples, prepared).assign_coords(image=merged.image))
+            changes = self.changes(x0, samples, prepared).assign_coords(image=merged.image)
+            worlds.append(changes.assign_coords(time=merged.time, ln_snr=merged.ln_snr))
         return (
             xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
             .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar.numpy()))
@@ -256,31 +268,23 @@ class ImageCorrelations(ImageExperiment):
             samples: (n_times, K, n, ...) like x0: K trajectories of each, for all times of the
                 experiment but 0.
             prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
-
-        Raises:
-            ValueError: the grid of the patches is not that of the layer of the features.
         """
         layer, classifier = self.parameters["layers"][0], self.classifier
         std = from_dataset(prepared)[layer].std.numpy()[:, None, None]
 
         def feature_map(x):
             with torch.no_grad():
-                recorded = activations(classifier, x.to(self.device), [layer])
+                recorded = activations(classifier, x.to(self.device), [layer], CLASSIFIED)
             return recorded[layer].cpu().numpy() / std
 
         def top_class(x):
-            probabilities = class_probabilities(classifier, x.to(self.device))
+            probabilities = class_probabilities(classifier, x.to(self.device), CLASSIFIED)
             return probabilities.argmax(dim=1).cpu().short().numpy()
 
         before, covariances, means, classes = feature_map(x0), [], [], []
         for trajectories in samples:
             shape = trajectories.shape[:2]
             patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
-            if patches.shape[2:] != before.shape[2:]:
-                raise ValueError(
-                    f"patches of size {self.parameters['patch_size']} make a grid of "
-                    f"{patches.shape[2:]}, but layer {layer!r} one of {before.shape[2:]}"
-                )
             after = feature_map(trajectories.flatten(0, 1)).reshape(*shape, *before.shape[1:])
             changed = patches > 2 * self.parameters["threshold"]
             fields = [patches, changed, patch_changes(before, after, 1)]
@@ -288,7 +292,7 @@ class ImageCorrelations(ImageExperiment):
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
             classes.append(top_class(trajectories.flatten(0, 1)).reshape(shape).T)
         distances, n_pairs = grid_distances(*patches.shape[2:])
-        times, of_field = self.times().numpy(), ("field", "time", "image")
+        of_field = ("field", "time", "image")
         covariance, mean = (np.swapaxes(x, 0, 1).astype(np.float32) for x in (covariances, means))
         return xr.Dataset(
             {
@@ -298,9 +302,5 @@ class ImageCorrelations(ImageExperiment):
                 "top_class": (("time", "image", "trajectory"), np.stack(classes)),
                 "first_class": ("image", top_class(x0)),
             },
-            {
-                "time": times[1:] / int(times[-1]),
-                "field": ["patches", "changed", "features"],
-                "distance": distances,
-            },
+            {"field": ["patches", "changed", "features"], "distance": distances},
         )

@@ -4,21 +4,31 @@ A new world is a class with the two methods of :class:`World`. Worlds that are s
 x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    ModelMixin,
+    SchedulerMixin,
+)
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
+from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion import datasets
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.guided_diffusion import load_adm
 from hierphase.diffusion.image_folder import image_folder
+from hierphase.diffusion.model_folders import load_model, load_scheduler
+from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
@@ -26,6 +36,19 @@ from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: How a network denoises: with the scheduler of its folder, or by the name of a sampler -> class
+#: and settings that replace it, on the same noise.
+SAMPLERS = {
+    "own": (None, {}),
+    "ddpm": (DDPMScheduler, {}),
+    "ddim": (DDIMScheduler, {"timestep_spacing": "leading"}),
+    "dpm++-2m": (DPMSolverMultistepScheduler, {}),
+    "sde-dpm++-2m-karras": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+}
 FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
 
 #: Data sets that come whole, by name; any other value of ``images`` is a folder.
@@ -36,12 +59,14 @@ class Denoised(NamedTuple):
     """What the way back from each noise level gives.
 
     ``samples`` (noise, n, ...) are x̂0(t); ``kept`` (noise, n, level) is how much is kept of x_0 on
-    each level of the world, exactly; ``classes`` (noise, n) are those that samples were drawn from.
+    each level of the world, exactly; ``classes`` (noise, n) are those that samples were drawn from;
+    ``ln_snr`` (noise,) are the levels taken, where they need not be those asked for.
     """
 
     samples: torch.Tensor
     kept: torch.Tensor | None = None
     classes: torch.Tensor | None = None
+    ln_snr: torch.Tensor | None = None
 
 
 class World(Protocol):
@@ -57,7 +82,7 @@ class World(Protocol):
 
         Args:
             starts: as :meth:`starts` gives them.
-            noises: levels, in the measure of the world: epsilon, or times 0 to T.
+            noises: levels, in the measure of the world: epsilon, times 0 to T, or ln SNR (images).
             generators: one for each datum; where the data are drawn together, as on trees, a
                 single one.
         """
@@ -166,9 +191,10 @@ class ImageWorld:
         class_names: of the classes 0, 1, ...
         labels: (n,) class of each image; image i is the (i // n_classes)-th of its class.
         load: gives x_0 (n, channels, height, width) of a tensor of rows.
-        denoise: gives x̂0 from (x_0, labels, times 0 to T, one generator for each image).
-        scheduler: of the noise.
+        denoise: gives x̂0 from (x_0, labels, levels ln SNR, one generator for each image).
+        scheduler: of the noise, whose times 0 to T name its levels.
         held_out: all held-out images of a data set; None for others.
+        files: of the images of a folder, in their order: class and name -> file.
     """
 
     class_names: Sequence[str]
@@ -177,6 +203,7 @@ class ImageWorld:
     denoise: Callable[..., Denoised]
     scheduler: DDPMScheduler
     held_out: torch.Tensor | None = None
+    files: dict[str, Path] = field(default_factory=dict)
 
     def starts(self, rows):
         """As :meth:`World.starts`: x_0 and labels."""
@@ -188,9 +215,10 @@ class ImageWorld:
         return self.denoise(*starts, noises, generators)
 
 
-def alpha_bars(scheduler: DDPMScheduler) -> torch.Tensor:
-    """(T + 1,) abar of the times 0 (no noise at all) to T (nothing but noise)."""
-    return torch.cat([torch.ones(1), scheduler.alphas_cumprod[1:], torch.zeros(1)])
+def ln_snrs(scheduler: DDPMScheduler) -> torch.Tensor:
+    """(T + 1,) ln SNR of the times 0 (no noise at all) to T (nothing but noise), float64."""
+    alpha_bar = scheduler.alphas_cumprod.double()
+    return torch.cat([torch.ones(1), alpha_bar[1:], torch.zeros(1)]).logit()
 
 
 def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
@@ -204,10 +232,10 @@ def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
     mixture = GaussianMixture.fitted(data.train_images, data.train_labels)
     labels = torch.arange(len(data.class_names)).repeat(parameters["n_per_class"])
 
-    def denoise(x_0, labels, times, generators):
-        levels = alpha_bars(scheduler)[times]
-        samples, classes = mixture.round_trips(x_0, labels, levels, generators)
-        return Denoised(samples, classes=classes)
+    def denoise(x_0, labels, noises, generators):
+        levels = torch.tensor(noises, dtype=torch.float64)
+        samples, classes = mixture.round_trips(x_0, labels, levels.sigmoid().float(), generators)
+        return Denoised(samples, classes=classes, ln_snr=levels)
 
     def load(rows):
         return mixture.draw(labels[rows], generators(rows.tolist(), 0))
@@ -228,6 +256,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """
     model, scheduler = _denoiser(parameters, device)
     name, n_per_class, held_out = parameters["images"], parameters["n_per_class"], None
+    paths = ()
     if name in DATASETS:
         data = DATASETS[name]()
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
@@ -235,30 +264,52 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     else:
         folder = image_folder(name, n_per_class, model.config.sample_size)
         names, labels, load = folder.class_names, folder.labels, folder.load
+        paths = folder.paths
     order = _balanced_order(labels, n_per_class, names)
-    pipeline = ForwardBackwardPipeline(model, scheduler)
+    trained = hasattr(scheduler, "alphas_cumprod")
+    if not trained and parameters["sampler"] != "own":
+        raise ValueError(
+            f"sampler {parameters['sampler']} is for models with alphas_cumprod, not for "
+            f"{type(scheduler).__name__} of {parameters['model']}: take own"
+        )
+    size, channels = model.config.sample_size, model.config.in_channels
+    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, size, size)
+    kind, settings = SAMPLERS[parameters["sampler"]]
+    sampler = kind.from_config(scheduler.config, **settings) if kind else scheduler
+    pipeline = ForwardBackwardPipeline(model, sampler)
 
-    def denoise(x_0, labels, times, generators):
+    def denoise(x_0, labels, noises, generators):
         returned = pipeline(
-            x_0, times, parameters["num_inference_steps"], generators, parameters["batch_size"],
-            autocast_dtype=PRECISIONS[parameters["precision"]],
+            x_0, None, parameters["num_inference_steps"], generators, parameters["batch_size"],
+            autocast_dtype=PRECISIONS[parameters["precision"]], ln_snr=noises,
         )  # fmt: skip
-        return Denoised(returned.samples)
+        return Denoised(returned.samples, ln_snr=returned.ln_snr)
 
+    files = {
+        f"{names[labels[i]]}: {os.path.relpath(paths[i], name)}": paths[i] for i in order if paths
+    }
     return ImageWorld(
-        names, labels[order], lambda rows: load(order[rows]), denoise, scheduler, held_out
-    )
+        names, labels[order], lambda rows: load(order[rows]), denoise,
+        scheduler if trained else ddpm_scheduler(), held_out, files,
+    )  # fmt: skip
 
 
-def stored_model(name: str) -> Path | None:
-    """Directory of a trained model of the book, else a file or directory, else None."""
+def stored_model(name: str | None, images: str = "") -> Path | None:
+    """Directory of a trained model of the book, else a file or directory, else None.
+
+    Raises:
+        ValueError: the model of the book is of other images than the data set ``images``.
+    """
     if name in TRAININGS:
+        if images in DATASETS and getattr(TRAININGS[name].data, "func", 0) != DATASETS[images]:
+            raise ValueError(f"{name} was not trained on {images}: {TRAININGS[name].about}")
         return model_directory(name)
-    return Path(name) if Path(name).exists() else None
+    path = Path(name or os.devnull)
+    return path if path.is_file() or path.is_dir() else None
 
 
-def _denoiser(parameters: dict, device: torch.device) -> tuple[UNet2DModel, DDPMScheduler]:
-    path = stored_model(parameters["model"])
+def _denoiser(parameters: dict, device: torch.device) -> tuple[ModelMixin, SchedulerMixin]:
+    path = stored_model(parameters["model"], parameters["images"])
     if path is None:
         raise FileNotFoundError(
             f"no denoiser {parameters['model']!r}: give the parameter model a checkpoint of "
@@ -268,9 +319,22 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[UNet2DModel, DDPM
     if path.is_file():
         unet, scheduler = load_adm(path, **parameters["model_flags"])
     else:
-        unet = UNet2DModel.from_pretrained(path, subfolder="unet")
-        scheduler = DDPMScheduler.from_pretrained(path, subfolder="scheduler")
+        unet = load_model(path / "unet", ModelMixin)
+        scheduler = load_scheduler(path / "scheduler")
+    size = positive_integer(f"sample_size of {path}", unet.config.get("sample_size"))
+    weights, dtype = unet.state_dict(), PRECISIONS[parameters["precision"]] or torch.float32
+    if problems := differences(weights, weights, dtype):
+        raise ValueError(f"{path}: {problems}: take precision float32, or other weights")
     unet = unet.to(device).eval()
+    try:
+        with torch.no_grad():
+            x = torch.zeros(1, unet.config.in_channels, size, size, device=device)
+            sample = unet(x, timestep=torch.tensor(1, device=device)).sample
+        check_shape("its output", sample, 1, "channels", size, size)
+    except Exception as error:  # no limit to what other models make of it
+        raise ValueError(
+            f"{path}: {type(unet).__name__} is no model(x_t, t).sample of images alone ({error})"
+        ) from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return unet, scheduler

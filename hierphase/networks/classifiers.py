@@ -1,6 +1,6 @@
 """Classifiers whose layers can be probed by name: small ones of our own, torchvision's by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from hierphase.checks import check_known, unknown
+from hierphase.diffusion.labels import IMAGENET_SYNSETS
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
 GROUPS = 8
@@ -45,10 +46,15 @@ class ConvClassifier(ModelMixin, ConfigMixin):
         in_channels: channels of the images.
         n_classes: number of classes.
         channels: width of each stage; multiples of 8.
+        class_names: of the classes, in their order; those without one are named by their index.
+
+    Attributes:
+        namings: lists of the names of all classes, as for
+            :func:`~hierphase.diffusion.labels.class_indices`.
     """
 
     @register_to_config
-    def __init__(self, in_channels: int = 1, n_classes: int = 10, channels=(32, 64, 128)):
+    def __init__(self, in_channels=1, n_classes=10, channels=(32, 64, 128), class_names=()):
         super().__init__()
         widths = (in_channels, *channels)
         self.stages = nn.ModuleList(
@@ -63,6 +69,7 @@ class ConvClassifier(ModelMixin, ConfigMixin):
             for stage, (before, width) in enumerate(pairwise(widths))
         )
         self.logits = nn.Linear(channels[-1], n_classes)
+        self.namings = [[*class_names, *map(str, range(len(class_names), n_classes))]]
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """What the logits are computed from: the last map, averaged over space.
@@ -115,10 +122,16 @@ class TorchvisionClassifier(nn.Module):
     Args:
         network: maps what ``preprocess`` gives to logits.
         preprocess: torchvision's ``weights.transforms()``, of images with intensities in [0, 1].
+        names: torchvision's of the classes, which are ImageNet's.
+
+    Attributes:
+        namings: ``names``, synsets, and indices, as for
+            :func:`~hierphase.diffusion.labels.class_indices`.
     """
 
-    def __init__(self, network: nn.Module, preprocess: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, network: nn.Module, preprocess: Callable, names: Sequence[str]):
         super().__init__()
+        self.namings = [names, IMAGENET_SYNSETS, list(map(str, range(len(names))))]
         self.network, self.preprocess, self.logits = network, preprocess, nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -187,8 +200,7 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
         torch.default_generator.manual_seed(0)  # torchvision draws from the global stream
         network = models.get_model(name)
     if state is not None:
-        shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        if problems := differences(shapes, state):
+        if problems := differences(network.state_dict(), state):
             raise ValueError(f"{weights} does not fit {name}: {problems}")
         network.load_state_dict(state)
-    return TorchvisionClassifier(network, recipe.transforms()).eval()
+    return TorchvisionClassifier(network, recipe.transforms(), recipe.meta["categories"]).eval()

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.diffusion.model_folders import load_model
 from hierphase.networks.classifiers import ConvClassifier, accuracy
 from hierphase.networks.sample_quality import sample_quality
 from hierphase.rhm.corruption import ddpm_scheduler
@@ -112,5 +113,5 @@ def image_denoiser_report(
     for name, images in parts.items():
         patches = functional.pixel_unshuffle(images[:n], patch)
         losses[name] = denoising_loss(model, patches, None, derived_generator(seed, 0)).item()
-    classifier = ConvClassifier.from_pretrained(judge())
+    classifier = load_model(judge(), ConvClassifier)
     return losses | sample_quality(functional.pixel_shuffle(samples, patch), data, classifier)

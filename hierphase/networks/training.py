@@ -22,6 +22,7 @@ from tqdm import tqdm
 from hierphase.files import WriteError, check_holds_only, output_directory, write
 from hierphase.networks.best_weights import BestWeights
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
+from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
 from hierphase.seeds import derived_generator
 
@@ -97,6 +98,8 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
         check_holds_only(output, f"the training {name}")
     output_directory(output)
     data, model = training.data(), training.model()
+    if isinstance(model, ConvClassifier):
+        model.register_to_config(class_names=data.class_names)
     initialise(model, derived_generator(seed, 0))
     this = {"name": name, "steps": steps, "seed": seed}
     try:

@@ -2,7 +2,8 @@
 
 A chapter is a file ``NAME.md`` of the book directory with a cell tagged ``parameters``, whose lines
 read ``name = literal  # comment``. One of them is ``output = None``: the directory that receives
-what the chapter computes.
+what the chapter computes. A cell tagged ``check``, which uses nothing but parameters and its own
+imports, raises where their values are not right.
 """
 
 import ast
@@ -28,6 +29,17 @@ from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
 
 _TAGGED = re.compile(rb"tags:.*\bparameters\b")
+_OPTIONS = ("--log-level=CRITICAL", "--HistoryManager.enabled=False")  # the log, not the output
+# There is no option against the profile of the machine, nor against a style in the directory.
+_LAUNCH = """
+import matplotlib
+from IPython.core import application
+from ipykernel import kernelapp
+matplotlib.rcdefaults()
+application.ENV_CONFIG_DIRS.clear()
+application.SYSTEM_CONFIG_DIRS.clear()
+kernelapp.launch_new_instance()
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +67,7 @@ class CellError(RunError):
 
 def names() -> list[str]:
     """Names of the executable chapters of the book, also of those that cannot be read."""
-    pages = book_directory().glob("*.md")
+    pages = (path for path in book_directory().glob("[!.]*.md") if path.is_file())
     return sorted(path.stem for path in pages if _TAGGED.search(path.read_bytes()))
 
 
@@ -96,15 +108,22 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
         The path of the executed notebook, ``output/<name>.ipynb``.
 
     Raises:
-        ValueError: unknown chapter or parameter, or a value of the wrong type.
+        ValueError: unknown chapter or parameter, a value of the wrong type, or one that the cell
+            ``check`` of the chapter refuses; no kernel is started then.
         CellError: a cell failed; the message shows its number, first lines and error.
         KeyboardInterrupt: the run was interrupted.
         WriteError: the notebook cannot be written; what was saved of it before is kept.
     """
     chapter = load(name)
     values = check_values(f"chapter {name}", chapter.defaults, values)
-    output = Path(str(values.get("output") or output or f"runs/{name}")).resolve()
+    output = Path(os.path.abspath(str(values.get("output") or output or f"runs/{name}")))
     utf8("output directory", output)
+    for cell in chapter.notebook.cells if values else ():
+        if "check" in cell.metadata.get("tags", []):
+            try:
+                exec(cell.source, chapter.defaults | values)
+            except Exception as error:  # no limit to what it may raise
+                raise ValueError(f"chapter {name}: {error}") from None
     output.mkdir(parents=True, exist_ok=True)
     notebook, begun = output / f"{name}.ipynb", time.time()
     try:
@@ -172,7 +191,8 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
 
     The kernel ``python3`` of the process is from then on this interpreter with the modules that it
     finds, and starts from the defaults of IPython and matplotlib: whatever kernels, profiles,
-    backends and ``matplotlibrc`` the user's environment names, pages come out the same.
+    backends and ``matplotlibrc`` the machine, the user's environment or the current directory have,
+    pages come out the same.
 
     Returns:
         The folder that says so, first in JUPYTER_PATH; it goes with the process.
@@ -189,11 +209,9 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
         "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONSTARTUP": "",
     }
-    write_kernel_spec(
-        folder / "kernels" / "python3",
-        {"env": {name: value.replace("$", "$$") for name, value in environment.items()}},
-        ["--log-level=CRITICAL", "--HistoryManager.enabled=False"],  # the log, not the output
-    )
+    argv = [sys.executable, "-P", "-c", _LAUNCH, "-f", "{connection_file}", *_OPTIONS]
+    env = {name: value.replace("$", "$$") for name, value in environment.items()}
+    write_kernel_spec(folder / "kernels" / "python3", {"argv": argv, "env": env})
     os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{os.environ.get('JUPYTER_PATH', '')}"
     return temporary
 

@@ -21,7 +21,9 @@ from xarray.backends import H5NetCDFStore
 from hierphase import files
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECORDED_PACKAGES = ("hierphase", "numpy", "torch", "diffusers", "numba", "xarray")
+RECORDED_PACKAGES = (
+    "hierphase", "numpy", "torch", "diffusers", "numba", "xarray", "pillow", "scikit-learn",
+)  # fmt: skip
 
 
 def book_directory() -> Path:

@@ -20,6 +20,9 @@ import xarray as xr
 from hierphase import files
 from hierphase.runs import results
 
+#: Raise it where the package computes other numbers than before from the same inputs.
+NUMERICS = 1
+
 # A process has one model and one number of threads: it computes one shard at a time.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -103,17 +106,24 @@ def run_preparation(spec: ShardSpec) -> Path:
 
 
 def sweep_key(experiment: type, parameters: dict) -> str:
-    """SHA-256 of what the numbers depend on: experiment, parameters, files, package versions.
+    """SHA-256 of what the numbers depend on, on this machine.
+
+    It is the experiment with its parameters and the contents of its files, the versions of packages
+    and :data:`NUMERICS`, and the instructions that torch uses of this processor.
 
     Args:
         experiment: its class.
         parameters: all parameters of the experiment.
+
+    Raises:
+        ValueError, FileNotFoundError: as the experiment's ``check``.
     """
     parts = {
         "experiment": experiment.__qualname__,
-        "parameters": parameters,
         "fingerprint": _fingerprint(experiment, json.dumps(parameters)),
         "packages": results.package_versions(),
+        "numerics": NUMERICS,
+        "processor": torch.backends.cpu.get_cpu_capability(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -169,8 +179,9 @@ def _ready(spec: ShardSpec):
         if sweep_key(spec.experiment, spec.parameters) != spec.key:
             raise ValueError(
                 f"{os.uname().nodename} would compute other numbers than the process that began "
-                f"the sweep: the versions of packages ({results.package_versions()}) or the files "
-                "that the parameters name differ"
+                f"the sweep: the versions of packages ({results.package_versions()}), the files "
+                "that the parameters name or the processors differ (for the same bits set "
+                "ATEN_CPU_CAPABILITY=default for all)"
             )
         yield load_experiment(spec.experiment, spec.parameters)
 
@@ -186,6 +197,7 @@ def _prepare(spec: ShardSpec, experiment) -> xr.Dataset:
 
 def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
     """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
+    spec.experiment.check_finite(dataset, spec.parameters)
     content = results.netcdf(dataset.drop_encoding().assign_attrs(key=spec.key))
     files.write(content, path, sealed=True)
 
@@ -197,4 +209,6 @@ def _load(experiment: type, parameters: str):
 
 @functools.lru_cache(maxsize=1)
 def _fingerprint(experiment: type, parameters: str) -> str:
-    return _load(experiment, parameters).fingerprint()
+    computed = _load(experiment, parameters)
+    computed.check()
+    return computed.fingerprint()

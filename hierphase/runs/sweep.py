@@ -62,6 +62,7 @@ def run_sweep(
             result = _merge(specs)
             with shards.one_thread():
                 result = computed.finish(result)
+            computed.check_finite(result, parameters)
             results.save(result, chapter, preset, parameters, directory)
         except (KeyboardInterrupt, WriteError) as error:
             n_done = n - _count([spec for spec in specs if not spec.path.exists()])

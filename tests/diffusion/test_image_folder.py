@@ -228,24 +228,6 @@ def test_load_is_lazy_and_in_the_order_of_the_paths(classes):
         folder.load(range(3, 5))
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
-def test_every_mode_becomes_rgb(tmp_path, mode):
-    (tmp_path / "only").mkdir()
-    white = Image.new("RGB", (SIZE, SIZE), "white").convert("RGB" if mode == "LA" else mode)
-    white.convert(mode).save(tmp_path / f"only/a.{'tif' if mode == 'CMYK' else 'png'}")
-    loaded = image_folder(tmp_path, n_per_class=1, image_size=SIZE).load(range(0, 1))
-    assert torch.equal(loaded, torch.ones(1, 3, SIZE, SIZE))
-
-
-def test_orientation_in_exif_is_ignored(tmp_path):
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    save(tmp_path / "only/a.png")
-    save(tmp_path / "only/b.png", exif=turned)
-    first, second = image_folder(tmp_path, n_per_class=2, image_size=SIZE).load(range(0, 2))
-    assert torch.equal(first, second)
-
-
 # --- errors
 
 

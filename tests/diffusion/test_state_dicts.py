@@ -92,11 +92,10 @@ def test_nothing_in_a_pickle_is_executed(tmp_path, name):
 
 
 def test_differences_are_counted_and_the_first_named():
-    shapes = {key: tuple(value.shape) for key, value in STATE_DICT.items()}
-    assert differences(shapes, STATE_DICT) == ""
-    assert differences(shapes, {}) == "2 missing (out.bias, out.weight)"
+    assert differences(STATE_DICT, STATE_DICT) == ""
+    assert differences(STATE_DICT, {}) == "2 missing (out.bias, out.weight)"
     other = {"out.bias": torch.zeros(3), **{f"{i}.bias": torch.zeros(1) for i in range(4)}}
-    assert differences(shapes, other) == (
+    assert differences(STATE_DICT, other) == (
         "1 missing (out.weight); 4 unexpected (0.bias, 1.bias, 2.bias, ...); 1 of another shape "
         "(out.bias: (3,) instead of (40,))"
     )

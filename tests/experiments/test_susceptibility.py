@@ -152,7 +152,5 @@ def test_bad_parameters_are_refused(preset, changes, message):
 
 def test_patches_have_to_match_the_map_of_the_features():
     one = experiment("digits", **DIGITS | {"patch_size": 4})
-    with pytest.raises(
-        ValueError, match=r"size 4 make a grid of \(2, 2\).*'stages.1' one of \(4, 4\)"
-    ):
-        one.measure(0, 1, one.prepare())
+    with pytest.raises(ValueError, match=r"'stages.1' .* \(n, channels, 2, 2\), got .*, 4, 4\)"):
+        one.check()

@@ -39,6 +39,10 @@ class TinyWeights(enum.Enum):
     DEFAULT = 9
 
     @property
+    def meta(self):
+        return {"categories": ["tench", "goldfish", "shark", "crane", "crane"]}
+
+    @property
     def url(self):
         return f"https://weights.invalid/tiny-{self.value}.pth"
 

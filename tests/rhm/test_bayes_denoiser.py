@@ -71,7 +71,7 @@ def test_stepwise_reversal_draws_from_the_exact_posterior():
         x = scheduler.step(denoiser(x, step).sample, step, x, generator=generator).prev_sample
     reversed_levels = rhm.parse(x.argmax(1))
 
-    posterior = bp(denoiser.process.log_beliefs(x_t, t), log=True)
+    posterior = bp(GaussianProcess(scheduler, rhm.v).log_beliefs(x_t, t), log=True)
     drawn = posterior.sample(n, torch.Generator().manual_seed(1))
     assert (reversed_levels[-1] >= 0).float().mean() > 0.995, "denoised data must obey the rules"
     marginal = posterior.marginals
@@ -100,13 +100,13 @@ def test_a_few_large_steps_do_not_break_down(rhm):
 
 def test_bad_arguments_are_refused(rhm):
     bp = BeliefPropagation(rhm)
-    with pytest.raises(ValueError, match="v_prediction, got 'flow'"):
+    with pytest.raises(ValueError, match="flow_prediction, got 'flow'"):
         scheduler = DDPMScheduler()
         scheduler.register_to_config(prediction_type="flow")
         BayesDenoiser(bp, scheduler)
     with pytest.raises(ValueError, match="must have alphas_cumprod"):
         BayesDenoiser(bp, object())
-    with pytest.raises(ValueError, match=r"x_t must be of shape \(n, 4, d\), got \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"x_t must be of shape \(n, 4, 4\), got \(2, 5, 4\)"):
         BayesDenoiser(bp, DDPMScheduler())(torch.zeros(2, 5, 4), 10)
     with pytest.raises(ValueError, match="0 to 999, got 1000"):
         BayesDenoiser(bp, DDPMScheduler())(torch.zeros(2, 4, 4), 1000)

@@ -1,0 +1,111 @@
+"""What a denoiser is given, x_t = alpha x_0 + sigma z at a time t, and what it predicts.
+
+Every kind of diffusion model that diffusers runs (variance preserving, variance exploding, EDM,
+flow matching) is one choice of alpha and sigma, and of the number that stands for x_0. An exact
+denoiser has to speak the one of its scheduler.
+"""
+
+import numpy as np
+import torch
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+
+
+class Parametrisation:
+    """That of the denoiser which a scheduler calls.
+
+    Args:
+        scheduler: a diffusers scheduler.
+
+    Raises:
+        ValueError: its noise levels or its kind of prediction are not known here.
+    """
+
+    def __init__(self, scheduler):
+        self._scheduler, config = scheduler, getattr(scheduler, "config", {})
+        trained = hasattr(scheduler, "alphas_cumprod")
+        self._edm = hasattr(scheduler, "precondition_outputs")
+        self._log_sigma = self._edm or config.get("timestep_type") == "continuous"
+        matching = hasattr(scheduler, "scale_noise") and not trained
+        self._flow = matching or config.get("use_flow_sigmas", False)
+        self.prediction_type = "flow_prediction" if matching else config.get("prediction_type")
+        counted = self._edm or "num_train_timesteps" in config
+        if not counted or not (trained or matching or self._edm):
+            raise ValueError(
+                "scheduler must have alphas_cumprod, as DDPMScheduler has, or be one of EDM or of "
+                f"flow matching; got {type(scheduler).__name__}"
+            )
+        if self.prediction_type not in PREDICTIONS:
+            raise ValueError(
+                f"prediction_type of {type(scheduler).__name__} must be one of "
+                f"{', '.join(PREDICTIONS)}, got {self.prediction_type!r}"
+            )
+
+    def level(self, t) -> tuple[torch.Tensor, torch.Tensor]:
+        """alpha and sigma of what the denoiser is given at time t.
+
+        Args:
+            t: as the scheduler gives it, a number or a tensor: a trained time 0..T - 1 (between
+                two of them ln sigma/alpha is interpolated), T times the sigma of flow matching,
+                or ln(sigma) / 4 (EDM).
+
+        Returns:
+            Two float64 tensors of the shape of t.
+
+        Raises:
+            ValueError: t is not a number in that range.
+        """
+        config = self._scheduler.config
+        low, high = (-99, 99) if self._log_sigma else (0, config.num_train_timesteps - 1)
+        high += self._flow
+        try:
+            time = torch.as_tensor(t).cpu()
+            fits = time.dtype != torch.bool and ((time >= low) & (time <= high)).all()
+        except (TypeError, RuntimeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"t must be a number, {low} to {high}, got {t!r}")
+        time = time.double()
+        if self._flow:
+            sigma = time / config.num_train_timesteps
+            return 1 - sigma, sigma
+        if self._log_sigma:
+            ratio = (4 * time).exp()
+        else:
+            alpha_bar = self._scheduler.alphas_cumprod.double().cpu()
+            logs = (1 / alpha_bar - 1).log() / 2
+            ratio = torch.as_tensor(np.interp(time, np.arange(len(logs)), logs)).exp()
+        alpha, sigma = (1 + ratio**2) ** -0.5, (1 + ratio**-2) ** -0.5
+        if self._edm:  # scaled by c_in = (sigma^2 + sigma_data^2)^(-1/2)
+            alpha = (ratio**2 + config.sigma_data**2) ** -0.5
+            sigma = ratio * alpha
+        return alpha, sigma
+
+    def prediction(self, x_t: torch.Tensor, x_0: torch.Tensor, alpha, sigma) -> torch.Tensor:
+        """What a denoiser predicts that takes x_0 for the mean of the data given x_t.
+
+        This is z = (x_t - alpha x_0) / sigma (``epsilon``), x_0 (``sample``), alpha z - sigma x_0
+        (``v_prediction``), z - x_0 (``flow_prediction``), or F with x_0 = c_skip x + c_out F of
+        EDM (Karras et al. 2022, table 1).
+
+        Args:
+            x_t: what the denoiser is given.
+            x_0: of the same shape.
+            alpha: of :meth:`level`, a tensor that broadcasts with x_t.
+            sigma: likewise.
+
+        Returns:
+            Of the shape and type of x_t.
+        """
+        if self.prediction_type == "sample" and not self._edm:
+            return x_0
+        a, s = alpha.to(x_t), sigma.to(x_t)
+        if self._edm:
+            x, ratio = x_t / a, (sigma / alpha).to(x_t)
+            outputs = self._scheduler.precondition_outputs
+            skip, out = outputs(1, 0, ratio), outputs(0, 1, ratio)
+            return (x_0 - skip * x) / out
+        z = (x_t - a * x_0) / s
+        if self.prediction_type == "v_prediction":
+            return a * z - s * x_0
+        return z - x_0 if self.prediction_type == "flow_prediction" else z
