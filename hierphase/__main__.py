@@ -1,8 +1,11 @@
 """The command line: ``hierphase list``, ``run``, ``train``, ``sweep`` and ``convert-adm``."""
 
 import os
+import signal
 import sys
 import textwrap
+import threading
+from pathlib import Path
 
 import click
 
@@ -17,9 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 for a cell or shards that failed, 2 for wrong usage, 130 after Ctrl-C.
+        The exit status: 0, 1 for a cell or shards that failed, 2 for wrong usage, 130 after Ctrl-C
+        and after SIGTERM.
     """
     _open_standard_streams()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with commands.make_context("hierphase", arguments) as context:
@@ -148,7 +154,7 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
 
 @commands.command("convert-adm")
 @click.argument("checkpoint")
-@click.argument("output", metavar="OUTPUT_DIR", type=click.Path(file_okay=False))
+@click.argument("output", metavar="OUTPUT_DIR", type=click.Path(file_okay=False, path_type=Path))
 @_VALUES
 def _convert_adm(checkpoint, output, values):
     """Turn a checkpoint of guided-diffusion into a diffusers model.
@@ -161,9 +167,12 @@ def _convert_adm(checkpoint, output, values):
 
     from hierphase.diffusion.guided_diffusion import load_adm
     from hierphase.diffusion.guided_diffusion_flags import ADMFlags
+    from hierphase.files import check_holds_only
+    from hierphase.networks.checkpoints import save_model
 
+    check_holds_only(output, "a converted model", ("model_index.json", "scheduler", "unet"))
     unet, scheduler = load_adm(checkpoint, **_parse_values(values, vars(ADMFlags())))
-    DDPMPipeline(unet, scheduler).save_pretrained(output)
+    save_model(DDPMPipeline(unet, scheduler), output)
     _print(f"diffusers model: {output}")
 
 

@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import xarray as xr
 
+from hierphase import files
 from hierphase.runs import results
 
 BOOK = results.book_directory() / "results"
@@ -42,7 +43,7 @@ def convert(path, names, chapter=None):
     if chapter is not None:
         dataset.attrs["chapter"] = chapter
     target = results.result_path(dataset.chapter, dataset.preset, path.parent)
-    results.write(results.netcdf(dataset), target)
+    files.write(results.netcdf(dataset), target)
     if target != path:
         path.unlink()
     return target

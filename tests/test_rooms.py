@@ -27,6 +27,7 @@ OUTSIDE = {
     "__init__": "entrance",
     "__main__": "entrance",
     "checks": "ground",
+    "files": "ground",
     "parameters": "ground",
     "seeds": "ground",
 }

@@ -6,7 +6,6 @@ import http.client
 import io
 import json
 import os
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from sklearn.model_selection import train_test_split
 from torch.nn import functional
 
 from hierphase.checks import check_shape
+from hierphase.files import write
 
 N_HELD_OUT_DIGITS = 450
 DIGITS_SPLIT_SEED = 0
@@ -264,10 +264,7 @@ def _fashion_mnist_file(name: str) -> np.ndarray:
         raise ValueError(f"{origin} is not a whole gzip file ({error}); remove it") from None
     content = _verified(content, FASHION_MNIST_FILES[name], cached.name, origin)
     if not found:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as temporary:
-            temporary.write(packed)
-        os.replace(temporary.name, cached)
+        write(packed, cached)
     return content
 
 

@@ -40,8 +40,8 @@ def train(
 ) -> Path:
     """Train one of :data:`TRAININGS` and save it, with a model card, in diffusers' layout.
 
-    A checkpoint and the log ``training.csv`` (step, loss, learning rate, seconds) grow in the
-    output directory; an interrupted training continues from them when called again.
+    A checkpoint and the log ``training.csv`` (step, loss, learning rate, seconds) are renewed in
+    the output directory; an interrupted training continues from it when called again.
 
     Args:
         name: key of :data:`TRAININGS`.
@@ -53,10 +53,12 @@ def train(
         The output directory.
 
     Raises:
-        ValueError: unknown name, non-positive steps, negative seed, or a checkpoint in the output
-            directory that was begun with another name, number of steps or seed.
+        ValueError: unknown name, non-positive steps, negative seed, a checkpoint in the output
+            directory that is damaged or was begun with another name, number of steps or seed, or a
+            directory that holds something else.
         FileNotFoundError: a model that the training needs is missing.
-        KeyboardInterrupt: interrupted; its message says what is kept.
+        KeyboardInterrupt: interrupted; its message says how it goes on.
+        WriteError: a file cannot be written; likewise.
     """
     check_known("training", name, TRAININGS)
     training = TRAININGS[name]

@@ -1,17 +1,20 @@
-"""Where a training stands, in one file, so that it can be killed at any moment."""
+"""What a training leaves on the disk: where it stands, in one file, and at its end the model."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import safetensors.torch
 import torch
+from diffusers import ConfigMixin, DiffusionPipeline, ModelMixin
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
-from hierphase.runs.results import write
+from hierphase.files import read_sealed, write
 
 CHECKPOINT = "checkpoint.pt"
 
 
-def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, parts: Sequence) -> None:
+def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, rows, parts) -> None:
     """Write where a training stands, atomically (all of it or nothing).
 
     Args:
@@ -19,32 +22,56 @@ def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, parts
         run: what makes this training the one it is (name, steps, seed).
         step: optimiser steps done.
         seconds: wall time spent so far.
+        rows: of the log so far.
         parts: network, optimisers, averages, ...: all that have a ``state_dict()``.
     """
-    state = {"run": run, "step": step, "seconds": seconds}
+    state = {"run": run, "step": step, "seconds": seconds, "rows": rows}
     content = io.BytesIO()
     torch.save(state | {"parts": [part.state_dict() for part in parts]}, content)
-    write(content.getbuffer(), directory / CHECKPOINT)
+    write(content.getbuffer(), directory / CHECKPOINT, sealed=True)
 
 
-def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> tuple[int, float]:
+def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> tuple[int, float, list]:
     """Put all parts where the checkpoint has them, if there is one.
 
     Returns:
-        Steps done and seconds spent, (0, 0.0) without a checkpoint.
+        Steps done, seconds spent and rows of the log; (0, 0.0, []) without a checkpoint.
 
     Raises:
-        ValueError: the checkpoint was written by another run.
+        ValueError: the checkpoint is damaged, or was written by another run.
     """
     path = directory / CHECKPOINT
     if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["run"] != run:
-        raise ValueError(
-            f"{path} belongs to the training {state['run']}, not to {run}: continue that one, "
-            "delete the file, or give another output directory"
+        return 0, 0.0, []
+    try:
+        content = io.BytesIO(read_sealed(path))
+        state = torch.load(content, map_location="cpu", weights_only=True)
+        if state["run"] == run:
+            for part, its_state in zip(parts, state["parts"], strict=True):
+                part.load_state_dict(its_state)
+            return state["step"], state["seconds"], state["rows"]
+        reason = f"belongs to the training {state['run']}, not to {run}: continue that one"
+    except Exception as error:  # no limit to what another version's file makes the readers raise
+        reason = (
+            f"is damaged, or of another version ({' '.join(str(error).split())[:200]}): restore"
         )
-    for part, its_state in zip(parts, state["parts"], strict=True):
-        part.load_state_dict(its_state)
-    return state["step"], state["seconds"]
+    raise ValueError(f"{path} {reason}, delete the file, or give another output directory")
+
+
+def save_model(model: ConfigMixin, directory: Path) -> None:
+    """Write a network, a scheduler, or a pipeline of these, as its ``save_pretrained`` does.
+
+    The configuration goes first and comes last: it never stands beside another model's weights.
+
+    Raises:
+        WriteError: a file cannot be written; the message names it.
+    """
+    configuration = directory / model.config_name
+    configuration.unlink(missing_ok=True)
+    if isinstance(model, ModelMixin):
+        weights = safetensors.torch.save(model.state_dict(), {"format": "pt"})
+        write(weights, directory / SAFETENSORS_WEIGHTS_NAME)
+    if isinstance(model, DiffusionPipeline):
+        for name, part in model.components.items():
+            save_model(part, directory / name)
+    write(model.to_json_string().encode(), configuration)

@@ -4,7 +4,6 @@ Every random number of step k comes from a generator derived from (seed, k), so 
 was killed continues from its last checkpoint to the very weights of an undisturbed one.
 """
 
-import csv
 import json
 import math
 import time
@@ -20,14 +19,17 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
+from hierphase.files import WriteError, check_holds_only, output_directory, write
 from hierphase.networks.best_weights import BestWeights
-from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
+from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
 from hierphase.seeds import derived_generator
 
 LOG = "training.csv"
+LOG_HEADER = "step,loss,learning_rate,seconds\r\n"
 QUALITY = "quality.json"
+CARD = "README.md"
 WARM_UP_STEPS = 100
 
 
@@ -85,10 +87,16 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
         seed: fixes initial weights, batches and noise.
 
     Raises:
-        ValueError: a checkpoint in the output directory is of another name, steps or seed.
+        ValueError: a checkpoint in the output directory is of another name, steps or seed, or the
+            directory holds something else.
         KeyboardInterrupt: interrupted; its message says what is kept.
+        WriteError: a file cannot be written; likewise.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    card = output / CARD
+    own = card.is_file() and card.read_bytes().startswith(f"# {name}\n".encode())
+    if not own and not (output / CHECKPOINT).is_file():
+        check_holds_only(output, f"the training {name}")
+    output_directory(output)
     data, model = training.data(), training.model()
     if isinstance(model, ConvClassifier):
         model.register_to_config(class_names=data.class_names)
@@ -96,20 +104,17 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
     this = {"name": name, "steps": steps, "seed": seed}
     try:
         seconds = optimise(training, this, model, data, output)
-    except KeyboardInterrupt:
-        checkpoint = output / CHECKPOINT
-        kept = "nothing is kept, as it came before the first checkpoint"
-        if checkpoint.is_file():
-            kept = f"the same command goes on from {checkpoint}"
-        raise KeyboardInterrupt(f"training {name} was interrupted; {kept}") from None
-    model = model.to("cpu").eval()
-    if training.half:
-        model.half()
-    layout = DDPMPipeline(model, SCHEDULE) if isinstance(model, UNet2DModel) else model
-    layout.save_pretrained(output)
-    quality = training.report(model.float(), data, seed)
-    (output / QUALITY).write_text(json.dumps(quality, indent=1) + "\n")
-    _write_card(output, training, this, model, seconds, quality)
+        model = model.to("cpu").eval()
+        if training.half:
+            model.half()
+        layout = DDPMPipeline(model, SCHEDULE) if isinstance(model, UNet2DModel) else model
+        save_model(layout, output)
+        quality = training.report(model.float(), data, seed)
+        write((json.dumps(quality, indent=1) + "\n").encode(), output / QUALITY)
+        write(_card(training, this, model, seconds, quality).encode(), card)
+    except (KeyboardInterrupt, WriteError) as error:
+        reason = error if str(error) else f"training {name} was interrupted"
+        raise type(error)(f"{reason}; the same command goes on from its last checkpoint") from None
     (output / CHECKPOINT).unlink(missing_ok=True)
 
 
@@ -131,35 +136,32 @@ def optimise(training, run, model, data, output) -> float:
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
     best = BestWeights(held_out_loss)
     parts = [model, *optimizers, ema, best]
-    first, seconds = load_checkpoint(output, run, parts)
-    steps = run["steps"]
+    first, seconds, rows = load_checkpoint(output, run, parts)
+    steps, rows = run["steps"], rows or [LOG_HEADER]
     begun = time.perf_counter() - seconds
-    with _log(output / LOG, first) as log:
-        progress = tqdm(
-            range(first, steps), initial=first, total=steps, desc=run["name"], disable=None
-        )
-        for step in progress:
-            generator = derived_generator(run["seed"], step + 1)
-            rate = training.learning_rate * _schedule(step, steps)
-            loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                optimizer.zero_grad()
-            ema.step(model.parameters())
-            done, seconds = step + 1, time.perf_counter() - begun
-            if done % max(1, steps // 200) == 0:
-                csv.writer(log).writerow([done, f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.1f}"])
-                progress.set_postfix(loss=f"{loss:.4f}")
-            checkpoint = done % training.checkpoint_every == 0
-            if training.keep_best and (checkpoint or done == steps):
+    progress = tqdm(range(first, steps), initial=first, total=steps, desc=run["name"], disable=None)
+    for step in progress:
+        generator = derived_generator(run["seed"], step + 1)
+        rate = training.learning_rate * _schedule(step, steps)
+        loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+        ema.step(model.parameters())
+        done, seconds = step + 1, time.perf_counter() - begun
+        if done % max(1, steps // 200) == 0:
+            rows.append(f"{done},{loss:.5f},{rate:.3e},{seconds:.1f}\r\n")
+            progress.set_postfix(loss=f"{loss:.4f}")
+        if done % training.checkpoint_every == 0 or done == steps:
+            if training.keep_best:
                 best.offer(model, ema)
-            if checkpoint:
-                log.flush()
-                save_checkpoint(output, run, done, seconds, parts)
+            save_checkpoint(output, run, done, seconds, rows, parts)
+            write("".join(rows).encode(), output / LOG)
+    write("".join(rows).encode(), output / LOG)  # a kill may have come before the one above
     if training.keep_best:
         best.copy_to(model)
     else:
@@ -201,17 +203,7 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _log(path: Path, first: int):
-    """Open the log to go on after step ``first``, without the lines of steps to be redone."""
-    rows = list(csv.reader(path.open(newline=""))) if first and path.is_file() else []
-    file = path.open("w", newline="")
-    writer = csv.writer(file)
-    writer.writerow(["step", "loss", "learning_rate", "seconds"])
-    writer.writerows(row for row in rows[1:] if int(row[0]) <= first)
-    return file
-
-
-def _write_card(directory, training, run, model, seconds, quality) -> None:
+def _card(training, run, model, seconds, quality) -> str:
     """The model card: what it is, how it was made, how good it is."""
     parameters = sum(p.numel() for p in model.parameters())
     lines = [
@@ -232,4 +224,4 @@ def _write_card(directory, training, run, model, seconds, quality) -> None:
         *(f"| {name} | {value:.4f} |" for name, value in quality.items()),
         "",
     ]
-    (directory / "README.md").write_text("\n".join(lines))
+    return "\n".join(lines)

@@ -22,6 +22,7 @@ import jupytext
 from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 
+from hierphase import files
 from hierphase.checks import check_known, utf8
 from hierphase.parameters import check_values
 from hierphase.runs import RunError
@@ -111,6 +112,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
             ``check`` of the chapter refuses; no kernel is started then.
         CellError: a cell failed; the message shows its number, first lines and error.
         KeyboardInterrupt: the run was interrupted.
+        WriteError: the notebook cannot be written; what was saved of it before is kept.
     """
     chapter = load(name)
     values = check_values(f"chapter {name}", chapter.defaults, values)
@@ -150,7 +152,11 @@ def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) ->
         KeyboardInterrupt: the run was interrupted.
     """
     import papermill
+    from papermill.iorw import LocalHandler, papermill_io
 
+    handler = LocalHandler()  # of absolute paths: what is there stays whole when the disk is full
+    handler.write = lambda text, path: files.write(text.encode(), Path(path))
+    papermill_io.register("/", handler)
     clean_kernel()
     printed = io.StringIO()
     try:

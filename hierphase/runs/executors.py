@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hierphase.checks import check_known, positive_integer
+from hierphase.files import WriteError
 from hierphase.runs import RunError
 
 #: Names that :func:`open_executor` takes.
@@ -71,7 +72,7 @@ def open_executor(
     return contextlib.nullcontext(_slurm(Path(directory).resolve() / "slurm", workers, slurm or {}))
 
 
-def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object, str | None]]:
+def outcomes(executor, function: Callable, items: list) -> Iterator[tuple]:
     """Call ``function(item)`` for every item; a failing call does not stop the others.
 
     Args:
@@ -81,7 +82,8 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object
         items: picklable.
 
     Yields:
-        (item, None or a line that says what went wrong), in the order in which the calls end.
+        (item, None or a line that says what went wrong, or the WriteError where something could not
+        be written), in the order in which the calls end.
         When the iterator is closed early, calls that have not begun are cancelled (with submitit,
         those under way too).
     """
@@ -101,16 +103,18 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple[object
         yield from _job_outcomes(executor, function, items)
 
 
-def _attempt(function: Callable, item) -> str | None:
+def _attempt(function: Callable, item) -> str | WriteError | None:
     """Call ``function(item)`` where the work is done; what it raised comes back in words."""
     try:
         function(item)
+    except WriteError as error:
+        return error
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _outcome(call) -> str | None:
+def _outcome(call) -> str | WriteError | None:
     """What :func:`_attempt` gave back, or why it could not (its worker died, it was cancelled)."""
     try:
         return call.result()
@@ -129,7 +133,7 @@ def _process_pool(workers: int | None):
         yield pool
     except KeyboardInterrupt:  # do not wait for the shards under way
         for process in multiprocessing.active_children():
-            process.terminate()
+            process.kill()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -152,11 +156,11 @@ def _unless_cancelled(hook: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _interrupts_held_back():
-    """Keep Ctrl-C waiting; processes that start meanwhile leave it to the main process for good.
+    """Keep Ctrl-C and SIGTERM waiting; processes that start meanwhile leave Ctrl-C to the main one.
 
     They would else be hit by it too, at worst before they have begun to run Python.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -164,13 +168,14 @@ def _interrupts_held_back():
 
 
 def _follow_parent() -> None:
-    """In a worker: end when the main process has ended, in whatever way."""
+    """In a worker: end when the main process has ended, in whatever way, and at SIGTERM."""
 
     def watch():
         multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @contextlib.contextmanager

@@ -6,15 +6,19 @@ it was computed from, and :func:`load` gives it back only to a caller that has t
 
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import subprocess
-import tempfile
-import uuid
 from pathlib import Path
 
+import h5netcdf
+import h5py
 import xarray as xr
+from xarray.backends import H5NetCDFStore
+
+from hierphase import files
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED_PACKAGES = (
@@ -66,20 +70,20 @@ def save(
         The path written, ``directory/<chapter>-<preset>.nc``.
 
     Raises:
-        TypeError: ``parameters`` holds something JSON cannot express.
+        ValueError: ``parameters`` holds what JSON has no word for.
+        WriteError: the file cannot be written; an older one is still there.
     """
     path = result_path(chapter, preset, directory)
-    path.parent.mkdir(parents=True, exist_ok=True)
     dataset = dataset.assign_attrs(
         chapter=chapter,
         preset=preset,
-        parameters=json.dumps(parameters, sort_keys=True),
+        parameters=as_json(parameters),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         commit=_git_commit(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         packages=json.dumps(package_versions()),
     )
-    write(netcdf(dataset), path)
+    files.write(netcdf(dataset), path)
     return path
 
 
@@ -88,24 +92,42 @@ def package_versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
 
 
+def as_json(parameters: dict) -> str:
+    """The parameters as JSON, from which they come back as they are.
+
+    Raises:
+        ValueError: JSON has no word for one of them (NaN is not even equal to itself).
+    """
+    try:
+        return json.dumps(parameters, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"parameters {parameters!r} cannot be stored: {error}") from None
+
+
 def netcdf(dataset: xr.Dataset) -> bytes:
     """The bytes of the data set's NetCDF file.
 
-    By way of a file: in a worker of Dask xarray wants a lock for what it writes, by a name.
+    Not by ``to_netcdf``: in a worker of Dask that wants a lock by the name of a file, and a file of
+    HDF5 on a disk that is full ends the process.
     """
-    with tempfile.NamedTemporaryFile(suffix=".nc") as file:
-        dataset.to_netcdf(file.name, engine="h5netcdf")
-        return file.read()
+    content = io.BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file))
+    return content.getvalue()
 
 
-def write(content: bytes, path: Path) -> None:
-    """Write a file, atomically, also when several machines write it at once."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def from_netcdf(content: bytes) -> xr.Dataset:
+    """The data set of a NetCDF file.
+
+    Raises:
+        ValueError: it says that it holds more than any file of its size can.
+        OSError: it is damaged, or no NetCDF file. (Other errors may come of it as well.)
+    """
+    with h5py.File(io.BytesIO(content)) as file:  # h5netcdf's leaves a trace where it fails
+        size = sum(getattr(variable, "nbytes", 0) for variable in file.values())
+    if size > 1100 * len(content):  # deflate ends at 1032
+        raise ValueError(f"it claims to hold {size} bytes, in a file of {len(content)}")
+    return xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
 
 
 def load(
@@ -133,14 +155,14 @@ def load(
     if not path.is_file():
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-        theirs = dict(json.loads(dataset.attrs["parameters"]))
+        dataset = from_netcdf(path.read_bytes())
+        theirs = {**json.loads(dataset.attrs["parameters"])}
     except Exception as error:  # no limit to what a damaged file makes the readers raise
         raise ValueError(
             f"{path} is damaged or no stored result ({type(error).__name__}: {error}): delete it "
             f"and {remedy}"
         ) from None
-    ours = json.loads(json.dumps(parameters))
+    ours = json.loads(as_json(parameters))
     different = [
         f"{name}: stored {theirs.get(name, 'absent')!r}, wanted {ours.get(name, 'absent')!r}"
         for name in sorted(theirs.keys() | ours.keys())

@@ -7,7 +7,6 @@ whole and belongs to the same sweep: a checksum at the end of the file and a key
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import threading
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from hierphase import files
 from hierphase.runs import results
 
 #: Raise it where the package computes other numbers than before from the same inputs.
@@ -140,13 +140,9 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
         belongs to another sweep.
     """
     try:
-        content = path.read_bytes()
-        content, checksum = content[:-32], content[-32:]  # the bytes of a SHA-256
-        if hashlib.sha256(content).digest() != checksum:
-            return None
-        dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf").drop_encoding()
+        dataset = results.from_netcdf(files.read_sealed(path)).drop_encoding()
         return dataset if dataset.attrs.pop("key") == key else None
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
@@ -196,8 +192,6 @@ def _prepare(spec: ShardSpec, experiment) -> xr.Dataset:
     if prepared is None:
         _write(experiment.prepare(), spec.prepared_path, spec)
         prepared = read_whole(spec.prepared_path, spec.key)
-        if prepared is None:
-            raise ValueError(f"{spec.prepared_path} does not read back as it was written")
     return prepared
 
 
@@ -205,7 +199,7 @@ def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
     """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
     spec.experiment.check_finite(dataset, spec.parameters)
     content = results.netcdf(dataset.drop_encoding().assign_attrs(key=spec.key))
-    results.write(content + hashlib.sha256(content).digest(), path)
+    files.write(content, path, sealed=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,12 +8,12 @@ at the same bits.
 
 import contextlib
 import os
-from pathlib import Path
 
 import xarray as xr
 from tqdm import tqdm
 
-from hierphase.checks import positive_integer, utf8
+from hierphase.checks import positive_integer
+from hierphase.files import WriteError, output_directory
 from hierphase.runs import results, shards
 from hierphase.runs.executors import ShardError, outcomes
 
@@ -39,14 +39,10 @@ def run_sweep(
         executor: that computes the shards.
     """
     shard_size = positive_integer("shard_size", shard_size)
-    directory = Path(directory).resolve()
-    utf8("output directory", directory)
+    results.as_json(parameters)
+    directory = output_directory(directory)
     key = shards.sweep_key(experiment, parameters)
-    folder = directory / "shards" / key[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    for needed in (directory, folder):
-        if not os.access(needed, os.W_OK):
-            raise PermissionError(f"cannot write into {needed}")
+    folder = output_directory(directory / "shards" / key[:16])
 
     computed = shards.load_experiment(experiment, parameters)
     unit, n = computed.unit_dimensions[0], len(computed)
@@ -63,26 +59,30 @@ def run_sweep(
             if missing and shards.read_whole(missing[0].prepared_path, key) is None:
                 _call(shards.run_preparation, missing[:1], executor, "the preparation failed")
             _call(shards.run_shard, missing, executor, "shards failed", progress)
-        except KeyboardInterrupt:
+            result = _merge(specs)
+            with shards.one_thread():
+                result = computed.finish(result)
+            computed.check_finite(result, parameters)
+            results.save(result, chapter, preset, parameters, directory)
+        except (KeyboardInterrupt, WriteError) as error:
             n_done = n - _count([spec for spec in specs if not spec.path.exists()])
-            raise KeyboardInterrupt(
-                f"the sweep was interrupted; {n_done} of {n} {unit}s are done "
-                f"({folder}), and the same command goes on from there"
+            raise type(error)(
+                f"{error if str(error) else 'the sweep was interrupted'}; {n_done} of {n} {unit}s "
+                f"are done ({folder}), and the same command goes on from there"
             ) from None
-
-    result = _merge(specs)
-    with shards.one_thread():
-        result = computed.finish(result)
-    computed.check_finite(result, parameters)
-    results.save(result, chapter, preset, parameters, directory)
     return results.load(chapter, preset, parameters, directory)
 
 
 def _call(function, specs, executor, failure: str, progress: tqdm | None = None) -> None:
-    """Call ``function`` on all specs; a ShardError afterwards, if any of them failed."""
+    """Call ``function`` on all specs; a ShardError afterwards, if any of them failed.
+
+    What cannot be written ends it at once: the other shards could not be written either.
+    """
     failed = {}
     with contextlib.closing(outcomes(executor, function, specs)) as calls:
         for spec, error in calls:
+            if isinstance(error, WriteError):
+                raise error
             if error is not None:
                 failed.setdefault(error, []).append(spec)
             elif progress is not None:
