@@ -29,6 +29,7 @@ OUTSIDE = {
     "checks": "ground",
     "files": "ground",
     "parameters": "ground",
+    "parametrisation": "ground",
     "seeds": "ground",
 }
 LONGEST = 350  # lines, all counted
