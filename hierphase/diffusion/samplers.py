@@ -239,21 +239,20 @@ def check_scheduler(scheduler) -> None:
         raise ValueError(f"scheduler must be one of diffusers with a step(), got {name}; {ADVICE}")
     parameters = inspect.signature(scheduler.step).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    config, reasons = scheduler.config, []
-    if len(needed) > 3:
-        reasons.append(f"needs {', '.join(needed[3:])} in its steps")
-    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
-        reasons.append("has neither add_noise nor scale_noise")
-    if any(part in name for part in DISTILLED):
-        reasons.append("is for distilled networks or flow maps")
-    if "sde" in str(config.get("algorithm_type")) and config.get("solver_order", 1) > 2:
-        reasons.append("does not converge as an SDE solver of order above 2")
-    if config.get("stochastic_sampling"):
-        reasons.append("loses half of the variance with stochastic_sampling")
-    if name == "PNDMScheduler" and not config.skip_prk_steps:
-        reasons.append("cannot begin in the middle without skip_prk_steps=True")
-    if reasons:
-        raise ValueError(f"scheduler {name} {' and '.join(reasons)}; {ADVICE}")
+    config = scheduler.config
+    sde = "sde" in str(config.get("algorithm_type")) and config.get("solver_order", 1) > 2
+    for reason, applies in {
+        f"needs {', '.join(needed[3:])} in its steps": len(needed) > 3,
+        "has neither add_noise nor scale_noise": not (
+            hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
+        ),
+        "is for distilled networks or flow maps": any(part in name for part in DISTILLED),
+        "does not converge as an SDE solver of order above 2": sde,
+        "loses half of the variance with stochastic_sampling": config.get("stochastic_sampling"),
+        "needs skip_prk_steps=True": config.get("skip_prk_steps") is False,
+    }.items():
+        if applies:
+            raise ValueError(f"scheduler {name} {reason}; {ADVICE}")
     Parametrisation(scheduler)
 
 

@@ -75,7 +75,7 @@ UNFIT = [
     (DPMSolverMultistepScheduler(solver_order=3, **SDE), {}, "does not converge as an SDE solver"),
     (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), {}, "stochastic_sampling"),
     (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), {}, "`mu` must be passed"),
-    (PNDMScheduler(), {}, "without skip_prk_steps=True"),
+    (PNDMScheduler(), {}, "needs skip_prk_steps=True"),
     (LCMScheduler(), {}, "is for distilled networks"),
     (TCDScheduler(), {}, "is for distilled networks"),
     (FlowMapEulerDiscreteScheduler(), {}, "is for distilled networks or flow maps"),
