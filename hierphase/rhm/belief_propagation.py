@@ -27,6 +27,8 @@ from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumPr
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
 from hierphase.seeds import drawn
 
+# Log-likelihoods of a tree up to this sum are known to about 1e-5 in float64.
+_LARGEST_SUM = 1e11
 BACKENDS = {"numba": FUSED, "torch": PROBABILITY}
 
 
@@ -59,7 +61,9 @@ class BeliefPropagation:
                 leaf, as a function of the leaf's symbol. Non-negative, any scale. Not
                 differentiated through.
             log: ``beliefs`` holds log-likelihoods (-inf allowed). Needed where likelihoods of one
-                leaf differ by more than the precision holds, as at very low noise.
+                leaf differ by more than the precision holds, as at very low noise. What lies more
+                than 1e11 / s**L below the largest of its leaf counts as -inf: beside sums of such
+                numbers even float64 loses the log-likelihoods of the other leaves.
 
         Returns:
             The posterior, in the dtype and on the device of ``beliefs``.
@@ -112,7 +116,6 @@ class Posterior:
         self._unsafe = ~(lowest >= self._safe)
         evidence = self._log_prior + engine.plus(self._up[-1][:, 0]).double().log()
         evidence += sum(scale.double().log().sum(1) for scale in scales)
-        evidence += log_largest.double().sum((1, 2))
         if self._unsafe.any():
             up, scales = self._upward_log(self._unsafe)
             exact = self._log_prior + LOGARITHM.plus(up[-1][:, 0])
@@ -124,7 +127,7 @@ class Posterior:
                     f"the rules can produce agree with its beliefs ({len(impossible)} of "
                     f"{len(beliefs)} samples are so)"
                 )
-        self.log_evidence = evidence.to(beliefs.dtype)
+        self.log_evidence = (evidence + log_largest.double().sum((1, 2))).to(beliefs.dtype)
 
     @cached_property
     def marginals(self) -> list[torch.Tensor]:
@@ -213,7 +216,10 @@ class Posterior:
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
         beliefs = self._beliefs[which].double()
-        return _upward(LOGARITHM, beliefs if self._log else beliefs.log(), self._rules)
+        beliefs = beliefs if self._log else beliefs.log()
+        relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
+        possible = relative >= -_LARGEST_SUM / self.rhm.d
+        return _upward(LOGARITHM, torch.where(possible, relative, -torch.inf), self._rules)
 
     def _uniform(self, k, generator):
         """Numbers in [0, 1) that decide a draw, level by level."""
