@@ -2,6 +2,7 @@
 
 import difflib
 import operator
+import os
 
 import numpy as np
 
@@ -72,6 +73,17 @@ def check_finite(name: str, x, *axes: str | int) -> None:
     wrong = ~((x > -np.inf) & (x < np.inf))
     if wrong.any():
         raise ValueError(f"{name} must be finite, got {x[wrong][0].item()}")
+
+
+def check_memory(n_bytes: int, what: str, **sizes: int) -> None:
+    """Raise a ValueError where ``what``, of these sizes, needs more memory than there is."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > memory:
+        given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(
+            f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here: choose smaller sizes, "
+            "or take a part at a time"
+        )
 
 
 def check_shape(name: str, x, *axes: str | int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from hierphase.checks import check_shape, fractions, positive_integer
+from hierphase.checks import check_memory, check_shape, fractions, positive_integer
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ def bootstrap(
         The statistic of all images (...), and of each resample (n_resamples, ...).
 
     Raises:
-        ValueError: ``groups`` of another length, or n_resamples no positive integer.
+        ValueError: ``groups`` of another length, n_resamples no positive integer, or too
+            many for the memory.
     """
     n_resamples = positive_integer("n_resamples", n_resamples)
+    check_memory(16 * n_resamples * n, "resamples", n_resamples=n_resamples, n=n)
     groups = np.zeros(n) if groups is None else groups
     check_shape("groups", groups, n)
     rng = np.random.default_rng(seed)

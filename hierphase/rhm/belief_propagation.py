@@ -21,7 +21,7 @@ from functools import cached_property
 
 import torch
 
-from hierphase.checks import positive_integer, unknown
+from hierphase.checks import check_memory, positive_integer, unknown
 from hierphase.rhm.belief_propagation_numba import FUSED
 from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
@@ -191,9 +191,11 @@ class Posterior:
             List of L+1 LongTensors; ``[l]`` of shape (k, n, s**(L-l)).
 
         Raises:
-            ValueError: k is not a positive integer, or generator neither one nor a list of n.
+            ValueError: k is not a positive integer, k draws do not fit into memory, or generator
+                neither one nor a list of n.
         """
-        k = positive_integer("k", k)
+        k, n = positive_integer("k", k), len(self._beliefs)
+        check_memory(12 * k * n * self.rhm.n_nodes, "draws", k=k, n=n, s=self.rhm.s, L=self.rhm.L)
         uniform = self._uniform(k, generator)
         samples, lowest = _descend(self._engine, self._up, self._rules, uniform)
         finfo = torch.finfo(self._beliefs.dtype)
@@ -210,8 +212,7 @@ class Posterior:
     def _log_prior(self) -> float:
         """Log probability of any one tree: its class and a rule at each of its inner nodes."""
         rhm = self.rhm
-        inner = sum(rhm.s**k for k in range(rhm.L))
-        return -math.log(rhm.n_classes) - inner * math.log(rhm.m)
+        return -math.log(rhm.n_classes) - (rhm.n_nodes - rhm.d) * math.log(rhm.m)
 
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""

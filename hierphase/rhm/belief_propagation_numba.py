@@ -19,6 +19,7 @@ import torch
 from hierphase.rhm.belief_propagation_torch import PROBABILITY, SumProduct
 
 LANES = 64
+_NEIGHBOURS = 16
 # Below this number of multiplications, starting threads costs more than it saves.
 _WORTH_THREADS = 1 << 21
 
@@ -65,7 +66,8 @@ class FusedSumProduct(SumProduct):
         total = torch.empty_like(uniform)
         given = _rows(symbols, 3), _rows(children), _index(rules), _rows(uniform, 3)
         arrays = (*given, _rows(chosen, 3), _rows(total, 3))
-        _share(_choose_level, symbols.numel(), rules[0].numel(), arrays)
+        cost = len(symbols) * rules[0].numel()
+        _share(_choose_level, children.shape[0] * children.shape[1], cost, arrays)
         return chosen, total
 
 
@@ -193,28 +195,39 @@ def _down_level(begin, end, down, children, rules, out, marginals, overlap):
 
 @_jit
 def _choose_level(begin, end, symbols, children, rules, uniform, chosen, total):
-    n_rows = len(children)
-    _, m, s = rules.shape
-    weight = np.empty(m)  # float64, cumulative
-    for row in range(begin, end):
-        x = children[row % n_rows]
-        symbol = symbols[row]
-        cumulative = 0.0
-        for r in range(m):
-            product = x[0, rules[symbol, r, 0]]
-            for i in range(1, s):
-                product *= x[i, rules[symbol, r, i]]
-            cumulative += product
-            weight[r] = cumulative
-        total[row] = cumulative
-        # The first rule whose cumulative weight exceeds the target; rounding of the target up to
-        # the whole weight must not select a rule of weight zero.
-        target = uniform[row] * cumulative
-        r = 0
-        while r < m - 1 and weight[r] <= target and weight[r] < cumulative:
-            r += 1
-        for i in range(s):
-            chosen[row, i] = rules[symbol, r, i]
+    n_symbols, m, s = rules.shape
+    # Float64, cumulative. All draws of a few neighbouring nodes, whose numbers share cache lines,
+    # look up the weights that one of them has found, unless there are fewer draws than symbols.
+    few = len(symbols) < n_symbols * len(children)
+    weights = np.empty((1, 1, m) if few else (_NEIGHBOURS, n_symbols, m))
+    for start in range(begin, end, _NEIGHBOURS):
+        width = min(_NEIGHBOURS, end - start)
+        if not few:
+            weights[:, :, 0] = -1
+        for first in range(start, len(symbols), len(children)):
+            for node in range(width):
+                row = first + node
+                symbol, x = symbols[row], children[start + node]
+                weight = weights[0, 0] if few else weights[node, symbol]
+                if few or weight[0] < 0:
+                    cumulative = 0.0
+                    for r in range(m):
+                        product = x[0, rules[symbol, r, 0]]
+                        for i in range(1, s):
+                            product *= x[i, rules[symbol, r, i]]
+                        cumulative += product
+                        weight[r] = cumulative
+                total[row] = weight[m - 1]
+                # The first rule whose cumulative weight exceeds the target; rounding of the target
+                # up to the whole weight must not select a rule of weight zero.
+                target = uniform[row] * weight[m - 1]
+                r, last = 0, m - 1
+                while r < last:
+                    middle = (r + last) >> 1
+                    beyond = weight[middle] <= target and weight[middle] < weight[m - 1]
+                    r, last = (middle + 1, last) if beyond else (r, middle)
+                for i in range(s):
+                    chosen[row, i] = rules[symbol, r, i]
 
 
 @_jit
