@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from hierphase.checks import check_memory, check_shape, fractions, positive_integer
+from hierphase.checks import check_finite, check_memory, check_shape, fractions, positive_integer
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,6 @@ def function_of_mean(
 
 def _numbers(values) -> np.ndarray:
     """``values`` as a float array (n_times, n), or a ValueError; NaN or infinity is one too."""
-    check_shape("values", values, "n_times n")
     values = np.asarray(values, dtype=float)
-    if wrong := int((~np.isfinite(values)).sum()):
-        raise ValueError(f"values hold {wrong} NaN or infinities; leave those images out")
+    check_finite("values", values, "n_times n")
     return values

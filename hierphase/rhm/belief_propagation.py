@@ -22,7 +22,7 @@ from functools import cached_property
 import torch
 
 from hierphase.checks import check_memory, positive_integer, unknown
-from hierphase.rhm.belief_propagation_numba import FUSED
+from hierphase.rhm.belief_propagation_numba import FUSED, one_thread
 from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
 from hierphase.seeds import drawn
@@ -53,6 +53,7 @@ class BeliefPropagation:
         if self.backend not in (None, *BACKENDS):
             raise ValueError(unknown("backend", self.backend, list(BACKENDS)))
 
+    @one_thread()
     def __call__(self, beliefs: torch.Tensor, log: bool = False) -> "Posterior":
         """Condition the model on an observation of its leaves.
 
@@ -130,6 +131,7 @@ class Posterior:
         self.log_evidence = (evidence + log_largest.double().sum((1, 2))).to(beliefs.dtype)
 
     @cached_property
+    @one_thread()
     def marginals(self) -> list[torch.Tensor]:
         """List of L+1 tensors; ``[l]``: (n, s**(L-l), symbols), p(symbol | observation)."""
         marginals, lowest = _downward(self._engine, self._up, self._rules)
@@ -142,6 +144,7 @@ class Posterior:
         return marginals
 
     @cached_property
+    @one_thread()
     def messages(self) -> list[torch.Tensor]:
         """Upward messages, L+1 float64 tensors; ``[l]``: (n, s**(L-l), symbols), largest entry 1.
 
@@ -153,6 +156,7 @@ class Posterior:
                 ours[self._unsafe] = (exact - exact.amax(-1, keepdim=True)).exp()
         return messages
 
+    @one_thread()
     def probability_of(self, levels: list[torch.Tensor]) -> torch.Tensor:
         """Marginal probability of given symbols, averaged over the nodes of each level.
 
@@ -177,6 +181,7 @@ class Posterior:
             chosen.append(marginal.gather(-1, place).mean((1, 2)))
         return torch.stack(chosen, 1)
 
+    @one_thread()
     def sample(
         self, k: int, generator: torch.Generator | list[torch.Generator] | None = None
     ) -> list[torch.Tensor]:

@@ -4,10 +4,14 @@ Nodes are handled in blocks of ``LANES``, copied to
 a scratch (symbol, lane) layout that stays in the first-level cache: the loop over the rules then
 has scalar indices outside and contiguous lanes inside, which the compiler vectorises. A message
 is scaled so that its largest entry is 1. The kernels release the interpreter lock; blocks are
-shared among ``torch.get_num_threads()`` threads.
+shared among ``torch.get_num_threads()`` threads, which wait for nobody while they work. The threads
+of a parallel region of PyTorch wait for each other, 8 ms each time where other processes keep the
+cores busy: what is not a kernel runs in one (:func:`one_thread`).
 """
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,6 +19,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 from hierphase.rhm.belief_propagation_torch import PROBABILITY, SumProduct
 
@@ -22,6 +27,27 @@ LANES = 64
 _NEIGHBOURS = 16
 # Below this number of multiplications, starting threads costs more than it saves.
 _WORTH_THREADS = 1 << 21
+_OPENMP = ThreadpoolController().select(user_api="openmp").lib_controllers
+_scope = threading.local()
+
+
+@contextmanager
+def one_thread():
+    """In this scope (or decorated function) PyTorch opens no parallel regions.
+
+    OpenMP keeps the number of threads for each calling thread: no other notices.
+    """
+    outer = getattr(_scope, "threads", None)
+    _scope.threads = outer or torch.get_num_threads()  # asks, so that torch does not set it later
+    numbers = [library.get_num_threads() for library in _OPENMP]
+    for library in _OPENMP:
+        library.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _scope.threads = outer
+        for library, number in zip(_OPENMP, numbers, strict=True):
+            library.set_num_threads(number)
 
 
 def njit(function, **options):
@@ -86,7 +112,7 @@ def _index(rules: torch.Tensor) -> np.ndarray:
 
 def _share(kernel, n_rows: int, cost_per_row: int, arrays: tuple) -> None:
     """Run ``kernel`` over all rows, in as many threads as torch may use."""
-    threads = torch.get_num_threads()
+    threads = _scope.threads
     if threads == 1 or n_rows * cost_per_row < _WORTH_THREADS:
         kernel(0, n_rows, *arrays)
         return

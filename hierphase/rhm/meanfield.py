@@ -250,8 +250,7 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
     p, q = beliefs(leaf_belief(fraction("epsilon", epsilon), v), v, m, s, L)
     if max(p[0], q[0]) > 1 - 1e-12:
         raise ValueError(
-            f"epsilon must be above 0, where leaves can change, got {epsilon}: the belief in a leaf"
-            f" of (v, m, s) = {v, m, s} rounds to 1"
+            f"epsilon must be above 0, where leaves of {v, m, s} change, got {epsilon}"
         )
     right, wrong = p[0] * q[0], (1 - p[0]) * (1 - q[0]) / (v - 1)
     variance = 4 * right * wrong / (right + wrong) ** 2
