@@ -9,6 +9,7 @@ of a parallel region of PyTorch wait for each other, 8 ms each time where other 
 cores busy: what is not a kernel runs in one (:func:`one_thread`).
 """
 
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from itertools import pairwise
 import numba
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController
 
 from hierphase.rhm.belief_propagation_torch import PROBABILITY, SumProduct
 
@@ -27,7 +27,9 @@ LANES = 64
 _NEIGHBOURS = 16
 # Below this number of multiplications, starting threads costs more than it saves.
 _WORTH_THREADS = 1 << 21
-_OPENMP = ThreadpoolController().select(user_api="openmp").lib_controllers
+_TORCH = ctypes.CDLL(torch._C.__file__)  # finds what it is linked to as well
+_set_openmp = getattr(_TORCH, "omp_set_num_threads", int)
+_set_mkl = getattr(_TORCH, "MKL_Set_Num_Threads_Local", int)  # gives the number before
 _scope = threading.local()
 
 
@@ -35,19 +37,19 @@ _scope = threading.local()
 def one_thread():
     """In this scope (or decorated function) PyTorch opens no parallel regions.
 
-    OpenMP keeps the number of threads for each calling thread: no other notices.
+    OpenMP and MKL (which does exp and log) keep a number of threads for each calling thread: that
+    of no other changes.
     """
-    outer = getattr(_scope, "threads", None)
-    _scope.threads = outer or torch.get_num_threads()  # asks, so that torch does not set it later
-    numbers = [library.get_num_threads() for library in _OPENMP]
-    for library in _OPENMP:
-        library.set_num_threads(1)
+    outer, threads = getattr(_scope, "threads", None), torch.get_num_threads()
+    _scope.threads = outer or threads
+    mkl = _set_mkl(1)
+    _set_openmp(1)
     try:
         yield
     finally:
+        _set_openmp(threads)
+        _set_mkl(mkl)
         _scope.threads = outer
-        for library, number in zip(_OPENMP, numbers, strict=True):
-            library.set_num_threads(number)
 
 
 def njit(function, **options):
