@@ -2,6 +2,7 @@
 
 import difflib
 import operator
+import os
 
 import numpy as np
 
@@ -35,7 +36,10 @@ def fractions(name: str, value) -> np.ndarray:
     Raises:
         ValueError: not numbers, or one of them outside [0, 1].
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (RuntimeError, TypeError, ValueError):  # bfloat16, requires_grad, a ragged list
+        array = np.asarray(None)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
     wrong = ~((array >= 0) & (array <= 1))
@@ -54,6 +58,38 @@ def fraction(name: str, value) -> float:
     if number.ndim:
         raise ValueError(f"{name} must be one number, got an array of shape {number.shape}")
     return float(number)
+
+
+def increasing(name: str, values, minimum: int = 2) -> np.ndarray:
+    """Return ``values`` as float64 (n,).
+
+    Raises:
+        ValueError: fewer than ``minimum``, not finite, or not each larger than the one before.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) < minimum or not (np.diff(array) > 0).all():
+        raise ValueError(f"{name} must increase, {minimum} or more, got {array.tolist()}")
+    check_finite(name, array)
+    return array
+
+
+def check_finite(name: str, x, *axes: str | int) -> None:
+    """:func:`check_shape`, and a ValueError where ``x`` holds NaN or infinity."""
+    check_shape(name, x, *axes or ["..."])
+    wrong = ~((x > -np.inf) & (x < np.inf))
+    if wrong.any():
+        raise ValueError(f"{name} must be finite, got {x[wrong][0].item()}")
+
+
+def check_memory(n_bytes: int, what: str, **sizes: int) -> None:
+    """Raise a ValueError where ``what``, of these sizes, needs more memory than there is."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > memory:
+        given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ValueError(
+            f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here: choose smaller sizes, "
+            "or take a part at a time"
+        )
 
 
 def check_shape(name: str, x, *axes: str | int) -> None:
@@ -105,6 +141,18 @@ def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
             f"only v**s = {v}**{s} = {v**s} exist; choose m at most {v**s // n_symbols}"
         )
     return v, m, s
+
+
+def tree_depth(L, s: int, bits: int = 1000) -> int:
+    """Return ``L`` as an int.
+
+    Raises:
+        ValueError: not a positive integer, or more than 2**bits leaves, of s each level.
+    """
+    L, most = positive_integer("L", L), int(bits / np.log2(s))
+    if L > most:
+        raise ValueError(f"L must be at most {most} for s={s}, got {L}: s**L leaves are too many")
+    return L
 
 
 def utf8(name: str, value) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from hierphase.checks import check_shape
+from hierphase.checks import check_finite, check_memory, check_shape, fractions, positive_integer
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,11 @@ def bootstrap(
         The statistic of all images (...), and of each resample (n_resamples, ...).
 
     Raises:
-        ValueError: ``groups`` of another length.
+        ValueError: ``groups`` of another length, n_resamples no positive integer, or too
+            many for the memory.
     """
+    n_resamples = positive_integer("n_resamples", n_resamples)
+    check_memory(16 * n_resamples * n, "resamples", n_resamples=n_resamples, n=n)
     groups = np.zeros(n) if groups is None else groups
     check_shape("groups", groups, n)
     rng = np.random.default_rng(seed)
@@ -102,18 +105,20 @@ def means_and_resamples(values, where=None, n_resamples=2000, seed=0, groups=Non
 
     Args:
         values: (n_times, n) flags or numbers.
-        where: (n_times, n) flags of what counts, e.g. where the classifier is sure; by default
-            everything.
+        where: (n_times, n) flags of what counts, e.g. where the classifier is sure, or weights
+            from 0 to 1; by default everything.
         n_resamples, seed, groups: as of :func:`bootstrap`.
 
     Returns:
         (n_times,) and (n_resamples, n_times).
 
     Raises:
-        ValueError: wrong shapes, NaN, or a time at which too few images count.
+        ValueError: wrong shapes, NaN or infinity, flags outside [0, 1], or a time at which too few
+            images count.
     """
     values = _numbers(values)
     where = np.ones(values.shape) if where is None else np.asarray(where, dtype=float)
+    where = fractions("where", where)
     check_shape("where", where, *values.shape)
 
     def means(weights):
@@ -212,9 +217,7 @@ def function_of_mean(
 
 
 def _numbers(values) -> np.ndarray:
-    """``values`` as a float array (n_times, n), or a ValueError; NaN is one too."""
-    check_shape("values", values, "n_times n")
+    """``values`` as a float array (n_times, n), or a ValueError; NaN or infinity is one too."""
     values = np.asarray(values, dtype=float)
-    if np.isnan(values).any():
-        raise ValueError(f"values hold {int(np.isnan(values).sum())} NaN; leave those images out")
+    check_finite("values", values, "n_times n")
     return values

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import minimize
 
-from hierphase.checks import check_shape, positive_integer
+from hierphase.checks import check_finite, check_shape, increasing, positive_integer
 
 
 def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -20,15 +20,16 @@ def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         (...) exponents.
 
     Raises:
-        ValueError: fewer than two points, or values that are not positive.
+        ValueError: fewer than two points, all x the same, or values that are not positive, finite
+            numbers.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     check_shape("x", x, "n")
     check_shape("y", y, "...", *x.shape)
     positive_integer("the number of points", len(x), minimum=2)
-    for name, values in (("x", x), ("y", y)):
-        if not (values > 0).all():
-            raise ValueError(f"{name} must be positive for a power law, got {values.min():g}")
+    _check_positive(x=x, y=y)
+    if np.ptp(x) == 0:
+        raise ValueError(f"x must hold two different numbers, got {x[0]:g} alone")
     log_x = np.log(x) - np.log(x).mean()
     return np.log(y) @ log_x / (log_x @ log_x)
 
@@ -51,7 +52,13 @@ def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float
 
     Returns:
         The spread, or infinity where no two curves overlap.
+
+    Raises:
+        ValueError: shapes that do not fit, x that does not increase, or y, sizes or nu that are not
+            positive, finite numbers.
     """
+    check_shape("y", y, len(sizes), len(increasing("x", x)))
+    _check_positive(y=np.asarray(y), sizes=np.asarray(sizes), nu=np.asarray(nu))
     x, sizes = np.asarray(x), np.asarray(sizes, dtype=float)[:, None]
     scaled_x, logs = x * sizes ** (1 / nu), np.log(y * sizes**-kappa)
     inside, squares = abs(x) <= reach, []
@@ -73,7 +80,7 @@ def best_collapse(x, y, sizes, reach: float, start=(1.5, 1.0)) -> tuple[float, f
         start: nu and kappa at which the search (Nelder-Mead) begins.
 
     Raises:
-        ValueError: the search does not converge.
+        ValueError: as there, or the search does not converge.
     """
 
     def spread(exponents):
@@ -84,3 +91,10 @@ def best_collapse(x, y, sizes, reach: float, start=(1.5, 1.0)) -> tuple[float, f
     if not found.success or not np.isfinite(found.fun):
         raise ValueError(f"no collapse found from nu, kappa = {start}: {found.message}")
     return float(found.x[0]), float(found.x[1]), float(found.fun)
+
+
+def _check_positive(**arrays):
+    for name, values in arrays.items():
+        check_finite(name, values)
+        if not (values > 0).all():
+            raise ValueError(f"{name} must be positive for a power law, got {values.min():g}")

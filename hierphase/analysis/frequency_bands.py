@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch.nn import functional
 
-from hierphase.checks import check_shape, positive_integer
+from hierphase.checks import check_finite, positive_integer
 
 
 def frequency_bands(images: torch.Tensor, n_bands: int) -> torch.Tensor:
@@ -58,9 +58,11 @@ def band_similarity(
         (n_bands, n_times, n), in [-1, 1].
 
     Raises:
-        ValueError: ``samples`` are not made from ``x0`` by shape, or as :func:`frequency_bands`.
+        ValueError: ``samples`` are not made from ``x0`` by shape, NaN or infinity in either, or as
+            :func:`frequency_bands`.
     """
-    check_shape("samples", samples, "n_times", *x0.shape)
+    check_finite("x0", x0)
+    check_finite("samples", samples, "n_times", *x0.shape)
     before = frequency_bands(x0 - mean_image, n_bands).flatten(2)
     after = [frequency_bands(images - mean_image, n_bands).flatten(2) for images in samples]
     return torch.stack([torch.cosine_similarity(before, bands, dim=2) for bands in after], dim=1)

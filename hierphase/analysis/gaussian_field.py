@@ -51,7 +51,7 @@ def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> n
         ValueError: side or exponent is out of range.
     """
     side = positive_integer("side", side, minimum=2)
-    if not exponent >= 0:
+    if not 0 <= exponent < np.inf:
         raise ValueError(f"exponent must be at least 0, got {exponent}")
     frequency = np.fft.fftfreq(2 * side)
     squared = frequency[:, None] ** 2 + frequency**2

@@ -9,7 +9,7 @@ an image from the Gaussian of that class given x_t.
 import numpy as np
 import torch
 
-from hierphase.checks import check_shape, fractions
+from hierphase.checks import check_finite, fractions
 from hierphase.seeds import drawn
 
 
@@ -24,7 +24,8 @@ class GaussianMixture:
         covariances: (C, d, d), symmetric; eigenvalues that are zero up to rounding count as zero.
 
     Raises:
-        ValueError: shapes that do not fit, or a covariance that is not symmetric.
+        ValueError: shapes that do not fit, NaN or infinity, or a covariance that is not symmetric
+            or has a negative eigenvalue.
 
     Attributes:
         means: (C, ...).
@@ -37,7 +38,8 @@ class GaussianMixture:
             torch.from_numpy(np.asarray(x, dtype=float)) for x in (means, covariances)
         )
         d = self.means[0].numel()
-        check_shape("covariances", covariances, len(self.means), d, d)
+        check_finite("means", self.means)
+        check_finite("covariances", covariances, len(self.means), d, d)
         if not torch.allclose(covariances, covariances.mT):
             raise ValueError(
                 f"a covariance must be symmetric, got differences up to "
@@ -46,6 +48,8 @@ class GaussianMixture:
         self.variances, self.axes = torch.linalg.eigh(covariances)
         # The square root of what is zero up to rounding would be far above rounding.
         rounding = self.variances.abs().amax(1, keepdim=True) * d * torch.finfo(torch.float64).eps
+        if (self.variances < -rounding).any():
+            raise ValueError(f"a covariance has the negative variance {self.variances.min():g}")
         self.variances[self.variances < rounding] = 0
 
     @classmethod

@@ -6,7 +6,7 @@ trajectories of each x_0, and the sums of their covariances over all pairs at th
 
 import numpy as np
 
-from hierphase.checks import check_shape, positive_integer
+from hierphase.checks import check_finite, positive_integer
 
 
 def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
@@ -21,10 +21,11 @@ def patch_changes(x0: np.ndarray, samples: np.ndarray, size: int) -> np.ndarray:
         (K, n, height / size, width / size), in units of the pixels.
 
     Raises:
-        ValueError: shapes that do not fit, or patches that do not tile the images.
+        ValueError: shapes that do not fit, NaN or infinity, or patches that do not tile the images.
     """
     size = positive_integer("size", size)
-    check_shape("samples", samples, "K", *x0.shape)
+    check_finite("x0", x0)
+    check_finite("samples", samples, "K", *x0.shape)
     rows, columns = x0.shape[-2:]
     if rows % size or columns % size:
         raise ValueError(f"patches of size {size} do not tile images of {rows} x {columns}")
@@ -44,10 +45,10 @@ def grid_covariance(fields: np.ndarray) -> np.ndarray:
         pairs, each the unbiased covariance over the trajectories (K - 1 in the denominator).
 
     Raises:
-        ValueError: another shape, or fewer than two trajectories.
+        ValueError: another shape, NaN or infinity, or fewer than two trajectories.
     """
     fields = np.asarray(fields, dtype=np.float64)
-    check_shape("fields", fields, "K n rows columns")
+    check_finite("fields", fields, "K n rows columns")
     positive_integer("the number K of trajectories", len(fields), minimum=2)
     _, which, _ = _pairs(*fields.shape[2:])
     centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)

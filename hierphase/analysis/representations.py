@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from hierphase.checks import check_shape
+from hierphase.checks import check_finite, check_shape, positive_integer
 
 
 @torch.no_grad()
@@ -29,9 +29,13 @@ def activations(
         For each name its output, (n, channels, height, width) for a map or (n, features).
 
     Raises:
-        ValueError: an unknown name, no name or no image, or a module that did not run exactly once
-            per call or whose output is not one tensor with a row per image.
+        ValueError: an unknown name, no name or no image, images that the model cannot take, or a
+            module that did not run exactly once per call, or whose output is not one tensor with a
+            row per image, or not finite.
     """
+    batch_size = positive_integer("batch_size", batch_size)
+    if not isinstance(images, torch.Tensor):
+        raise ValueError(f"images must be a tensor, got {type(images).__name__}")
     modules = dict(model.named_modules())
     if unknown := [name for name in names if name not in modules]:
         raise ValueError(
@@ -48,11 +52,17 @@ def activations(
         for name in recorded:
             hooks.enter_context(modules[name].register_forward_hook(partial(record, name)))
         for batch in images.split(batch_size):
-            model(batch)
+            try:
+                model(batch)
+            except RuntimeError as error:
+                found = f"{images.dtype} of shape {tuple(batch.shape)}"
+                raise ValueError(f"the model cannot take images, {found}: {error}") from error
     for name, outputs in recorded.items():
         rows = [len(output) for output in outputs if isinstance(output, torch.Tensor)]
         if rows != [len(batch) for batch in images.split(batch_size)]:
             raise ValueError(f"module {name!r} does not give one tensor with a row per image")
+        for output in outputs:
+            check_finite(f"the output of module {name!r}, and so images and weights,", output)
     return {name: torch.cat(outputs) for name, outputs in recorded.items()}
 
 
@@ -78,7 +88,11 @@ class Standardiser:
             layer: activations.
             uncentred: divide by the root mean square, sqrt(mean^2 + std^2), instead of the standard
                 deviation, as the script behind the paper does. It damps channels of large mean.
+
+        Raises:
+            ValueError: not of as many channels as the statistics.
         """
+        check_shape("activations", layer, "n", len(self.mean), "...")
         shape = (-1, *[1] * (layer.ndim - 2))
         scale = torch.hypot(self.mean, self.std) if uncentred else self.std
         scale = torch.where(self.std > 0, scale, 1.0)
@@ -208,9 +222,10 @@ def layer_similarity(
         A :class:`LayerSimilarity`, its layers in the order of ``scales``.
 
     Raises:
-        ValueError: ``samples`` are not made from ``x0`` by shape, or a name is unknown.
+        ValueError: ``samples`` are not made from ``x0`` by shape, or as :func:`activations`.
     """
     check_shape("samples", samples, "n_times", *x0.shape)
+    batch_size = positive_integer("batch_size", batch_size)
 
     def standardised(images):
         layers = activations(model, images, list(scales), batch_size)

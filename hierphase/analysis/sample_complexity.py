@@ -4,7 +4,7 @@ import numpy as np
 
 from hierphase.analysis.bootstrap import Estimate, bootstrap, estimate_if_found, percentile_estimate
 from hierphase.analysis.transition import crossing_time
-from hierphase.checks import check_shape, fraction
+from hierphase.checks import check_finite, check_shape, fraction, increasing
 
 
 def conditional_validity(
@@ -25,10 +25,13 @@ def conditional_validity(
         candidates.
 
     Raises:
-        ValueError: shapes that differ, or more valid nodes than candidates.
+        ValueError: shapes that differ, numbers of nodes that are negative or not finite, or more
+            valid nodes than candidates.
     """
     check_shape("valid", valid, "... n levels")
-    check_shape("candidates", candidates, *np.shape(valid))
+    check_finite("candidates", np.asarray(candidates), *np.shape(valid))
+    if not np.greater_equal(valid, 0).all():
+        raise ValueError(f"valid must not be negative or NaN, got {np.min(valid)}")
     if (excess := np.greater(valid, candidates)).any():
         raise ValueError(f"more valid nodes than candidates in {excess.sum()} places")
 
@@ -63,9 +66,7 @@ def size_thresholds(
     Raises:
         ValueError: fewer than two sizes, sizes that do not increase, or shapes that do not fit.
     """
-    sizes, chance = np.asarray(sizes, dtype=float), fraction("chance", chance)
-    if len(sizes) < 2 or not (np.diff(sizes) > 0).all():
-        raise ValueError(f"need at least two sizes, which increase, got {sizes.tolist()}")
+    sizes, chance = increasing("sizes", sizes), fraction("chance", chance)
     check_shape("shares", shares, len(sizes), "levels")
     check_shape("resampled", resampled, "n_resamples", *shares.shape)
     # From the largest size down a curve falls, which is the direction of crossing_time.

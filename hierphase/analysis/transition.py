@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import curve_fit
 
 from hierphase.analysis import bootstrap
-from hierphase.checks import check_shape
+from hierphase.checks import check_finite, check_shape, fraction, fractions, increasing
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,12 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
 
     Returns:
         (...) crossing times; NaN where a curve starts below the level or never comes down to it.
+
+    Raises:
+        ValueError: times that do not increase, or curves of another length.
     """
-    times, curves = np.asarray(times, dtype=float), np.asarray(curves, dtype=float)
+    times, curves = increasing("times", times), np.asarray(curves, dtype=float)
+    check_shape("curves", curves, "...", len(times))
     falls = (curves[..., :-1] > level) & (curves[..., 1:] <= level)
     after = falls.argmax(axis=-1) + 1
     high = np.take_along_axis(curves, after[..., None] - 1, axis=-1)[..., 0]
@@ -61,9 +65,9 @@ def transition_time(
         t* with its percentile bootstrap interval, in the units of ``times``.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, times that do not increase, chance or confidence
-            out of range, or a curve that does not cross within the times, for all images or for a
-            resample.
+        ValueError: shapes that do not fit, kept flags outside [0, 1] or NaN, times that do not
+            increase, chance or confidence out of range, or a curve that does not cross within the
+            times, for all images or for a resample.
     """
     curves, level = _kept_curves(times, kept, chance, **resampling), (1 + chance) / 2
     value, resampled = (crossing_time(times, curve, level) for curve in curves)
@@ -112,15 +116,17 @@ def steepest_transition(
     the parabola through the steepest and its two neighbours, the width (1 - chance) over the
     steepest slope: the time a fall at that slope would take.
 
-    Args and errors: as :func:`transition_time`.
+    Args and errors: as :func:`transition_time`, with 4 times at least; instead of a curve that does
+    not cross, one that never falls is refused.
     """
-    times = np.asarray(times, dtype=float)
-    if len(times) < 4:
-        raise ValueError(f"need at least 4 times, got {times.tolist()}")
+    times = increasing("times", times, minimum=4)
     middles = (times[1:] + times[:-1]) / 2
 
     def steepest(curves):
         slopes = -np.diff(curves, axis=-1) / np.diff(times)
+        if (rising := ~(slopes > 0).any(axis=-1)).any():
+            kept = curves[rising][0].round(3).tolist()
+            raise ValueError(f"the probability of keeping the class never falls: {kept}")
         i = slopes.argmax(axis=-1)
         a = i.clip(1, len(middles) - 2)[..., None] + np.array([-1, 0, 1])
         x, y = middles[a], np.take_along_axis(slopes, a, axis=-1)
@@ -145,9 +151,14 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
 
     Returns:
         Sum over classes of the product of their shares; 1/C for C classes when one is balanced.
+
+    Raises:
+        ValueError: no images of a kind, or a class that is NaN.
     """
-    classes = np.union1d(before, after)
-    shares = [(np.asarray(kind)[:, None] == classes).mean(axis=0) for kind in (before, after)]
+    kinds, classes = [np.asarray(before), np.asarray(after)], np.union1d(before, after)
+    for kind in kinds:
+        check_finite("classes", kind, "n")
+    shares = [(kind[:, None] == classes).mean(axis=0) for kind in kinds]
     return float(shares[0] @ shares[1])
 
 
@@ -168,9 +179,10 @@ def layer_crossing(
         early one and end below it, in all but a share (1 - confidence) of the resamples.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, or confidence outside (0, 1).
+        ValueError: shapes that do not fit, NaN or infinity, times that do not increase, or
+            confidence outside (0, 1).
     """
-    times, gap = np.asarray(times), _gap(times, early, late)
+    times, gap = np.asarray(times, dtype=float), _gap(times, early, late)
     noisy = times > 0  # at t = 0 every layer has similarity 1
     curves = bootstrap.means_and_resamples(gap[noisy], **resampling)
     crossings = (crossing_time(times[noisy], curve, level=0) for curve in curves)
@@ -217,6 +229,7 @@ def largest_gaps(
 
 def _gap(times, early, late) -> np.ndarray:
     """Similarities of the late layer minus those of the early, (n_times, n), or a ValueError."""
+    increasing("times", times)
     check_shape("similarities of the early layer", early, len(times), "n")
     check_shape("similarities of the late layer", late, *np.shape(early))
     return np.subtract(late, early)
@@ -224,11 +237,10 @@ def _gap(times, early, late) -> np.ndarray:
 
 def _kept_curves(times, kept, chance, **resampling):
     """Probability of keeping the class at each time, and its resamples, or a ValueError."""
-    check_shape("kept flags", kept, len(times), "n")
-    if not (np.diff(times) > 0).all():
-        raise ValueError(f"times must increase, got {np.asarray(times).tolist()}")
-    if not 0 <= chance < 1:
-        raise ValueError(f"chance must be in [0, 1), got {chance}")
+    check_shape("kept flags", kept, len(increasing("times", times)), "n")
+    if fraction("chance", chance) == 1:
+        raise ValueError(f"chance must be below 1, got {chance}")
+    kept = fractions("kept flags", np.asarray(kept, dtype=float))
     return bootstrap.means_and_resamples(kept, **resampling)
 
 

@@ -44,9 +44,9 @@ class TwoModeMixture(GaussianMixture):
         positive_integer("d", self.d)
         if positive_integer("component", self.component) > self.d:
             raise ValueError(f"component must be at most d = {self.d}, got {self.component}")
-        if not self.r > 0:
+        if not 0 < self.r < torch.inf:
             raise ValueError(f"r must be positive, got {self.r}")
-        if not self.exponent >= 0:
+        if not 0 <= self.exponent < torch.inf:
             raise ValueError(f"exponent must be at least 0, got {self.exponent}")
 
     @cached_property

@@ -21,12 +21,14 @@ from functools import cached_property
 
 import torch
 
-from hierphase.checks import positive_integer, unknown
-from hierphase.rhm.belief_propagation_numba import FUSED
+from hierphase.checks import check_memory, positive_integer, unknown
+from hierphase.rhm.belief_propagation_numba import FUSED, one_thread
 from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
 from hierphase.seeds import drawn
 
+# Log-likelihoods of a tree up to this sum are known to about 1e-5 in float64.
+_LARGEST_SUM = 1e11
 BACKENDS = {"numba": FUSED, "torch": PROBABILITY}
 
 
@@ -51,6 +53,7 @@ class BeliefPropagation:
         if self.backend not in (None, *BACKENDS):
             raise ValueError(unknown("backend", self.backend, list(BACKENDS)))
 
+    @one_thread()
     def __call__(self, beliefs: torch.Tensor, log: bool = False) -> "Posterior":
         """Condition the model on an observation of its leaves.
 
@@ -59,7 +62,9 @@ class BeliefPropagation:
                 leaf, as a function of the leaf's symbol. Non-negative, any scale. Not
                 differentiated through.
             log: ``beliefs`` holds log-likelihoods (-inf allowed). Needed where likelihoods of one
-                leaf differ by more than the precision holds, as at very low noise.
+                leaf differ by more than the precision holds, as at very low noise. What lies more
+                than 1e11 / s**L below the largest of its leaf counts as -inf: beside sums of such
+                numbers even float64 loses the log-likelihoods of the other leaves.
 
         Returns:
             The posterior, in the dtype and on the device of ``beliefs``.
@@ -112,7 +117,6 @@ class Posterior:
         self._unsafe = ~(lowest >= self._safe)
         evidence = self._log_prior + engine.plus(self._up[-1][:, 0]).double().log()
         evidence += sum(scale.double().log().sum(1) for scale in scales)
-        evidence += log_largest.double().sum((1, 2))
         if self._unsafe.any():
             up, scales = self._upward_log(self._unsafe)
             exact = self._log_prior + LOGARITHM.plus(up[-1][:, 0])
@@ -124,9 +128,10 @@ class Posterior:
                     f"the rules can produce agree with its beliefs ({len(impossible)} of "
                     f"{len(beliefs)} samples are so)"
                 )
-        self.log_evidence = evidence.to(beliefs.dtype)
+        self.log_evidence = (evidence + log_largest.double().sum((1, 2))).to(beliefs.dtype)
 
     @cached_property
+    @one_thread()
     def marginals(self) -> list[torch.Tensor]:
         """List of L+1 tensors; ``[l]``: (n, s**(L-l), symbols), p(symbol | observation)."""
         marginals, lowest = _downward(self._engine, self._up, self._rules)
@@ -139,6 +144,7 @@ class Posterior:
         return marginals
 
     @cached_property
+    @one_thread()
     def messages(self) -> list[torch.Tensor]:
         """Upward messages, L+1 float64 tensors; ``[l]``: (n, s**(L-l), symbols), largest entry 1.
 
@@ -150,6 +156,7 @@ class Posterior:
                 ours[self._unsafe] = (exact - exact.amax(-1, keepdim=True)).exp()
         return messages
 
+    @one_thread()
     def probability_of(self, levels: list[torch.Tensor]) -> torch.Tensor:
         """Marginal probability of given symbols, averaged over the nodes of each level.
 
@@ -174,6 +181,7 @@ class Posterior:
             chosen.append(marginal.gather(-1, place).mean((1, 2)))
         return torch.stack(chosen, 1)
 
+    @one_thread()
     def sample(
         self, k: int, generator: torch.Generator | list[torch.Generator] | None = None
     ) -> list[torch.Tensor]:
@@ -188,9 +196,11 @@ class Posterior:
             List of L+1 LongTensors; ``[l]`` of shape (k, n, s**(L-l)).
 
         Raises:
-            ValueError: k is not a positive integer, or generator neither one nor a list of n.
+            ValueError: k is not a positive integer, k draws do not fit into memory, or generator
+                neither one nor a list of n.
         """
-        k = positive_integer("k", k)
+        k, n = positive_integer("k", k), len(self._beliefs)
+        check_memory(12 * k * n * self.rhm.n_nodes, "draws", k=k, n=n, s=self.rhm.s, L=self.rhm.L)
         uniform = self._uniform(k, generator)
         samples, lowest = _descend(self._engine, self._up, self._rules, uniform)
         finfo = torch.finfo(self._beliefs.dtype)
@@ -207,13 +217,15 @@ class Posterior:
     def _log_prior(self) -> float:
         """Log probability of any one tree: its class and a rule at each of its inner nodes."""
         rhm = self.rhm
-        inner = sum(rhm.s**k for k in range(rhm.L))
-        return -math.log(rhm.n_classes) - inner * math.log(rhm.m)
+        return -math.log(rhm.n_classes) - (rhm.n_nodes - rhm.d) * math.log(rhm.m)
 
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
         beliefs = self._beliefs[which].double()
-        return _upward(LOGARITHM, beliefs if self._log else beliefs.log(), self._rules)
+        beliefs = beliefs if self._log else beliefs.log()
+        relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
+        possible = relative >= -_LARGEST_SUM / self.rhm.d
+        return _upward(LOGARITHM, torch.where(possible, relative, -torch.inf), self._rules)
 
     def _uniform(self, k, generator):
         """Numbers in [0, 1) that decide a draw, level by level."""

@@ -4,10 +4,15 @@ Nodes are handled in blocks of ``LANES``, copied to
 a scratch (symbol, lane) layout that stays in the first-level cache: the loop over the rules then
 has scalar indices outside and contiguous lanes inside, which the compiler vectorises. A message
 is scaled so that its largest entry is 1. The kernels release the interpreter lock; blocks are
-shared among ``torch.get_num_threads()`` threads.
+shared among ``torch.get_num_threads()`` threads, which wait for nobody while they work. The threads
+of a parallel region of PyTorch wait for each other, 8 ms each time where other processes keep the
+cores busy: what is not a kernel runs in one (:func:`one_thread`).
 """
 
+import ctypes
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,8 +24,32 @@ import torch
 from hierphase.rhm.belief_propagation_torch import PROBABILITY, SumProduct
 
 LANES = 64
+_NEIGHBOURS = 16
 # Below this number of multiplications, starting threads costs more than it saves.
 _WORTH_THREADS = 1 << 21
+_TORCH = ctypes.CDLL(torch._C.__file__)  # finds what it is linked to as well
+_set_openmp = getattr(_TORCH, "omp_set_num_threads", int)
+_set_mkl = getattr(_TORCH, "MKL_Set_Num_Threads_Local", int)  # gives the number before
+_scope = threading.local()
+
+
+@contextmanager
+def one_thread():
+    """In this scope (or decorated function) PyTorch opens no parallel regions.
+
+    OpenMP and MKL (which does exp and log) keep a number of threads for each calling thread: that
+    of no other changes.
+    """
+    outer, threads = getattr(_scope, "threads", None), torch.get_num_threads()
+    _scope.threads = outer or threads
+    mkl = _set_mkl(1)
+    _set_openmp(1)
+    try:
+        yield
+    finally:
+        _set_openmp(threads)
+        _set_mkl(mkl)
+        _scope.threads = outer
 
 
 def njit(function, **options):
@@ -65,7 +94,8 @@ class FusedSumProduct(SumProduct):
         total = torch.empty_like(uniform)
         given = _rows(symbols, 3), _rows(children), _index(rules), _rows(uniform, 3)
         arrays = (*given, _rows(chosen, 3), _rows(total, 3))
-        _share(_choose_level, symbols.numel(), rules[0].numel(), arrays)
+        cost = len(symbols) * rules[0].numel()
+        _share(_choose_level, children.shape[0] * children.shape[1], cost, arrays)
         return chosen, total
 
 
@@ -84,7 +114,7 @@ def _index(rules: torch.Tensor) -> np.ndarray:
 
 def _share(kernel, n_rows: int, cost_per_row: int, arrays: tuple) -> None:
     """Run ``kernel`` over all rows, in as many threads as torch may use."""
-    threads = torch.get_num_threads()
+    threads = _scope.threads
     if threads == 1 or n_rows * cost_per_row < _WORTH_THREADS:
         kernel(0, n_rows, *arrays)
         return
@@ -193,28 +223,39 @@ def _down_level(begin, end, down, children, rules, out, marginals, overlap):
 
 @_jit
 def _choose_level(begin, end, symbols, children, rules, uniform, chosen, total):
-    n_rows = len(children)
-    _, m, s = rules.shape
-    weight = np.empty(m)  # float64, cumulative
-    for row in range(begin, end):
-        x = children[row % n_rows]
-        symbol = symbols[row]
-        cumulative = 0.0
-        for r in range(m):
-            product = x[0, rules[symbol, r, 0]]
-            for i in range(1, s):
-                product *= x[i, rules[symbol, r, i]]
-            cumulative += product
-            weight[r] = cumulative
-        total[row] = cumulative
-        # The first rule whose cumulative weight exceeds the target; rounding of the target up to
-        # the whole weight must not select a rule of weight zero.
-        target = uniform[row] * cumulative
-        r = 0
-        while r < m - 1 and weight[r] <= target and weight[r] < cumulative:
-            r += 1
-        for i in range(s):
-            chosen[row, i] = rules[symbol, r, i]
+    n_symbols, m, s = rules.shape
+    # Float64, cumulative. All draws of a few neighbouring nodes, whose numbers share cache lines,
+    # look up the weights that one of them has found, unless there are fewer draws than symbols.
+    few = len(symbols) < n_symbols * len(children)
+    weights = np.empty((1, 1, m) if few else (_NEIGHBOURS, n_symbols, m))
+    for start in range(begin, end, _NEIGHBOURS):
+        width = min(_NEIGHBOURS, end - start)
+        if not few:
+            weights[:, :, 0] = -1
+        for first in range(start, len(symbols), len(children)):
+            for node in range(width):
+                row = first + node
+                symbol, x = symbols[row], children[start + node]
+                weight = weights[0, 0] if few else weights[node, symbol]
+                if few or weight[0] < 0:
+                    cumulative = 0.0
+                    for r in range(m):
+                        product = x[0, rules[symbol, r, 0]]
+                        for i in range(1, s):
+                            product *= x[i, rules[symbol, r, i]]
+                        cumulative += product
+                        weight[r] = cumulative
+                total[row] = weight[m - 1]
+                # The first rule whose cumulative weight exceeds the target; rounding of the target
+                # up to the whole weight must not select a rule of weight zero.
+                target = uniform[row] * weight[m - 1]
+                r, last = 0, m - 1
+                while r < last:
+                    middle = (r + last) >> 1
+                    beyond = weight[middle] <= target and weight[middle] < weight[m - 1]
+                    r, last = (middle + 1, last) if beyond else (r, middle)
+                for i in range(s):
+                    chosen[row, i] = rules[symbol, r, i]
 
 
 @_jit

@@ -22,7 +22,8 @@ class SumProduct:
         over: divides two messages; a message divided by zero is zero.
         plus: sums messages over the last axis.
         scatter: adds messages (..., size in) by an index (size in) into (..., size).
-        exponential: turns messages into numbers proportional to probabilities.
+        exponential: turns messages into numbers proportional to probabilities, above zero for at
+            least one symbol unless the message allows none.
     """
 
     unit: float
@@ -95,7 +96,8 @@ class SumProduct:
 
     def normalise(self, message):
         """Probabilities (..., size), summing to 1, that are proportional to ``message``."""
-        return self.exponential(self.over(message, self.plus(message)[..., None]))
+        weight = self.exponential(message)
+        return _divide(weight, weight.sum(-1, keepdim=True))
 
     def _product(self, factors):
         product = factors[0]
@@ -150,5 +152,6 @@ PROBABILITY = SumProduct(
 )  # fmt: skip
 LOGARITHM = SumProduct(
     unit=0.0, times=torch.add, over=_subtract, plus=lambda message: message.logsumexp(-1),
-    scatter=_scatter_logsumexp, exponential=torch.exp,
+    scatter=_scatter_logsumexp,
+    exponential=lambda message: _subtract(message, message.amax(-1, keepdim=True)).exp(),
 )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from hierphase.checks import check_shape, positive_integer
+from hierphase.checks import check_shape, positive_integer, tree_depth
 from hierphase.rhm.belief_propagation import Posterior
 from hierphase.rhm.belief_propagation_numba import njit
 from hierphase.rhm.model import check_symbols
@@ -187,11 +187,13 @@ def correlation_length(covariance: np.ndarray, distances: np.ndarray) -> np.ndar
 
 def tree_distances(s: int, L: int) -> np.ndarray:
     """(L+1,) real distances r of leaves at tree distance 0..L: 0, s, s^2, ..., s^L."""
-    s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
+    s = positive_integer("s", s, minimum=2)
+    L = tree_depth(L, s)
     return np.array([0, *(float(s) ** k for k in range(1, L + 1))])
 
 
 def tree_pairs(s: int, L: int) -> np.ndarray:
     """(L+1,) ordered pairs of leaves at tree distance 0..L: s^L times 1, s-1, (s-1) s, ..."""
-    s, L = positive_integer("s", s, minimum=2), positive_integer("L", L)
+    s = positive_integer("s", s, minimum=2)
+    L = tree_depth(L, s)
     return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)

@@ -222,7 +222,9 @@ def _times(t, last: int, dtypes: tuple) -> torch.Tensor:
     """``t`` as a tensor of one of ``dtypes`` with numbers from 0 to ``last``, or a ValueError."""
     try:
         times = torch.as_tensor(t)
-        fits = times.dtype in dtypes and bool(((times >= 0) & (times <= last)).all())
+        fits = times.dtype in dtypes
+        times = times if times.is_floating_point() else times.long()  # uint8 would be a mask
+        fits = fits and bool(((times >= 0) & (times <= last)).all())
     except (TypeError, RuntimeError, ValueError):
         fits = False
     if not fits:

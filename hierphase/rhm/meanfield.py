@@ -13,7 +13,14 @@ Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv 2410.13770.)
 import numpy as np
 from scipy.optimize import brentq
 
-from hierphase.checks import check_shape, fraction, fractions, positive_integer, tree_sizes
+from hierphase.checks import (
+    check_shape,
+    fraction,
+    fractions,
+    positive_integer,
+    tree_depth,
+    tree_sizes,
+)
 
 
 def upward(p, v, m, s):
@@ -42,7 +49,8 @@ def downward(q, p, v, m, s):
         v, m, s: symbols, rules a symbol, branching.
 
     Raises:
-        ValueError: sizes without unambiguous rules, or a belief outside [0, 1].
+        ValueError: sizes without unambiguous rules, a belief outside [0, 1], or beliefs 0 and 1
+            that exclude each other.
     """
     v, m, s = tree_sizes(v, m, s)
     return _child(fractions("q", q), fractions("p", p) ** (s - 1), v, m, s)
@@ -132,9 +140,9 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
         p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; q_L = 1/v.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, or p_0 outside [0, 1].
+        ValueError: sizes without unambiguous rules, L out of range, or p_0 outside [0, 1].
     """
-    L = positive_integer("L", L)
+    L = tree_depth(L, s)
     p = [fractions("p_0", p_0)]
     for _ in range(L):
         p.append(upward(p[-1], v, m, s))
@@ -145,9 +153,15 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
 
 
 def marginal(p, q, v):
-    """P = p q / [p q + (1-p)(1-q)/(v-1)]: probability of the true symbol, from both directions."""
+    """P = p q / [p q + (1-p)(1-q)/(v-1)]: probability of the true symbol, from both directions.
+
+    Raises:
+        ValueError: v is not an integer >= 2, or beliefs outside [0, 1], or 0 and 1, which exclude
+            each other.
+    """
+    p, q, v = fractions("p", p), fractions("q", q), positive_integer("v", v, minimum=2)
     joint = p * q
-    return joint / (joint + (1 - p) * (1 - q) / (v - 1))
+    return _ratio(joint, joint + (1 - p) * (1 - q) / (v - 1))
 
 
 def profile(epsilon, v, m, s, L) -> np.ndarray:
@@ -162,7 +176,7 @@ def profile(epsilon, v, m, s, L) -> np.ndarray:
         Array ``(L+1, *shape of epsilon)``; index l for level l, 0 the leaves, L the class.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, or epsilon outside [0, 1].
+        ValueError: sizes without unambiguous rules, L out of range, or epsilon outside [0, 1].
     """
     v, m, s = tree_sizes(v, m, s)
     p, q = beliefs(leaf_belief(epsilon, v), v, m, s, L)
@@ -187,11 +201,11 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
         Array (L+1,), index l for level l. Its sampling error falls as 1/sqrt(size).
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, a belief outside [0, 1], none at all or
-            not in one dimension, or a seed that is no integer or negative.
+        ValueError: sizes without unambiguous rules, L out of range, a belief outside [0, 1], none
+            at all or not in one dimension, or a seed that is no integer or negative.
     """
     v, m, s = tree_sizes(v, m, s)
-    L = positive_integer("L", L)
+    L = tree_depth(L, s)
     rng = np.random.default_rng(positive_integer("seed", seed, minimum=0))
 
     def product(p, count):
@@ -229,26 +243,26 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
         Array (L+1,); index k for tree distance k, index 0 the variance of sigma.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L < 1, or epsilon not a number in (0, 1], or
-            so small that 1 - epsilon rounds to 1.
+        ValueError: sizes without unambiguous rules, L out of range, or epsilon not a number in
+            (0, 1], or where leaves change so rarely that beliefs round to 1.
     """
     v, m, s = tree_sizes(v, m, s)
-    p_0 = leaf_belief(fraction("epsilon", epsilon), v)
-    if p_0 == 1:
-        raise ValueError(f"epsilon must be above 0, where leaves can change, got {epsilon}")
-    p, q = beliefs(p_0, v, m, s, L)
-    right = marginal(p[0], q[0], v)
-    correlations = [4 * right * (1 - right)]
+    p, q = beliefs(leaf_belief(fraction("epsilon", epsilon), v), v, m, s, L)
+    if max(p[0], q[0]) > 1 - 1e-12:
+        raise ValueError(
+            f"epsilon must be above 0, where leaves of {v, m, s} change, got {epsilon}"
+        )
+    right, wrong = p[0] * q[0], (1 - p[0]) * (1 - q[0]) / (v - 1)
+    variance = 4 * right * wrong / (right + wrong) ** 2
     # The covariance of two states is the determinant of their joint weights, W11 W00 - W10^2 =
     # u^s (1-u)^2 c (q-c), and maps (a x + b) / (g x + d) have differences in closed form. Taken as
     # differences of numbers, correlations below 1e-16 would be rounding errors.
-    for k in range(1, L + 1):
-        u, c = p[k - 1], (m - q[k]) / (v**s - 1)
-        both = q[k] * u**s + u**2 * (1 - u ** (s - 2)) * c
-        one, none = u * (1 - u) * c, (1 - u) ** 2 * c
-        covariance = u**s * (1 - u) ** 2 * c * (q[k] - c) / (both + 2 * one + none) ** 2
-        correlations.append(4 * covariance * _leaf_difference(p[: k - 1], p[0], v, m, s) ** 2)
-    return np.array(correlations)
+    u, q = p[:-1], q[1:]
+    c = (m - q) / (v**s - 1)
+    both = q * u**s + u**2 * (1 - u ** (s - 2)) * c
+    one, none = u * (1 - u) * c, (1 - u) ** 2 * c
+    covariance = u**s * (1 - u) ** 2 * c * (q - c) / (both + 2 * one + none) ** 2
+    return np.append(variance, 4 * covariance * _leaf_differences(u, v, m, s) ** 2)
 
 
 def susceptibility(epsilon, v, m, s, L) -> float:
@@ -267,18 +281,19 @@ def susceptibility(epsilon, v, m, s, L) -> float:
     return float(1 + pairs @ correlations[1:] / correlations[0])
 
 
-def _leaf_difference(p, p_0, v, m, s) -> float:
-    """P(leaf is right | its ancestor is right) - P(... | wrong), for upward beliefs p below it."""
+def _leaf_differences(p, v, m, s) -> np.ndarray:
+    """P(leaf is right | its ancestor is right) - P(... | wrong), for ancestors of every level."""
     # Both maps have the form (a x + b) / (g x + d), so that differences are multiplied by
     # (a d - b g) / [(g x_1 + d) (g x_2 + d)].
-    state, difference = np.array([1.0, 0.0]), 1.0
-    for belief in p[::-1]:
-        w = belief ** (s - 1)
+    states, differences = np.tile([[1.0], [0.0]], len(p)), np.ones(len(p))
+    for level in range(len(p) - 2, -1, -1):
+        w, above = p[level] ** (s - 1), slice(level + 1, None)
+        state = states[:, above]
         below = state * w + (m - state) / (v**s - 1) * (v - w)
-        difference *= m * w * (v - 1) / (v**s - 1) / below.prod()
-        state = _child(state, w, v, m, s)
-    wrong = (1 - p_0) / (v - 1)
-    return difference * p_0 * wrong / (state * p_0 + (1 - state) * wrong).prod()
+        differences[above] *= m * w * (v - 1) / (v**s - 1) / below.prod(axis=0)
+        states[:, above] = _child(state, w, v, m, s)
+    wrong = (1 - p[0]) / (v - 1)
+    return differences * p[0] * wrong / (states * p[0] + (1 - states) * wrong).prod(axis=0)
 
 
 def _parent(w, v, m, s):
@@ -290,4 +305,10 @@ def _parent(w, v, m, s):
 def _child(q, w, v, m, s):
     """Downward belief of a child, w the product of its siblings' upward ones."""
     c = (m - q) / (v**s - 1)
-    return (q * w + c * (1 - w)) / (q * w + c * (v - w))
+    return _ratio(q * w + c * (1 - w), q * w + c * (v - w))
+
+
+def _ratio(part, whole):
+    if not np.all(whole > 0):
+        raise ValueError("beliefs must not be 0 and 1 where they exclude every symbol together")
+    return part / whole

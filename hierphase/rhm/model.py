@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from hierphase.checks import check_shape, positive_integer, tree_sizes
+from hierphase.checks import check_memory, check_shape, positive_integer, tree_depth, tree_sizes
 
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
-_SAMPLE_CHUNK = 1 << 22
+_SAMPLE_CHUNK = 1 << 17  # random numbers at a time, which stay in the cache
 DTYPES = {
     "integers": (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     "float32 or float64": (torch.float32, torch.float64),
@@ -39,7 +39,8 @@ class RandomHierarchyModel:
             without replacement from the v**s possible ones.
 
     Raises:
-        ValueError: a size is not a positive integer, or the rules do not fit into the v**s tuples.
+        ValueError: a size is not a positive integer, the rules do not fit into the v**s tuples or
+            into memory, or there are more than 2**62 leaves.
     """
 
     v: int
@@ -51,14 +52,15 @@ class RandomHierarchyModel:
     rules: list[torch.Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        depth = positive_integer("L", self.L)
-        v = positive_integer("v", self.v, minimum=2)
+        depth, v = positive_integer("L", self.L), positive_integer("v", self.v, minimum=2)
         n_classes = v if self.n_classes is None else positive_integer("n_classes", self.n_classes)
         v, m, s = tree_sizes(v, self.m, self.s, n_classes if depth == 1 else max(n_classes, v))
         if v**s >= 2**62:
             raise ValueError(
                 f"v**s = {v}**{s} = {v**s} possible tuples are too many; at most 2**62 can be drawn"
             )
+        tree_depth(depth, s, bits=62)
+        check_memory(8 * depth * max(v, n_classes) * m * s, "rules", v=v, m=m, s=s, L=depth)
         seed = positive_integer("seed", self.seed, minimum=0)
         for name, value in dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed).items():
             object.__setattr__(self, name, value)
@@ -76,6 +78,11 @@ class RandomHierarchyModel:
         """Number of leaves, s**L."""
         return self.s**self.L
 
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes of all levels, 1 + s + ... + s**L."""
+        return sum(self.s**above for above in range(self.L + 1))
+
     def n_symbols(self, level: int) -> int:
         """Number of symbols at ``level``: v, or n_classes at the top."""
         return self.n_classes if level == self.L else self.v
@@ -92,27 +99,32 @@ class RandomHierarchyModel:
         Returns:
             List of L+1 LongTensors; ``[l]`` of shape (n, s**(L-l)): the leaves first, the class
             last.
+
+        Raises:
+            ValueError: n is not a positive integer, or so many trees do not fit into memory.
         """
         n = positive_integer("n", n)
+        check_memory(8 * n * self.n_nodes, "samples", n=n, s=self.s, L=self.L)
         rng = np.random.default_rng((_SAMPLES, positive_integer("seed", seed, minimum=0)))
-        n_nodes = sum(self.s**k for k in range(self.L))
-        levels = [
-            torch.empty(n, self.s ** (self.L - level), dtype=torch.int64)
-            for level in range(self.L + 1)
-        ]
-        chunk = max(1, _SAMPLE_CHUNK // (n_nodes + 1))
+        levels = [np.empty((n, self.s**above), np.int64) for above in range(self.L, -1, -1)]
+        tables = [rules.flatten(0, 1).numpy() for rules in self.rules]
+        n_drawn = 1 + self.n_nodes - self.d
+        chunk = max(1, _SAMPLE_CHUNK // n_drawn)
         for start in range(0, n, chunk):
             rows = slice(start, min(start + chunk, n))
             # Row by row: the class, then one number a node, so that a row never depends on n.
-            uniform = torch.from_numpy(rng.random((rows.stop - start, n_nodes + 1)))
-            levels[self.L][rows] = (uniform[:, :1] * self.n_classes).long()
+            uniform = rng.random((rows.stop - start, n_drawn))
+            levels[self.L][rows] = uniform[:, :1] * self.n_classes
             used = 1
             for level in range(self.L, 0, -1):
                 parents = levels[level][rows]
-                choice = (uniform[:, used : used + parents.shape[1]] * self.m).long()
+                rule = (uniform[:, used : used + parents.shape[1]] * self.m).astype(np.int64)
                 used += parents.shape[1]
-                levels[level - 1][rows] = self.rules[level - 1][parents, choice].flatten(1)
-        return levels
+                rule += parents * self.m
+                levels[level - 1][rows] = (
+                    tables[level - 1].take(rule, axis=0).reshape(len(rule), -1)
+                )
+        return [torch.from_numpy(symbols) for symbols in levels]
 
     def parse(self, leaves: torch.Tensor) -> list[torch.Tensor]:
         """Recover the latent symbols of ``leaves``.

@@ -46,7 +46,7 @@ def test_activations_are_the_modules_outputs_in_one_pass(model, images):
 
 
 def test_hooks_are_removed_when_the_model_fails(model):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"cannot take images, torch.float32 of shape \(2, 3, 8"):
         activations(model, torch.zeros(2, 3, 8, 8), LAYERS)
     assert hooks(model) == 0
 

@@ -62,7 +62,7 @@ def test_refusals():
         conditional_validity(np.zeros((2, 3)), np.zeros((3, 2)))
     with pytest.raises(ValueError, match="more valid nodes than candidates in 1 places"):
         conditional_validity([[1.0, 0.0]], [[0.0, 0.0]])
-    with pytest.raises(ValueError, match=r"two sizes, which increase, got \[4.0, 2.0\]"):
+    with pytest.raises(ValueError, match=r"sizes must increase, 2 or more, got \[4.0, 2.0\]"):
         size_thresholds([4, 2], np.zeros((2, 1)), np.zeros((5, 2, 1)), 0.4)
     with pytest.raises(ValueError, match=r"shares must be of shape \(2, levels\), got \(3, 1\)"):
         size_thresholds([2, 4], np.zeros((3, 1)), np.zeros((5, 3, 1)), 0.4)

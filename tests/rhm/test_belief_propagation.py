@@ -112,13 +112,53 @@ def test_threads_do_not_change_the_result(monkeypatch):
     beliefs = EpsilonProcess(rhm.v).beliefs(rhm.sample(33)[0], 0.6)
     alone = BeliefPropagation(rhm)(beliefs)
     monkeypatch.setattr(belief_propagation_numba, "_WORTH_THREADS", 0)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    shared = BeliefPropagation(rhm)(beliefs)
-    for a, b in zip(alone.marginals, shared.marginals, strict=True):
-        assert torch.equal(a, b)
-    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
-    for a, b in zip(alone.sample(3, generators[0]), shared.sample(3, generators[1]), strict=True):
-        assert torch.equal(a, b)
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        shared = BeliefPropagation(rhm)(beliefs)
+        for a, b in zip(alone.marginals, shared.marginals, strict=True):
+            assert torch.equal(a, b)
+        generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+        draws = [p.sample(3, g) for p, g in zip((alone, shared), generators, strict=True)]
+        for a, b in zip(*draws, strict=True):
+            assert torch.equal(a, b)
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_torch_opens_no_threads_and_no_other_thread_notices():
+    """Counted by the kernel: OpenMP's workers stay with the process that has started them."""
+    code = (
+        "import os, threading, torch\n"
+        "from hierphase.rhm.belief_propagation import BeliefPropagation\n"
+        "from hierphase.rhm.belief_propagation_numba import one_thread\n"
+        "from hierphase.rhm.model import RandomHierarchyModel\n"
+        "rhm = RandomHierarchyModel(32, 8, 2, 6)\n"
+        "def call():\n"
+        "    for given, log in ((beliefs, False), (logs, True)):\n"
+        "        posterior = BeliefPropagation(rhm)(given, log=log)\n"
+        "        posterior.marginals, posterior.messages, posterior.sample(20)\n"
+        "    rhm.sample(5000)\n"
+        "torch.set_num_threads(1)\n"
+        "beliefs = torch.rand(16, rhm.d, 32)\n"
+        "logs = 100 * beliefs.log()\n"
+        "call()\n"
+        "torch.set_num_threads(4)\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "call()\n"
+        "assert len(os.listdir('/proc/self/task')) == before, 'a parallel region'\n"
+        "found = []\n"
+        "other = threading.Thread(target=lambda: found.append(torch.get_num_threads()))\n"
+        "with one_thread():\n"
+        "    assert torch.get_num_threads() == 1\n"
+        "    other.start()\n"
+        "    other.join()\n"
+        "assert found == [4] and torch.get_num_threads() == 4\n"
+        "beliefs.exp()\n"
+        "assert len(os.listdir('/proc/self/task')) > before, 'the test counts nothing'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @backends
