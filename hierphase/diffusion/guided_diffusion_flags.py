@@ -80,11 +80,10 @@ class ADMFlags:
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, from the largest feature maps to the smallest."""
-        if self.channel_mult in ("", ()):
+        if self.channel_mult in ("", (), []):
             if self.image_size not in CHANNEL_MULT:
                 raise ValueError(
-                    f"no published model has image_size {self.image_size!r} (they have "
-                    f"{', '.join(map(str, CHANNEL_MULT))}): give channel_mult, e.g. '1,2,4'"
+                    f"no published model has image_size {self.image_size}: give channel_mult too"
                 )
             factors = CHANNEL_MULT[self.image_size]
         else:

@@ -4,11 +4,13 @@ Every random number of step k comes from a generator derived from (seed, k), so 
 was killed continues from its last checkpoint to the very weights of an undisturbed one.
 """
 
+import copy
 import csv
+import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,12 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
-from hierphase.networks.best_weights import BestWeights
-from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
+from hierphase.runs.results import write
 from hierphase.seeds import derived_generator
 
+CHECKPOINT = "checkpoint.pt"
 LOG = "training.csv"
 QUALITY = "quality.json"
 WARM_UP_STEPS = 100
@@ -97,11 +99,10 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
     try:
         seconds = optimise(training, this, model, data, output)
     except KeyboardInterrupt:
-        checkpoint = output / CHECKPOINT
-        kept = "nothing is kept, as it came before the first checkpoint"
-        if checkpoint.is_file():
-            kept = f"the same command goes on from {checkpoint}"
-        raise KeyboardInterrupt(f"training {name} was interrupted; {kept}") from None
+        raise KeyboardInterrupt(
+            f"training {name} was interrupted; the same command goes on from the last checkpoint, "
+            f"once there is one in {output}"
+        ) from None
     model = model.to("cpu").eval()
     if training.half:
         model.half()
@@ -124,12 +125,17 @@ def optimise(training, run, model, data, output) -> float:
             images = vary(images, generator)
         return training.loss(network, images, labels, generator)
 
-    def held_out_loss(network):  # with the same random numbers at every call
+    @torch.no_grad()
+    def held_out_loss(averages):  # with the same random numbers at every call
         batch = data.test_images[-N_VALIDATION:], data.test_labels[-N_VALIDATION:]
-        return loss_of(network, batch, derived_generator(run["seed"], 0)).item()
+        averages.store(model.parameters())
+        averages.copy_to(model.parameters())
+        loss = loss_of(model, batch, derived_generator(run["seed"], 0)).item()
+        averages.restore(model.parameters())
+        return loss
 
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
-    best = BestWeights(held_out_loss)
+    best = copy.deepcopy(ema) if training.keep_best else ema
     parts = [model, *optimizers, ema, best]
     first, seconds = load_checkpoint(output, run, parts)
     steps = run["steps"]
@@ -155,16 +161,53 @@ def optimise(training, run, model, data, output) -> float:
                 csv.writer(log).writerow([done, f"{loss:.5f}", f"{rate:.3e}", f"{seconds:.1f}"])
                 progress.set_postfix(loss=f"{loss:.4f}")
             checkpoint = done % training.checkpoint_every == 0
-            if training.keep_best and (checkpoint or done == steps):
-                best.offer(model, ema)
+            if best is not ema and (checkpoint or done == steps):
+                if held_out_loss(ema) < held_out_loss(best):
+                    best.load_state_dict(ema.state_dict())
             if checkpoint:
                 log.flush()
                 save_checkpoint(output, run, done, seconds, parts)
-    if training.keep_best:
-        best.copy_to(model)
-    else:
-        ema.copy_to(model.parameters())
+    best.copy_to(model.parameters())
     return seconds
+
+
+def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, parts: Sequence) -> None:
+    """Write where a training stands, atomically (all of it or nothing).
+
+    Args:
+        directory: where ``checkpoint.pt`` goes.
+        run: what makes this training the one it is (name, steps, seed).
+        step: optimiser steps done.
+        seconds: wall time spent so far.
+        parts: network, optimisers, averages, ...: all that have a ``state_dict()``.
+    """
+    state = {"run": run, "step": step, "seconds": seconds}
+    content = io.BytesIO()
+    torch.save(state | {"parts": [part.state_dict() for part in parts]}, content)
+    write(content.getbuffer(), directory / CHECKPOINT)
+
+
+def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> tuple[int, float]:
+    """Put all parts where the checkpoint has them, if there is one.
+
+    Returns:
+        Steps done and seconds spent, (0, 0.0) without a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint was written by another run.
+    """
+    path = directory / CHECKPOINT
+    if not path.is_file():
+        return 0, 0.0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["run"] != run:
+        raise ValueError(
+            f"{path} belongs to the training {state['run']}, not to {run}: continue that one, "
+            "delete the file, or give another output directory"
+        )
+    for part, its_state in zip(parts, state["parts"], strict=True):
+        part.load_state_dict(its_state)
+    return state["step"], state["seconds"]
 
 
 def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
