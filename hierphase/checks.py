@@ -7,11 +7,11 @@ import os
 import numpy as np
 
 
-def positive_integer(name: str, value, minimum: int = 1) -> int:
+def positive_integer(name: str, value, minimum: int = 1, maximum: int | None = None) -> int:
     """Return ``value`` as an int.
 
     Raises:
-        ValueError: it is not an integer, or smaller than ``minimum``.
+        ValueError: it is not an integer, smaller than ``minimum`` or larger than ``maximum``.
     """
     try:
         if isinstance(value, bool):
@@ -21,6 +21,8 @@ def positive_integer(name: str, value, minimum: int = 1) -> int:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {number}")
     return number
 
 

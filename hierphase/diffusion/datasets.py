@@ -250,13 +250,12 @@ def _fashion_mnist_file(name: str) -> np.ndarray:
     found = next((place for place in places if place.is_file()), None)
     origin = found or f"{FASHION_MNIST_URL}/{cached.name}"
     try:
-        packed = found.read_bytes() if found else _downloaded(origin)
+        with found.open("rb") if found else urllib.request.urlopen(origin, timeout=60) as stream:
+            packed = stream.read()
     except (OSError, http.client.HTTPException) as error:
-        looked = " nor ".join(map(str, places))
         raise FileNotFoundError(
-            f"Fashion-MNIST: no {cached.name}: neither {looked} can be read, nor {origin} "
-            f"downloaded ({error}). Install Debian's package dataset-fashion-mnist, or put the "
-            f"file into {cached.parent}"
+            f"{places[0]} and {cached} cannot be read, nor {origin} downloaded ({error}). Install "
+            "Debian's package dataset-fashion-mnist, or put the file there"
         ) from None
     try:
         content = gzip.decompress(packed)
@@ -266,11 +265,6 @@ def _fashion_mnist_file(name: str) -> np.ndarray:
     if not found:
         write(packed, cached)
     return content
-
-
-def _downloaded(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=60) as response:
-        return response.read()
 
 
 def _verified(content: bytes, expected: str, name: str, origin) -> np.ndarray:

@@ -185,12 +185,10 @@ def _stored(name: str, x: torch.Tensor) -> torch.Tensor:
 def _convert(name: str, stored: torch.Tensor, adm: ADMFlags) -> torch.Tensor:
     module = _attention_module(name)
     if module in QKV:
-        heads = len(stored) // (3 * adm.head_width)
+        axis, sizes = 1, (-1, 3, adm.head_width)  # of query, key and value within a head
         if adm.use_new_attention_order:
-            order = stored.unflatten(0, (3, heads, adm.head_width))
-        else:
-            order = stored.unflatten(0, (heads, 3, adm.head_width)).transpose(0, 1)
-        stored = order[QKV.index(module)].flatten(0, 1)
+            axis, sizes = 0, (3, -1, adm.head_width)
+        stored = stored.unflatten(0, sizes).select(axis, QKV.index(module)).flatten(0, 1)
     if module and name.endswith("weight"):
         stored = stored.squeeze(-1)
     return stored

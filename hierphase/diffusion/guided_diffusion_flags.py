@@ -1,8 +1,9 @@
 """What guided-diffusion's flags say about a checkpoint, and which of it diffusers can represent."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from hierphase.checks import check_known, positive_integer
+from hierphase.checks import at_least, check_known, fraction, positive_integer
+from hierphase.parameters import check_values
 
 GROUPS = 32  # of every normalisation
 
@@ -61,25 +62,15 @@ class ADMFlags:
     noise_schedule: str = "linear"
 
     def __post_init__(self):
-        positive_integer("num_res_blocks", self.num_res_blocks)
-        positive_integer("diffusion_steps", self.diffusion_steps, minimum=21)
-        if positive_integer("num_channels", self.num_channels) % GROUPS:
+        at_least(vars(self), num_res_blocks=1, diffusion_steps=21, num_channels=1, image_size=1)
+        if self.num_channels % GROUPS:
             raise ValueError(
                 f"num_channels must be a multiple of {GROUPS}, got {self.num_channels}"
             )
-        for field in fields(self):
-            if field.type is bool and not isinstance(getattr(self, field.name), bool):
-                raise ValueError(
-                    f"{field.name} must be True or False, got {getattr(self, field.name)!r}"
-                )
-        if self.noise_schedule not in ("linear", "cosine"):
-            raise ValueError(
-                f"noise_schedule must be linear or cosine, got {self.noise_schedule!r}"
-            )
-        if isinstance(self.dropout, str) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1, got {self.dropout!r}")
+        check_known("noise_schedule", self.noise_schedule, ("linear", "cosine"))
+        fraction("dropout", self.dropout)
         levels = len(self.widths)
-        if positive_integer("image_size", self.image_size) % 2 ** (levels - 1):
+        if self.image_size % 2 ** (levels - 1):
             raise ValueError(
                 f"{levels} resolutions need an image_size divisible by {2 ** (levels - 1)}, "
                 f"got {self.image_size}"
@@ -89,21 +80,19 @@ class ADMFlags:
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, from the largest feature maps to the smallest."""
-        if self.channel_mult in ("", ()):
+        if self.channel_mult in ("", (), []):
             if self.image_size not in CHANNEL_MULT:
                 raise ValueError(
-                    f"no published model has image_size {self.image_size!r} (they have "
-                    f"{', '.join(map(str, CHANNEL_MULT))}): give channel_mult, e.g. '1,2,4'"
+                    f"no published model has image_size {self.image_size}: give channel_mult too"
                 )
             factors = CHANNEL_MULT[self.image_size]
         else:
             factors = _integers("channel_mult", self.channel_mult)
         if factors[0] != 1:
             raise ValueError(
-                f"channel_mult {','.join(map(str, factors))} starts with {factors[0]}: the time "
-                f"embedding has {self.num_channels} frequencies and the first resolution "
-                f"{int(factors[0] * self.num_channels)} channels, but UNet2DModel has one width "
-                "for both; such a model (the 512x512 one) cannot be represented"
+                f"channel_mult {','.join(map(str, factors))} starts with {factors[0]}, but "
+                "UNet2DModel has one width for the first resolution and the time embedding; such a "
+                "model (the 512x512 one) cannot be represented"
             )
         return tuple(factor * self.num_channels for factor in factors)
 
@@ -119,26 +108,18 @@ class ADMFlags:
     @property
     def head_width(self) -> int:
         """Channels of an attention head, the same at every resolution."""
-        attended = [w for w, has in zip(self.widths, self.attention, strict=True) if has]
-        attended.append(self.widths[-1])
-        if self.num_head_channels != -1:
-            heads_of = f"num_head_channels {self.num_head_channels!r}"
-            size = positive_integer("num_head_channels", self.num_head_channels)
-        else:
-            heads_of = f"num_heads {self.num_heads!r}"
-            size = self.widths[-1] // positive_integer("num_heads", self.num_heads)
-            if any(width != attended[-1] for width in attended):
-                heads = sorted({width // self.num_heads for width in attended})
-                raise ValueError(
-                    f"{heads_of} at resolutions of different width makes heads of "
-                    f"{', '.join(map(str, heads))} channels, but UNet2DModel has one size for all; "
-                    "such a model (the 128x128 one) cannot be represented"
-                )
-        if any(size == 0 or width % size for width in attended):
+        attended = {w for w, has in zip(self.widths, self.attention, strict=True) if has}
+        attended.add(self.widths[-1])
+        sizes = {self.num_head_channels}
+        if sizes == {-1}:
+            sizes = {width // positive_integer("num_heads", self.num_heads) for width in attended}
+        if len(sizes) > 1 or any(size < 1 or w % size for size in sizes for w in attended):
             raise ValueError(
-                f"{heads_of} does not divide all of the widths {sorted(set(attended))}"
+                f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}: heads of "
+                f"{sorted(sizes)} channels at widths of {sorted(attended)}, but UNet2DModel has "
+                "one size for all, which divides them; the 128x128 model cannot be represented"
             )
-        return size
+        return sizes.pop()
 
 
 def parse_flags(flags: dict) -> ADMFlags:
@@ -150,12 +131,10 @@ def parse_flags(flags: dict) -> ADMFlags:
     Raises:
         ValueError: an unknown name (the closest is named), or as :class:`ADMFlags`.
     """
-    known = [field.name for field in fields(ADMFlags)]
-    for name in flags:
-        check_known("flag", name, known)
     if "num_heads" in flags:
         flags = {"num_head_channels": -1, **flags}
-    return ADMFlags(**flags)
+    defaults = vars(ADMFlags()) | dict.fromkeys(("channel_mult", "attention_resolutions"))
+    return ADMFlags(**check_values("guided-diffusion", defaults, flags))
 
 
 def _integers(name: str, value: str | tuple[int, ...]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from reprlib import repr as shortened
 
@@ -73,17 +73,13 @@ class ImageFolder:
         Raises:
             ValueError: no index, one out of range, or an image that can no longer be read.
         """
-        indices = [int(index) for index in indices]
-        if not indices or not all(0 <= index < len(self) for index in indices):
-            raise ValueError(
-                f"indices must be one or more from 0 to {len(self) - 1}, got {indices}"
-            )
         squares = []
-        for path in (self.paths[index] for index in indices):
+        for index in indices:
+            path = self.paths[positive_integer("each index", index, 0, len(self) - 1)]
             try:
                 squares.append(centre_square(_decoded(path), self.image_size))
             except Exception as error:  # Pillow has no common class for what bad files cause
-                raise ValueError(f"cannot read the image {path}: {_reason(error)}") from error
+                raise ValueError(f"cannot read the image {path}: {error}") from error
         pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
         return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
 
@@ -125,9 +121,7 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
     """
     path = Path(path)
     n_per_class = positive_integer("n_per_class", n_per_class)
-    image_size = positive_integer("image_size", image_size)
-    if image_size > MAX_SIZE:
-        raise ValueError(f"image_size must be at most {MAX_SIZE} (.8 GB), got {image_size}")
+    image_size = positive_integer("image_size", image_size, 1, MAX_SIZE)
     if not path.is_dir():
         raise FileNotFoundError(f"no folder of images at {path}")
     classes, rejected = _classes(path)
@@ -139,7 +133,7 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
         try:
             _decoded(file)
         except Exception as error:  # Pillow has no common class for what bad files cause
-            rejected[file] = _reason(error)
+            rejected[file] = str(error)
         return file not in rejected
 
     paths, labels = [], []
@@ -189,36 +183,34 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
 
 def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     """Files of each class that are images by name, both sorted; and the others with the reason."""
+    rejected = {}
+
+    def images(files):
+        rejected.update({Path(f): "no suffix of an image" for f in files if not _is_image(f)})
+        return [Path(file) for file in files if _is_image(file)]
+
     entries = _visible(path)
     inside = {entry.name: _visible(entry) for entry in entries if entry.is_dir()}
-    beside = [entry for entry in entries if entry.name not in {*inside, CLASS_MAP}]
-    rejected = {
-        Path(file): "no suffix of an image"
-        for file in chain(beside, *inside.values())
-        if not _is_image(file)
-    }
-    classes = {name: [Path(f) for f in files if _is_image(f)] for name, files in inside.items()}
-    images = [Path(file) for file in beside if _is_image(file)]
+    beside = images([e for e in entries if e.name not in {*inside, CLASS_MAP}])
+    classes = {name: images(files) for name, files in inside.items()}
     deep = [n for n, files in inside.items() if not classes[n] and any(e.is_dir() for e in files)]
     if parts := deep or [n for n in inside if {m.casefold() for m in inside} <= PARTS]:
         raise ValueError(
             f"{path} holds {shortened(parts)}, no classes with their images: give one of these, "
-            f"like {path / parts[-1]}, where each class has a folder or each image a synset in its "
-            "name; else sort the images into one folder for each class"
+            f"like {path / parts[-1]}, where each class has a folder, or each image a synset"
         )
-    if inside and images:
+    if inside and beside:
         raise ValueError(
-            f"{path} holds both folders ({min(inside)}, ...) and images ({images[0].name}, ...): "
+            f"{path} holds both folders ({min(inside)}, ...) and images ({beside[0].name}, ...): "
             "give one with a folder for each class, or one with images alone"
         )
-    if unnamed := [image.name for image in images if not SYNSET.fullmatch(image.name)]:
-        raise ValueError(
-            f"{len(unnamed)} images of {path} have no synset in their names, which would be "
-            f"like n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG: "
-            f"{', '.join(unnamed[:5])}; or put each class into a folder"
-        )
-    for image in images:
-        classes.setdefault(SYNSET.fullmatch(image.name)[1], []).append(image)
+    for image in beside:
+        if not (synset := SYNSET.fullmatch(image.name)):
+            raise ValueError(
+                f"{image} has no synset in its name, which would be like n01440764_10026.JPEG or "
+                "ILSVRC2012_val_00000293_n01440764.JPEG; or put each class into a folder"
+            )
+        classes.setdefault(synset[1], []).append(image)
     if not any(classes.values()):
         raise ValueError(
             f"{path} holds no images ({', '.join(SUFFIXES)}){_listing(rejected, '; it holds: ')}"
@@ -257,13 +249,6 @@ def _decoded(path: Path) -> Image.Image:
     if not 0 <= values.min() <= values.max() <= highest:
         raise ValueError(f"floats from {values.min():g} to {values.max():g}, not from 0 to 1")
     return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8)).convert("RGB")
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with a file, without its name where Pillow repeats it."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "no image in a known format"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _listing(rejected: Mapping[Path, str], title: str) -> str:

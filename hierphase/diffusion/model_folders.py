@@ -51,22 +51,7 @@ def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
         ValueError: the file is missing or damaged, has a value of another type, or noise that does
             not rise.
     """
-    path = folder / "scheduler_config.json"
-    scheduler = _from_config(path, diffusers.SchedulerMixin)
-    levels = getattr(scheduler, "alphas_cumprod", None)
-    if levels is not None:
-        n, ends = (
-            scheduler.config.num_train_timesteps,
-            [*levels[:1].tolist(), *levels[-1:].tolist()],
-        )
-        if not (
-            len(levels) == n > 0 and (levels.diff() < 0).all() and 1 >= ends[0] >= ends[1] >= 0
-        ):
-            raise ValueError(
-                f"{path}: betas must be {n} numbers (num_train_timesteps) that make alphas_cumprod "
-                f"fall within [0, 1], got {len(levels)} that make it {ends}"
-            )
-    return scheduler
+    return _from_config(folder / "scheduler_config.json", diffusers.SchedulerMixin)
 
 
 def model_files(path: Path) -> dict[str, Path]:
@@ -90,6 +75,15 @@ def _from_config(path: Path, kind: type):
             given = {k: v for k, v in config.items() if k in known and v is not None}
             check_values(name, known, given)
         with init_empty_weights():
-            return found.from_config(config)
+            made = found.from_config(config)
+        levels = getattr(made, "alphas_cumprod", None)
+        if levels is not None:
+            n, ends = made.config.num_train_timesteps, levels[[0, -1]].tolist()
+            if len(levels) != n or not ((levels.diff() < 0).all() and 1 >= ends[0] >= ends[1] >= 0):
+                raise ValueError(
+                    f"betas must be {n} numbers (num_train_timesteps) that make alphas_cumprod "
+                    f"fall within [0, 1], got {len(levels)} that make it {ends}"
+                )
+        return made
     except Exception as error:  # no limit to what a wrong value makes the classes raise
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None

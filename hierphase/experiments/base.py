@@ -27,7 +27,7 @@ class Experiment:
     Attributes:
         presets: name of each preset -> its parameters.
         least: name of each integer parameter -> the smallest value that it may have.
-        most: likewise the largest.
+        most: of some of these the largest.
         choices: name of a parameter -> the names that it may be.
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
             that of the units.
@@ -48,10 +48,7 @@ class Experiment:
             if type(value).__name__ not in kinds | ({"int"} if "float" in kinds else set()):
                 raise ValueError(f"{name} must be of type {' or '.join(kinds)}, got {value!r}")
         for name, minimum in self.least.items():
-            positive_integer(name, parameters[name], minimum)
-        for name, maximum in self.most.items():
-            if parameters.get(name, 0) > maximum:
-                raise ValueError(f"{name} must be at most {maximum}, got {parameters[name]}")
+            positive_integer(name, parameters[name], minimum, self.most.get(name))
         for name, known in self.choices.items():
             check_known(name, parameters[name], known)
         self.parameters = parameters
@@ -109,12 +106,10 @@ class Experiment:
     def check_finite(cls, measured: xr.Dataset, parameters: dict) -> None:
         """Raise a ValueError that names the first NaN or infinity, but for ``padded`` variables."""
         for name, variable in measured.data_vars.items():
-            if variable.dtype.kind != "f" or name in cls.padded:
-                continue
-            for index in np.argwhere(~np.isfinite(variable.values))[:1]:
-                one = variable[tuple(index)]
-                where = dict(zip(variable.dims, index.tolist(), strict=True))
-                where |= {key: coordinate.item() for key, coordinate in one.coords.items()}
+            bad = np.argwhere(~np.isfinite(variable.values)) if variable.dtype.kind == "f" else ()
+            if len(bad) and name not in cls.padded:
+                one = variable[tuple(bad[0])]
+                where = {key: coordinate.item() for key, coordinate in one.coords.items()}
                 raise ValueError(
                     f"{name} is {one.item()} at {where}, with precision "
                     f"{parameters.get('precision', 'float32')}: a network's output is not finite; "

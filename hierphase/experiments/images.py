@@ -16,7 +16,7 @@ import xarray as xr
 
 from hierphase.analysis import representations
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
-from hierphase.checks import check_known
+from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.labels import class_indices
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments import worlds
@@ -167,24 +167,18 @@ class ImageExperiment(Experiment):
         model, name = self.parameters["model"], self.parameters["classifier"]
         path = worlds.stored_model(model)
         unused = {} if path and path.is_file() else {"model_flags": model}
-        if worlds.stored_model(name):
-            unused["classifier_weights"] = name
-        if model == worlds.FLAT_MIXTURE:
-            unused |= dict.fromkeys(_OF_NETWORKS, model)
+        unused |= {"classifier_weights": name} if worlds.stored_model(name) else {}
+        unused |= dict.fromkeys(_OF_NETWORKS, model) if model == worlds.FLAT_MIXTURE else {}
         for parameter, owner in unused.items():
             value = self.parameters[parameter]
             if all(value != preset[parameter] for preset in PRESETS.values()):
                 raise ValueError(f"{parameter} {value!r} has no effect with {owner}: leave it out")
         T = self.world.scheduler.config.num_train_timesteps
         for parameter in ("n_times", "num_inference_steps"):
-            if self.parameters[parameter] > T:
-                raise ValueError(
-                    f"{parameter} must be at most {T}, got {self.parameters[parameter]}"
-                )
+            positive_integer(parameter, self.parameters[parameter], 1, T)
         x, images = self.world.starts(range(1))[0].to(self.device), self.parameters["images"]
         try:
             representations.activations(self.classifier, x, self.parameters["layers"])
-            classifiers.class_probabilities(self.classifier, x)
         except RuntimeError as error:
             raise ValueError(f"classifier {name} cannot see images {images} ({error})") from None
         len(self.classes)  # refused here where the names of classes do not match
@@ -252,11 +246,10 @@ class ImageExperiment(Experiment):
 
     def levels(self, ln_snr: torch.Tensor) -> dict:
         """Coordinates of levels: ``time``, their t/T by interpolation, and ``ln_snr``."""
-        known = worlds.ln_snrs(self.world.scheduler)[1:-1].numpy()
-        times = np.arange(1, len(known) + 1)
-        inside = np.interp(-ln_snr, -known, times)
-        time = np.where(np.isneginf(ln_snr), len(times) + 1, np.where(ln_snr < np.inf, inside, 0))
-        return {"time": time / (len(times) + 1), "ln_snr": ("time", ln_snr.numpy())}
+        known = worlds.ln_snrs(self.world.scheduler)
+        given, known = (-x.clamp(-99, 99).numpy() for x in (ln_snr, known))
+        time = np.interp(given, known, np.arange(len(known))) / (len(known) - 1)
+        return {"time": time, "ln_snr": ("time", ln_snr.numpy())}
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.

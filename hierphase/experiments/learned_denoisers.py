@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from hierphase.checks import check_known
+from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
@@ -89,8 +89,7 @@ class DenoiserExperiment(Experiment):
         super().__init__(parameters)
         for architecture in parameters["sizes"]:
             check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
-        if (n := parameters["n_times"]) > parameters["last_time"] + 1:
-            raise ValueError(f"n_times must be at most last_time + 1, got {n}")
+        positive_integer("n_times", parameters["n_times"], 1, parameters["last_time"] + 1)
         self.scheduler = ddpm_scheduler()
 
     @cached_property

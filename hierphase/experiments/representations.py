@@ -92,8 +92,8 @@ class ProbeExperiment(Experiment):
         for level in parameters["noise"]:
             if process == "epsilon":
                 fraction("epsilon", level)
-            elif positive_integer("each time in noise", level, minimum=0) > 999:
-                raise ValueError(f"each time in noise must be at most 999, got {level}")
+            else:
+                positive_integer("each time in noise", level, 0, 999)
         if not parameters["networks"]:
             raise ValueError("networks must name at least one network")
         for name in parameters["networks"]:
@@ -175,7 +175,7 @@ class ProbeExperiment(Experiment):
         seed, noise = self.parameters["seed"], self.parameters["noise"]
         world = replace(world, seed=_derived_seed(seed, i, block))
         starts = world.starts(range(self.parameters["block"]))
-        samples, kept, _ = world.denoised(starts, noise, [derived_generator(seed, i, block)])
+        samples, kept, *_ = world.denoised(starts, noise, [derived_generator(seed, i, block)])
         scales = representations.from_dataset(prepared.isel(network=i))
         similarity = representations.layer_similarity(network, starts[0], samples, scales)
         before = class_probabilities(network, starts[0]).argmax(1)

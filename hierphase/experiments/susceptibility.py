@@ -12,7 +12,6 @@ from hierphase.analysis.representations import activations, from_dataset
 from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
-from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm import corruption, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.correlations import posterior_covariance, tree_covariance
@@ -269,28 +268,27 @@ class ImageCorrelations(ImageExperiment):
                 experiment but 0.
             prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
         """
-        layer, classifier = self.parameters["layers"][0], self.classifier
-        std = from_dataset(prepared)[layer].std.numpy()[:, None, None]
+        layers = [self.parameters["layers"][i] for i in (0, -1)]
+        std = from_dataset(prepared)[layers[0]].std.numpy()[:, None, None]
 
-        def feature_map(x):
-            with torch.no_grad():
-                recorded = activations(classifier, x.to(self.device), [layer], CLASSIFIED)
-            return recorded[layer].cpu().numpy() / std
+        @torch.no_grad()
+        def seen(x):
+            found = activations(self.classifier, x.to(self.device), layers, CLASSIFIED)
+            feature_map, logits = (x.cpu().numpy() for x in found.values())
+            return feature_map / std, logits.argmax(1).astype(np.int16)
 
-        def top_class(x):
-            probabilities = class_probabilities(classifier, x.to(self.device), CLASSIFIED)
-            return probabilities.argmax(dim=1).cpu().short().numpy()
-
-        before, covariances, means, classes = feature_map(x0), [], [], []
+        (before, first_class), covariances, means, classes = seen(x0), [], [], []
         for trajectories in samples:
             shape = trajectories.shape[:2]
             patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
-            after = feature_map(trajectories.flatten(0, 1)).reshape(*shape, *before.shape[1:])
+            after, top_class = (
+                x.reshape(*shape, *x.shape[1:]) for x in seen(trajectories.flatten(0, 1))
+            )
             changed = patches > 2 * self.parameters["threshold"]
             fields = [patches, changed, patch_changes(before, after, 1)]
             covariances.append([grid_covariance(field) for field in fields])
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
-            classes.append(top_class(trajectories.flatten(0, 1)).reshape(shape).T)
+            classes.append(top_class.T)
         distances, n_pairs = grid_distances(*patches.shape[2:])
         of_field = ("field", "time", "image")
         covariance, mean = (np.swapaxes(x, 0, 1).astype(np.float32) for x in (covariances, means))
@@ -300,7 +298,7 @@ class ImageCorrelations(ImageExperiment):
                 "mean": (of_field, mean),
                 "n_pairs": ("distance", n_pairs),
                 "top_class": (("time", "image", "trajectory"), np.stack(classes)),
-                "first_class": ("image", top_class(x0)),
+                "first_class": ("image", first_class),
             },
             {"field": ["patches", "changed", "features"], "distance": distances},
         )

@@ -9,16 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import diffusers
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    ModelMixin,
-    SchedulerMixin,
-)
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
@@ -41,11 +35,11 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 #: and settings that replace it, on the same noise.
 SAMPLERS = {
     "own": (None, {}),
-    "ddpm": (DDPMScheduler, {}),
-    "ddim": (DDIMScheduler, {"timestep_spacing": "leading"}),
-    "dpm++-2m": (DPMSolverMultistepScheduler, {}),
+    "ddpm": (diffusers.DDPMScheduler, {}),
+    "ddim": (diffusers.DDIMScheduler, {"timestep_spacing": "leading"}),
+    "dpm++-2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "sde-dpm++-2m-karras": (
-        DPMSolverMultistepScheduler,
+        diffusers.DPMSolverMultistepScheduler,
         {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
     ),
 }
@@ -191,7 +185,7 @@ class ImageWorld:
         class_names: of the classes 0, 1, ...
         labels: (n,) class of each image; image i is the (i // n_classes)-th of its class.
         load: gives x_0 (n, channels, height, width) of a tensor of rows.
-        denoise: gives x̂0 from (x_0, labels, levels ln SNR, one generator for each image).
+        denoised: as :meth:`World.denoised`, of levels ln SNR.
         scheduler: of the noise, whose times 0 to T name its levels.
         held_out: all held-out images of a data set; None for others.
         files: of the images of a folder, in their order: class and name -> file.
@@ -200,8 +194,8 @@ class ImageWorld:
     class_names: Sequence[str]
     labels: torch.Tensor
     load: Callable[[torch.Tensor], torch.Tensor]
-    denoise: Callable[..., Denoised]
-    scheduler: DDPMScheduler
+    denoised: Callable[..., Denoised]
+    scheduler: diffusers.DDPMScheduler
     held_out: torch.Tensor | None = None
     files: dict[str, Path] = field(default_factory=dict)
 
@@ -210,12 +204,8 @@ class ImageWorld:
         rows = torch.tensor(rows)
         return [self.load(rows), self.labels[rows]]
 
-    def denoised(self, starts, noises, generators):
-        """As :meth:`World.denoised`."""
-        return self.denoise(*starts, noises, generators)
 
-
-def ln_snrs(scheduler: DDPMScheduler) -> torch.Tensor:
+def ln_snrs(scheduler: diffusers.DDPMScheduler) -> torch.Tensor:
     """(T + 1,) ln SNR of the times 0 (no noise at all) to T (nothing but noise), float64."""
     alpha_bar = scheduler.alphas_cumprod.double()
     return torch.cat([torch.ones(1), alpha_bar[1:], torch.zeros(1)]).logit()
@@ -232,15 +222,15 @@ def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
     mixture = GaussianMixture.fitted(data.train_images, data.train_labels)
     labels = torch.arange(len(data.class_names)).repeat(parameters["n_per_class"])
 
-    def denoise(x_0, labels, noises, generators):
+    def denoised(starts, noises, generators):
         levels = torch.tensor(noises, dtype=torch.float64)
-        samples, classes = mixture.round_trips(x_0, labels, levels.sigmoid().float(), generators)
+        samples, classes = mixture.round_trips(*starts, levels.sigmoid().float(), generators)
         return Denoised(samples, classes=classes, ln_snr=levels)
 
     def load(rows):
         return mixture.draw(labels[rows], generators(rows.tolist(), 0))
 
-    return ImageWorld(data.class_names, labels, load, denoise, scheduler)
+    return ImageWorld(data.class_names, labels, load, denoised, scheduler)
 
 
 def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
@@ -265,23 +255,26 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         folder = image_folder(name, n_per_class, model.config.sample_size)
         names, labels, load = folder.class_names, folder.labels, folder.load
         paths = folder.paths
-    order = _balanced_order(labels, n_per_class, names)
+    of_class = [(labels == c).nonzero().flatten() for c in range(len(names))]
+    positive_integer("n_per_class", n_per_class, 1, min(map(len, of_class)))
+    order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
+    size, channels = model.config.sample_size, model.config.in_channels
+    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, size, size)
+    kind, settings = SAMPLERS[parameters["sampler"]]
     trained = hasattr(scheduler, "alphas_cumprod")
-    if not trained and parameters["sampler"] != "own":
+    if kind and not trained:
         raise ValueError(
             f"sampler {parameters['sampler']} is for models with alphas_cumprod, not for "
             f"{type(scheduler).__name__} of {parameters['model']}: take own"
         )
-    size, channels = model.config.sample_size, model.config.in_channels
-    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, size, size)
-    kind, settings = SAMPLERS[parameters["sampler"]]
     sampler = kind.from_config(scheduler.config, **settings) if kind else scheduler
     pipeline = ForwardBackwardPipeline(model, sampler)
 
-    def denoise(x_0, labels, noises, generators):
+    def denoised(starts, noises, generators):
         returned = pipeline(
-            x_0, None, parameters["num_inference_steps"], generators, parameters["batch_size"],
-            autocast_dtype=PRECISIONS[parameters["precision"]], ln_snr=noises,
+            starts[0], None, parameters["num_inference_steps"], generators,
+            parameters["batch_size"], autocast_dtype=PRECISIONS[parameters["precision"]],
+            ln_snr=noises,
         )  # fmt: skip
         return Denoised(returned.samples, ln_snr=returned.ln_snr)
 
@@ -289,7 +282,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         f"{names[labels[i]]}: {os.path.relpath(paths[i], name)}": paths[i] for i in order if paths
     }
     return ImageWorld(
-        names, labels[order], lambda rows: load(order[rows]), denoise,
+        names, labels[order], lambda rows: load(order[rows]), denoised,
         scheduler if trained else ddpm_scheduler(), held_out, files,
     )  # fmt: skip
 
@@ -308,18 +301,17 @@ def stored_model(name: str | None, images: str = "") -> Path | None:
     return path if path.is_file() or path.is_dir() else None
 
 
-def _denoiser(parameters: dict, device: torch.device) -> tuple[ModelMixin, SchedulerMixin]:
+def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, Any]:
     path = stored_model(parameters["model"], parameters["images"])
     if path is None:
         raise FileNotFoundError(
-            f"no denoiser {parameters['model']!r}: give the parameter model a checkpoint of "
-            "guided-diffusion, a directory in diffusers' layout, or the name of a trained model of "
-            "the book"
+            f"no denoiser {parameters['model']!r}: give the parameter model a trained model of the "
+            "book, a directory in diffusers' layout, or a checkpoint of guided-diffusion"
         )
     if path.is_file():
         unet, scheduler = load_adm(path, **parameters["model_flags"])
     else:
-        unet = load_model(path / "unet", ModelMixin)
+        unet = load_model(path / "unet", diffusers.ModelMixin)
         scheduler = load_scheduler(path / "scheduler")
     size = positive_integer(f"sample_size of {path}", unet.config.get("sample_size"))
     weights, dtype = unet.state_dict(), PRECISIONS[parameters["precision"]] or torch.float32
@@ -338,18 +330,3 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[ModelMixin, Sched
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return unet, scheduler
-
-
-def _balanced_order(
-    labels: torch.Tensor, n_per_class: int, class_names: Sequence[str]
-) -> torch.Tensor:
-    """Indices of the first n_per_class images of each class: the first of all, the second, ..."""
-    of_class = [(labels == c).nonzero().flatten() for c in range(len(class_names))]
-    fewest = min(len(rows) for rows in of_class)
-    if n_per_class > fewest:
-        scarce = class_names[min(range(len(of_class)), key=lambda c: len(of_class[c]))]
-        raise ValueError(
-            f"n_per_class must be at most {fewest}, the images of class {scarce!r}, got "
-            f"{n_per_class}"
-        )
-    return torch.stack([rows[:n_per_class] for rows in of_class], dim=1).flatten()

@@ -9,7 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from hierphase.checks import check_known, unknown
+from hierphase.checks import check_known, check_shape, unknown
 from hierphase.diffusion.labels import IMAGENET_SYNSETS
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
@@ -140,10 +140,7 @@ class TorchvisionClassifier(nn.Module):
         Raises:
             ValueError: images of another shape.
         """
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"images must be of shape (n, 3, height, width), got {tuple(images.shape)}"
-            )
+        check_shape("images", images, "n 3 height width")
         return self.logits(self.network(self.preprocess((images + 1) / 2)))
 
 
@@ -172,9 +169,8 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
         from torchvision import models  # only here: most chapters do without
     except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
         raise ImportError(
-            f"torchvision, which has the classifiers, cannot be imported beside torch "
-            f"{torch.__version__} ({error}); install the build of torchvision that was made for "
-            "this torch (both from PyPI, or both for the CPU)"
+            f"torchvision cannot be imported beside torch {torch.__version__} ({error}); install "
+            "the build that was made for it (both from PyPI, or both for the CPU)"
         ) from error
     known = models.list_models(module=models, exclude=UNSUPPORTED)
     check_known("classifier", name, known)

@@ -5,6 +5,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from hierphase.checks import check_shape
+
 
 class PatchConvolution(nn.Linear):
     """Convolution with filter size and stride s: one linear map for every patch of s positions.
@@ -52,7 +54,7 @@ class TreeClassifier(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, v: int = 16, s: int = 2, L: int = 7, n_classes: int = 16, width: int = 128):
+    def __init__(self, v=16, s=2, L=7, n_classes=16, width=128):
         super().__init__()
         self.layers = nn.ModuleList()
         for level in range(L):
@@ -69,10 +71,7 @@ class TreeClassifier(ModelMixin, ConfigMixin):
         Raises:
             ValueError: leaves of another shape.
         """
-        config = self.config
-        expected = (config.v, config.s**config.L)
-        if x.shape[1:] != expected:
-            raise ValueError(f"x must have shape (n, *{expected}), got {tuple(x.shape)}")
+        check_shape("x", x, "n", self.config.v, self.config.s**self.config.L)
         for layer in self.layers:
             x = layer(x)
         return self.logits(x[:, :, 0])

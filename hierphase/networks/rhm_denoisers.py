@@ -16,13 +16,15 @@ from diffusers.models.unets.unet_1d import UNet1DOutput
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from hierphase.checks import check_shape
 from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler
 
 
 class TreeDenoiser(ModelMixin, ConfigMixin):
     """What both networks share: how x_t and t come in, and how logits become predicted noise."""
 
-    def _build_ends(self, v: int, width: int) -> None:
+    def __init__(self, v: int, width: int):
+        super().__init__()
         self.process = GaussianProcess(ddpm_scheduler(), v)
         self.leaves = nn.Linear(v, width)
         self.mix = Feedforward(width, 2 * width, width)
@@ -40,9 +42,7 @@ class TreeDenoiser(ModelMixin, ConfigMixin):
         Raises:
             ValueError: wrong shape or dtype, or t out of range.
         """
-        expected = (self.config.v, self.config.s**self.config.L)
-        if x_t.shape[1:] != expected:
-            raise ValueError(f"x_t must have shape (n, *{expected}), got {tuple(x_t.shape)}")
+        check_shape("x_t", x_t, "n", self.config.v, self.config.s**self.config.L)
         evidence = self.process.log_beliefs(x_t, t)
         inside = self.mix(self.leaves(evidence.softmax(-1)))
         x_0 = (self._logits(inside) + evidence).softmax(-1).mT
@@ -74,9 +74,8 @@ class TreeUNet(TreeDenoiser):
     """
 
     @register_to_config
-    def __init__(self, v: int = 8, s: int = 2, L: int = 4, width: int = 32, n_hidden: int = 96):
-        super().__init__()
-        self._build_ends(v, width)
+    def __init__(self, v=8, s=2, L=4, width=32, n_hidden=96):
+        super().__init__(v, width)
         self.merge = nn.ModuleList(Feedforward(s * width, n_hidden, width) for _ in range(L))
         self.split = nn.ModuleList(
             Feedforward((s + 1) * width, n_hidden, s * width) for _ in range(L)
@@ -108,17 +107,8 @@ class TreeTransformer(TreeDenoiser):
     """
 
     @register_to_config
-    def __init__(
-        self,
-        v: int = 8,
-        s: int = 2,
-        L: int = 4,
-        width: int = 48,
-        n_blocks: int = 3,
-        n_heads: int = 4,
-    ):
-        super().__init__()
-        self._build_ends(v, width)
+    def __init__(self, v=8, s=2, L=4, width=48, n_blocks=3, n_heads=4):
+        super().__init__(v, width)
         self.positions = nn.Linear(s**L, width, bias=False)
         self.blocks = nn.ModuleList(_Block(width, n_heads) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)

@@ -9,10 +9,8 @@ from hierphase.networks.classifiers import ConvClassifier, class_probabilities
 
 def nearest_distance(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
     """Euclidean distance of each image to the nearest reference: (n, ...), (k, ...) -> (n,)."""
-    references = references.flatten(1)
-    return torch.cat(
-        [torch.cdist(part, references).amin(dim=1) for part in images.flatten(1).split(256)]
-    )
+    parts = images.flatten(1).split(256)
+    return torch.cat([torch.cdist(part, references.flatten(1)).amin(dim=1) for part in parts])
 
 
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:

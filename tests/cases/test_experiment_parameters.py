@@ -64,7 +64,7 @@ WRONG = [
     ("probe-curves", "tree", {"networks": "['rhm-cnn', 'flat-cnn']"}, "same number of layers"),
     ("probe-curves", "tree", {"seed": TOO_LARGE}, "seed must be at most"),
     ("learned-denoisers", "tree", {"last_time": "1001"}, "last_time must be at most 1000"),
-    ("learned-denoisers", "tree", {"n_times": "362"}, "n_times must be at most last_time"),
+    ("learned-denoisers", "tree", {"n_times": "362"}, "n_times must be at most 361, got 362"),
     ("learned-denoisers", "tree", {"n_loss_times": "1001"}, "n_loss_times must be at most 1000"),
     ("learned-denoisers", "tree", {"num_inference_steps": "1001"}, "must be at most 1000"),
     ("learned-denoisers", "tree", {"sizes": "{'cnn': [[8]]}"}, "unknown architecture in sizes"),

@@ -145,8 +145,8 @@ REFUSED = {  # the file -> why
         f"truncated {kind}": (saved(NOISE, kind)[:-900], ".")
         for kind in ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
     },
-    "text": (b"no image", "no image in a known format"),
-    "nothing": (b"", "no image in a known format"),
+    "text": (b"no image", "cannot identify image file"),
+    "nothing": (b"", "cannot identify image file"),
 }
 
 
@@ -203,7 +203,7 @@ def test_extreme_images_need_no_gigabytes(tmp_path, width, height, size):
 
 @pytest.mark.parametrize("size", [8193, 10**6, 10**30])
 def test_too_large_a_size_is_refused_before_anything_is_read(tmp_path, size):
-    with pytest.raises(ValueError, match=rf"image_size must be at most 8192 .* got {size}"):
+    with pytest.raises(ValueError, match=f"image_size must be at most 8192, got {size}"):
         image_folder(tmp_path / "nowhere", 1, size)
 
 

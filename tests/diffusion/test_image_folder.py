@@ -1,6 +1,5 @@
 import contextlib
 import os
-import re
 import warnings
 
 import numpy as np
@@ -130,13 +129,13 @@ def test_bad_files_are_reported_and_the_next_takes_their_place(classes):
     save(bad / "n01440764_4.JPEG")
     with pytest.warns(UserWarning, match=r"4 files of .* n01440764/readme.txt \(no suffix") as seen:
         folder = image_folder(classes, n_per_class=2, image_size=SIZE)
-    assert str(seen[0].message).count("n01440764_") == 3
+    assert str(seen[0].message).count(" n01440764/n01440764_") == 3
     assert names(folder)[:3] == ["n01440764_3.JPEG", "n01440764_4.JPEG", "n01443537_0.JPEG"]
     assert {path.name for path in folder.rejected} == {
         "n01440764_0.JPEG", "n01440764_1.JPEG", "n01440764_2.JPEG", "readme.txt",
     }  # fmt: skip
     assert "truncated" in folder.rejected[bad / "n01440764_0.JPEG"]
-    assert folder.rejected[bad / "n01440764_1.JPEG"] == "no image in a known format"
+    assert "cannot identify" in folder.rejected[bad / "n01440764_1.JPEG"]
 
 
 def test_too_large_an_image_is_passed_over(classes, monkeypatch):
@@ -252,7 +251,9 @@ def test_a_folder_without_images_is_an_error(tmp_path, files):
 
 def test_a_class_with_too_few_images_is_an_error(classes):
     (classes / "n01443537/n01443537_1.JPEG").write_bytes(b"no")
-    message = r"class n01443537 of .* has 3 usable images, n_per_class=4 .*n01443537_1.JPEG \(no im"
+    message = (
+        r"class n01443537 of .* has 3 usable images, n_per_class=4 .*n01443537_1.JPEG \(cannot"
+    )
     with pytest.raises(ValueError, match=message):
         image_folder(classes, n_per_class=4, image_size=SIZE)
 
@@ -261,7 +262,7 @@ def test_flat_names_without_synset_are_an_error(tmp_path):
     save(tmp_path / "n01440764_1.JPEG")
     save(tmp_path / "ILSVRC2012_val_00000293.JPEG")
     save(tmp_path / "n123_4.JPEG")
-    with pytest.raises(ValueError, match=r"2 images .* ILSVRC2012_val_00000293.JPEG, n123_4.JPEG"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000293.JPEG has no synset"):
         image_folder(tmp_path, n_per_class=1, image_size=SIZE)
 
 
@@ -280,8 +281,11 @@ def test_impossible_sizes_are_refused(classes, n_per_class, image_size, message)
         image_folder(classes, n_per_class, image_size)
 
 
-@pytest.mark.parametrize("indices", [[-1, 2], [], [0, 6]])
-def test_load_refuses_images_that_are_not_there(classes, indices):
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [([-1, 2], "at least 0, got -1"), ([], "at least one"), ([0, 6], "at most 5, got 6")],
+)
+def test_load_refuses_images_that_are_not_there(classes, indices, message):
     folder = image_folder(classes, n_per_class=2, image_size=SIZE)
-    with pytest.raises(ValueError, match=re.escape(f"one or more from 0 to 5, got {indices}")):
+    with pytest.raises(ValueError, match=message):
         folder.load(indices)

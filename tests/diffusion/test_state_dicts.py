@@ -48,12 +48,10 @@ def test_a_file_cut_short_is_refused(tmp_path, name, share):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([torch.zeros(3)], "holds a list, not a state dict"),
-        ({}, "holds a dict, not a state dict"),
-        ({"model": {"out.2.bias": torch.zeros(6)}, "step": 3},
-         r"2 of its entries are not tensors \('model', 'step'\)"),
+        ([torch.zeros(3)], "holds a list, not names and tensors"),
+        ({"model": {"out.2.bias": torch.zeros(6)}, "step": 3}, "holds a dict, not names and ten"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_holds_something_else_is_refused(tmp_path, content, message):
     with pytest.raises(ValueError, match=rf"model.pt: .*{message}"):
         read_state_dict(saved(tmp_path, "model.pt", content))

@@ -37,7 +37,7 @@ def test_classifier_round_trip_and_refusals(tmp_path):
     again = TreeClassifier.from_pretrained(tmp_path)
     x = torch.randn(5, 3, 4)
     assert torch.equal(model(x), again(x)) and model(x).shape == (5, 4)
-    with pytest.raises(ValueError, match=r"x must have shape \(n, \*\(3, 4\)\), got \(5, 3, 8\)"):
+    with pytest.raises(ValueError, match=r"x must be of shape \(n, 3, 4\), got \(5, 3, 8\)"):
         model(torch.zeros(5, 3, 8))
 
 

@@ -140,7 +140,7 @@ def test_weights_are_read_from_a_file(stand_in, tmp_path, name, preset):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "holds a list, not a state dict"),
+        ([1, 2], "holds a list, not names and tensors"),
         ({"0.weight": torch.zeros(4, 3, 3, 3)}, r"not fit tiny: 8 missing \(0.bias, 1.bias, .*\)$"),
         ({"module.0.bias": torch.zeros(4)}, r"9 missing .*; 1 unexpected \(module.0.bias\)$"),
         ({"0.bias": torch.zeros(7)}, r"of another shape \(0.bias: \(7,\) instead of \(4,\)\)$"),
