@@ -21,9 +21,7 @@ def derived_generator(*numbers: int) -> torch.Generator:
     """
     words = [len(numbers)]  # SeedSequence pads with zeros: without it (1,) would equal (1, 0)
     for number in numbers:
-        number = positive_integer("each number", number, minimum=0)
-        if number >= 2**64:
-            raise ValueError(f"numbers must be from 0 to 2**64 - 1, got {number}")
+        number = positive_integer("each number", number, 0, 2**64 - 1)
         words += [number % 2**32, number // 2**32]  # always two, or (2**32,) would equal (0, 1)
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))

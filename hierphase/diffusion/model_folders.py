@@ -72,7 +72,7 @@ def _from_config(path: Path, kind: type):
             raise ValueError(f"_class_name {name!r} is no {kind.__name__} that is known here")
         if issubclass(found, diffusers.SchedulerMixin):
             known = {p.name: p.default for p in inspect.signature(found).parameters.values()}
-            given = {k: v for k, v in config.items() if k in known and v is not None}
+            given = {k: v for k, v in config.items() if k in known and v not in (None, known[k])}
             check_values(name, known, given)
         with init_empty_weights():
             made = found.from_config(config)

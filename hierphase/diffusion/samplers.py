@@ -148,7 +148,7 @@ class SamplerRun:
 
         Args:
             k: first step.
-            largest: max |x_0| of the data to come.
+            largest: the largest absolute value of x_0 in the data to come.
 
         Raises:
             ValueError: they do not.

@@ -40,8 +40,8 @@ def run_sweep(
     """
     shard_size = positive_integer("shard_size", shard_size)
     results.as_json(parameters)
+    key = shards.sweep_key(experiment, parameters)  # refuses bad parameters, before any work
     directory = output_directory(directory)
-    key = shards.sweep_key(experiment, parameters)
     folder = output_directory(directory / "shards" / key[:16])
 
     computed = shards.load_experiment(experiment, parameters)
