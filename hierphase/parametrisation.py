@@ -11,6 +11,26 @@ import torch
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
 
+def within(name: str, value, low: float, high: float, integer: bool = False) -> torch.Tensor:
+    """Return ``value`` as a tensor of float32, float64 or int64.
+
+    Raises:
+        ValueError: it does not consist of numbers, or integers, from ``low`` to ``high``.
+    """
+    try:
+        x = torch.as_tensor(value)
+        fits = x.dtype in (torch.float32, torch.float64) and not integer
+        if not fits and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            x, fits = x.long(), True  # uint8 would be a mask
+        fits = fits and bool(((x >= low) & (x <= high)).all())
+    except (TypeError, RuntimeError, ValueError):
+        fits = False
+    if not fits:
+        kind = "integer" if integer else "a number"
+        raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
+    return x
+
+
 class Parametrisation:
     """That of the denoiser which a scheduler calls.
 
@@ -58,14 +78,7 @@ class Parametrisation:
         config = self._scheduler.config
         low, high = (-99, 99) if self._log_sigma else (0, config.num_train_timesteps - 1)
         high += self._flow
-        try:
-            time = torch.as_tensor(t).cpu()
-            fits = time.dtype != torch.bool and ((time >= low) & (time <= high)).all()
-        except (TypeError, RuntimeError, ValueError):
-            fits = False
-        if not fits:
-            raise ValueError(f"t must be a number, {low} to {high}, got {t!r}")
-        time = time.double()
+        time = within("t", t, low, high).double().cpu()
         if self._flow:
             sigma = time / config.num_train_timesteps
             return 1 - sigma, sigma

@@ -28,6 +28,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from hierphase.checks import positive_integer
 from hierphase.diffusion.samplers import SamplerRun, check_scheduler, learns_variance
+from hierphase.parametrisation import within
 from hierphase.seeds import checked_generators, derived_generator
 
 #: Rows of a call of the model on a CPU, where more are no faster.
@@ -216,7 +217,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             )
         run = SamplerRun(self.scheduler, num_inference_steps, **options)
         if timesteps is not None:
-            times = _numbers("timesteps", timesteps, 0, T, " (pure noise)")
+            times = _numbers("timesteps", timesteps, 0, T)
             return [self._at_time(run, t, T, start_below) for t in times]
         if start_below:
             raise ValueError("start_below goes with timesteps, not with ln_snr")
@@ -292,18 +293,12 @@ def _at_level(run: SamplerRun, ln_snr: float) -> _Start:
     return _Start(run, k, alpha, sigma, t, (k, 1))
 
 
-def _numbers(name: str, values, low: float, high: float, words: str = "") -> list[float]:
-    """A list of numbers, or a ValueError that names the first bad one."""
-    try:
-        tensor = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError):
-        tensor = torch.tensor(True)
-    if tensor.dtype == torch.bool or tensor.is_complex() or tensor.ndim != 1 or not len(tensor):
+def _numbers(name: str, values, low: float, high: float) -> list[float]:
+    """A list of numbers, or a ValueError."""
+    numbers = within(name, values, low, high).double()
+    if numbers.ndim != 1 or not len(numbers):
         raise ValueError(f"{name} must be a non-empty list of numbers, got {values!r}")
-    for value in tensor.tolist():
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low} to {high}{words}, got {value}")
-    return tensor.double().tolist()
+    return numbers.tolist()
 
 
 def _check_finite(what: str, x: torch.Tensor, n: int, t, dtype) -> None:

@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from torch.nn.functional import one_hot
 
 from hierphase.checks import check_shape, fraction, positive_integer
-from hierphase.rhm.model import DTYPES, check_symbols, check_tensor
+from hierphase.parametrisation import within
+from hierphase.rhm.model import check_symbols, check_tensor
 from hierphase.seeds import drawn
 
 Generators = torch.Generator | list[torch.Generator]
@@ -95,7 +96,7 @@ class GaussianProcess:
         Raises:
             ValueError: t is not an integer in that range.
         """
-        t = _times(t, len(self.scheduler.alphas_cumprod) - 1, DTYPES["integers"])
+        t = within("t", t, 0, len(self.scheduler.alphas_cumprod) - 1, integer=True)
         return self.scheduler.alphas_cumprod.to(t.device)[t].double()
 
     def snr(self, t) -> torch.Tensor:
@@ -195,7 +196,7 @@ class MaskingProcess:
                 than n generators.
         """
         check_symbols("leaves", leaves, self.v, "n d")
-        time = _times(t, self.T, DTYPES["integers"] + DTYPES["float32 or float64"]).double()
+        time = within("t", t, 0, self.T).double()
         erased = _per_sample(time / self.T, len(leaves))[..., 0].to(leaves.device)
         uniform = drawn(torch.rand, leaves.shape, generator).to(leaves.device)
         return torch.where(uniform < erased, self.v, leaves.long())
@@ -216,21 +217,6 @@ class MaskingProcess:
         check_symbols("x_t", x_t, self.v + 1, "n d")
         seen = one_hot(x_t.long(), self.v + 1).float()
         return (seen + seen[..., -1:])[..., :-1]
-
-
-def _times(t, last: int, dtypes: tuple) -> torch.Tensor:
-    """``t`` as a tensor of one of ``dtypes`` with numbers from 0 to ``last``, or a ValueError."""
-    try:
-        times = torch.as_tensor(t)
-        fits = times.dtype in dtypes
-        times = times if times.is_floating_point() else times.long()  # uint8 would be a mask
-        fits = fits and bool(((times >= 0) & (times <= last)).all())
-    except (TypeError, RuntimeError, ValueError):
-        fits = False
-    if not fits:
-        kind = "a number" if torch.float32 in dtypes else "integer"
-        raise ValueError(f"t must be {kind}, 0 to {last}, got {t!r}")
-    return times
 
 
 def _per_sample(value: torch.Tensor, n: int) -> torch.Tensor:
