@@ -26,7 +26,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from hierphase.checks import positive_integer
+from hierphase.checks import check_finite, check_shape, positive_integer
 from hierphase.diffusion.samplers import SamplerRun, check_scheduler, learns_variance
 from hierphase.parametrisation import within
 from hierphase.seeds import checked_generators, derived_generator
@@ -149,7 +149,9 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 scheduler that cannot start at these times or does not lead back from them, or a
                 model output of another shape or that is not finite.
         """
-        _check_samples(x0)
+        if getattr(x0, "dtype", None) != torch.float32:
+            raise ValueError(f"x0 must be a float32 tensor, got {getattr(x0, 'dtype', type(x0))}")
+        check_finite("x0", x0, "n", "channels", "...")
         num_inference_steps = positive_integer("num_inference_steps", num_inference_steps)
         batch_size = positive_integer("batch_size", batch_size)
         if autocast_dtype not in (None, torch.bfloat16, torch.float16):
@@ -177,28 +179,25 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 asked[i] = next(ways[i])
 
         # The backward process: one sweep over the calls of all starts, from the largest t down.
-        def time(i):
-            return starts[i].run.scheduler.timesteps[asked[i][0]]
-
         with self.progress_bar(total=_n_calls(starts)) as progress:
             while asked:
-                t = max(map(time, asked))
-                under_way = [i for i in asked if time(i) == t]
+                t = max(t for _, t, _ in asked.values())
+                under_way = [i for i in asked if asked[i][1] == t]
                 # The model is shared by all rows under way ...
-                given = torch.cat([asked.pop(i)[1] for i in under_way]).split(batch_size)
+                given = torch.cat([asked.pop(i)[2] for i in under_way]).split(batch_size)
                 t, n_rows = t.to(x0.device), batch_size if exact_bits else 1
                 parts = [self._predicted(x_t, t, n_rows, autocast_dtype) for x_t in given]
                 predicted = torch.cat(parts)
-                _check_finite("the model's output", predicted, len(x0), t, autocast_dtype)
+                _check_computed("the model's output", predicted, len(x0), t, autocast_dtype)
                 # ... and those of each start go on to the next of their own steps.
                 for i, own in zip(under_way, predicted.split(len(x0)), strict=True):
                     try:
                         asked[i] = ways[i].send(own)
-                        _check_finite("x_t", asked[i][1], len(x0), t, autocast_dtype)
+                        _check_computed("x_t", asked[i][2], len(x0), t, autocast_dtype)
                     except StopIteration as end:
                         samples[i] = end.value
                 progress.update()
-        _check_finite("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
+        _check_computed("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
         return ForwardBackwardOutput(
             samples=torch.stack(samples),
             timesteps=torch.tensor([start.t for start in starts], dtype=torch.float64),
@@ -266,12 +265,9 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         learned = learns_variance(self.scheduler)
         if predicted.shape[1] == 2 * channels and not learned:
             predicted = predicted[:, :channels]
-        expected = (len(x), (1 + learned) * channels, *x.shape[2:])
-        if predicted.shape != expected:
-            raise ValueError(
-                f"the model returned shape {tuple(predicted.shape)} for x_t of shape "
-                f"{tuple(x.shape)}; {type(self.scheduler).__name__} needs {expected}"
-            )
+        needed = len(x), (1 + learned) * channels, *x.shape[2:]
+        what = f"the model's output for {type(self.scheduler).__name__}"
+        check_shape(what, predicted, *needed)
         return predicted
 
 
@@ -301,7 +297,7 @@ def _numbers(name: str, values, low: float, high: float) -> list[float]:
     return numbers.tolist()
 
 
-def _check_finite(what: str, x: torch.Tensor, n: int, t, dtype) -> None:
+def _check_computed(what: str, x: torch.Tensor, n: int, t, dtype) -> None:
     """Raise a ValueError that names the first image with a number that is not finite."""
     bad = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
@@ -312,16 +308,6 @@ def _check_finite(what: str, x: torch.Tensor, n: int, t, dtype) -> None:
             f"{what} is not finite for image {bad[0] % n} of {n} at t = {float(t):.4g} in "
             f"{dtype or x.dtype}; likely {cause}"
         )
-
-
-def _check_samples(x0) -> None:
-    """Raise a ValueError unless x_0 can be noised."""
-    if not isinstance(x0, torch.Tensor) or x0.dtype != torch.float32:
-        raise ValueError(f"x0 must be a float32 tensor, got {getattr(x0, 'dtype', type(x0))}")
-    if x0.ndim < 2 or x0.numel() == 0:
-        raise ValueError(f"x0 must be of shape (n, ...) with n >= 1, got {tuple(x0.shape)}")
-    if not x0.isfinite().all():
-        raise ValueError(f"x0 must be finite, got {x0[~x0.isfinite()][0].item()}")
 
 
 def _row_generators(generator, n: int, starts: list[tuple]) -> list[list[torch.Generator]]:

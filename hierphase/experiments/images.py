@@ -55,19 +55,14 @@ PRESETS = {
     },
 }  # fmt: skip
 #: Samplers and their numbers of steps that are compared on a few images of each data set.
-COMPARED = [
-    ("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50),
-    *(("sde-dpm++-2m-karras", n) for n in (25, 50, 100)),
-]  # fmt: skip
-_FEW = {"n_per_class": 10, "n_times": 10, "n_shown": 0}
+COMPARED = [("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50)]
+COMPARED += [("sde-dpm++-2m-karras", n) for n in (25, 50, 100)]
 for _name in worlds.DATASETS:
-    PRESETS |= {
-        f"{_name}-{sampler}-{n}": PRESETS[_name]
-        | _FEW
-        | {"sampler": sampler, "num_inference_steps": n}
-        for sampler, n in COMPARED
-    }
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
+    _few = PRESETS[_name] | {"n_per_class": 10, "n_times": 10, "n_shown": 0}
+    for _sampler, _n in COMPARED:
+        _compared = {"sampler": _sampler, "num_inference_steps": _n}
+        PRESETS[f"{_name}-{_sampler}-{_n}"] = _few | _compared
 
 
 def filled(x0: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

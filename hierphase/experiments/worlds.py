@@ -1,7 +1,7 @@
 """The worlds of the one experiment: where x_0 comes from, and how it is denoised back.
 
-A new world is a class with the two methods of :class:`World`. Worlds that are solved exactly draw
-x̂0(t) from the posterior; of images a trained network and a sampler make it.
+A new world is a class with the methods ``starts`` and ``denoised`` of :class:`World`. Worlds that
+are solved exactly draw x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -63,11 +63,16 @@ class Denoised(NamedTuple):
     ln_snr: torch.Tensor | None = None
 
 
-class World(Protocol):
-    """Data with a forward-backward experiment."""
+class World:
+    """Data with a forward-backward experiment, here data that are all drawn together.
+
+    A subclass gives ``batch(n)``, the first n data as :meth:`starts` does, and
+    ``draw(starts, noise, generator)``, x̂0 from one noise level and what is kept.
+    """
 
     def starts(self, rows: range) -> list[torch.Tensor]:
         """Data ``rows``: x_0 (n, channels, ...), and what else is known of them, a row a datum."""
+        return [x[rows.start :] for x in self.batch(rows.stop)]
 
     def denoised(
         self, starts: list[torch.Tensor], noises: Sequence[float], generators: list[torch.Generator]
@@ -80,10 +85,13 @@ class World(Protocol):
             generators: one for each datum; where the data are drawn together, as on trees, a
                 single one.
         """
+        (generator,) = generators
+        draws = [self.draw(starts, noise, generator) for noise in noises]
+        return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
 
 
 @dataclass(frozen=True)
-class TreeWorld:
+class TreeWorld(World):
     """Data of a Random Hierarchy Model, or their leaves shuffled between data, solved exactly.
 
     Attributes:
@@ -105,46 +113,34 @@ class TreeWorld:
     def _bp(self) -> BeliefPropagation:
         return BeliefPropagation(self.data.rhm)
 
-    def starts(self, rows):
-        """As :meth:`World.starts`: x_0 and all levels of the tree."""
-        levels = self.data.sample(rows.stop, self.seed)
-        return [x[rows.start :] for x in (encode(levels[0], self.data.rhm.v), *levels)]
+    def batch(self, n):
+        """x_0 and all levels of the tree."""
+        levels = self.data.sample(n, self.seed)
+        return [encode(levels[0], self.data.rhm.v), *levels]
 
-    def denoised(self, starts, noises, generators):
-        """As :meth:`World.denoised`."""
-        denoise = self._shuffled if self.data.shuffled else self._tree
-        (generator,), (x_0, *levels) = generators, starts
-        draws = [denoise(x_0, levels, noise, generator) for noise in noises]
-        return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
-
-    def _beliefs(self, leaves, noise, generator) -> tuple[torch.Tensor, bool]:
-        """Of each symbol at each leaf; and whether they are logarithms."""
-        v = self.data.rhm.v
-        if self.process == "epsilon":
-            return EpsilonProcess(v).beliefs(leaves, noise), False
-        gaussian = GaussianProcess(ddpm_scheduler(), v)
-        return gaussian.log_beliefs(gaussian.corrupt(leaves, noise, generator), noise), True
-
-    def _tree(self, x_0, levels, noise, generator):
-        beliefs, log = self._beliefs(levels[0], noise, generator)
-        posterior = self._bp(beliefs, log=log)
-        leaves = posterior.sample(1, generator)[0][0]
-        return encode(leaves, x_0.shape[1]), posterior.probability_of(levels)
-
-    def _shuffled(self, x_0, levels, noise, generator):
-        """Leaves are independent: only their shares at each position go with the beliefs."""
-        rhm = self.data.rhm
+    def draw(self, starts, noise, generator):
+        """x̂0 drawn from the posterior, and the probability of each true symbol."""
+        (x_0, *levels), rhm = starts, self.data.rhm
+        if log := self.process == "gaussian":
+            process = GaussianProcess(ddpm_scheduler(), rhm.v)
+            beliefs = process.log_beliefs(process.corrupt(levels[0], noise, generator), noise)
+        else:
+            beliefs = EpsilonProcess(rhm.v).beliefs(levels[0], noise)
+        if not self.data.shuffled:
+            posterior = self._bp(beliefs, log=log)
+            leaves = posterior.sample(1, generator)[0][0]
+            return encode(leaves, rhm.v), posterior.probability_of(levels)
+        # Leaves are independent: only their shares at each position go with the beliefs.
         shares = self._bp(torch.ones(1, rhm.d, rhm.v)).marginals[0]
-        beliefs, log = self._beliefs(levels[0], noise, generator)
         posterior = shares * (beliefs.softmax(-1) if log else beliefs)
         posterior = posterior / posterior.sum(-1, keepdim=True)
         leaves = torch.multinomial(posterior.flatten(0, 1), 1, generator=generator)
         kept = (posterior * x_0.mT).sum(-1).mean(1, keepdim=True)
-        return encode(leaves.view(x_0.shape[0], -1), x_0.shape[1]), kept
+        return encode(leaves.view(len(x_0), -1), rhm.v), kept
 
 
 @dataclass(frozen=True)
-class TwoModeWorld:
+class TwoModeWorld(World):
     """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
 
     Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts.
@@ -158,23 +154,20 @@ class TwoModeWorld:
     seed: int
     levels = (0, 1)
 
-    def starts(self, rows):
-        """As :meth:`World.starts`: x_0 and labels."""
-        batch = self.data.batch(rows.stop, derived_generator(self.seed))
-        return [x[rows.start :] for x in batch]
+    def batch(self, n):
+        """x_0 and labels."""
+        return self.data.batch(n, derived_generator(self.seed))
 
-    def denoised(self, starts, noises, generators):
-        """As :meth:`World.denoised`."""
-        (generator,), (x_0, labels), draws = generators, starts, []
-        for alpha_bar in ddpm_scheduler().alphas_cumprod[list(noises)].tolist():
-            z = torch.randn(x_0.shape, generator=generator)
-            x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
-            up = self.data.class_posterior(x_t, alpha_bar)[:, 1]
-            sample, _ = self.data.denoised(x_t, alpha_bar, generator)
-            cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
-            kept = torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
-            draws.append((sample, kept))
-        return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
+    def draw(self, starts, noise, generator):
+        """x̂0 drawn from the posterior; its cosine with x_0, the probability of the true mode."""
+        x_0, labels = starts
+        alpha_bar = float(ddpm_scheduler().alphas_cumprod[noise])
+        z = torch.randn(x_0.shape, generator=generator)
+        x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
+        up = self.data.class_posterior(x_t, alpha_bar)[:, 1]
+        sample, _ = self.data.denoised(x_t, alpha_bar, generator)
+        cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
+        return sample, torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def test_saved_pipeline_gives_the_same_samples_in_a_fresh_process(tmp_path):
         ({"generator": [torch.Generator()] * 4}, "a list of 5, one a sample; got 4"),
         ({"x0": torch.zeros(5, 1, 8, 8, dtype=torch.float64)}, "float32 tensor, got torch.float64"),
         ({"x0": np.zeros((5, 1, 8, 8))}, "float32 tensor, got float64"),
-        ({"x0": torch.zeros(5)}, r"shape \(n, ...\) with n >= 1, got \(5,\)"),
+        ({"x0": torch.zeros(5)}, r"shape \(n, channels, ...\), got \(5,\)"),
         ({"x0": torch.full((5, 1, 8, 8), float("inf"))}, "finite, got inf"),
     ],
 )
@@ -207,7 +207,7 @@ def test_bad_arguments_are_named(arguments, message):
             {"timesteps": [39], "start_below": True},
             "no respaced step is below t = 39; the smallest is 39",
         ),
-        (DDPMScheduler(variance_type="learned"), {}, r"returned shape \(5, 1, 8, 8\) .* \(5, 2,"),
+        (DDPMScheduler(variance_type="learned"), {}, r"\(5, 2, 8, 8\), got \(5, 1, 8, 8\)"),
     ],
 )
 def test_steps_that_cannot_be_taken_are_refused(scheduler, options, message):
