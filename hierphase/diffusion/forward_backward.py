@@ -17,8 +17,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -152,7 +150,6 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         if getattr(x0, "dtype", None) != torch.float32:
             raise ValueError(f"x0 must be a float32 tensor, got {getattr(x0, 'dtype', type(x0))}")
         check_finite("x0", x0, "n", "channels", "...")
-        num_inference_steps = positive_integer("num_inference_steps", num_inference_steps)
         batch_size = positive_integer("batch_size", batch_size)
         if autocast_dtype not in (None, torch.bfloat16, torch.float16):
             raise ValueError(
@@ -179,7 +176,8 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 asked[i] = next(ways[i])
 
         # The backward process: one sweep over the calls of all starts, from the largest t down.
-        with self.progress_bar(total=_n_calls(starts)) as progress:
+        n_calls = sum(len(starts[i].run.calls_from(starts[i].k)) for i in ways)
+        with self.progress_bar(total=n_calls) as progress:
             while asked:
                 t = max(t for _, t, _ in asked.values())
                 under_way = [i for i in asked if asked[i][1] == t]
@@ -196,7 +194,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                         _check_computed("x_t", asked[i][2], len(x0), t, autocast_dtype)
                     except StopIteration as end:
                         samples[i] = end.value
-                progress.update()
+                progress.update(len(under_way))
         _check_computed("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
         return ForwardBackwardOutput(
             samples=torch.stack(samples),
@@ -209,19 +207,18 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         if (timesteps is None) == (ln_snr is None):
             raise ValueError(f"give timesteps or ln_snr, got {timesteps!r} and {ln_snr!r}")
         T = self.scheduler.config.get("num_train_timesteps", torch.inf)
-        if hasattr(self.scheduler, "alphas_cumprod") and num_inference_steps > T:
-            raise ValueError(
-                f"num_inference_steps must be at most the {T} steps of the scheduler, got "
-                f"{num_inference_steps}"
-            )
-        run = SamplerRun(self.scheduler, num_inference_steps, **options)
+        most = T if hasattr(self.scheduler, "alphas_cumprod") else None
+        n_steps = positive_integer("num_inference_steps", num_inference_steps, 1, most)
+        run = SamplerRun(self.scheduler, n_steps, **options)
         if timesteps is not None:
-            times = _numbers("timesteps", timesteps, 0, T)
-            return [self._at_time(run, t, T, start_below) for t in times]
+            times = within("timesteps", timesteps, 0, T).double()
+            check_shape("timesteps", times, "n")
+            return [self._at_time(run, t, T, start_below) for t in times.tolist()]
         if start_below:
             raise ValueError("start_below goes with timesteps, not with ln_snr")
-        levels = _numbers("ln_snr", ln_snr, -torch.inf, torch.inf)
-        return [_at_level(run, level) for level in levels]
+        levels = within("ln_snr", ln_snr, -torch.inf, torch.inf).double()
+        check_shape("ln_snr", levels, "n")
+        return [_at_level(run, level) for level in levels.tolist()]
 
     def _at_time(self, run: SamplerRun, t: float, T: float, start_below: bool) -> _Start:
         """The start at reversal time t."""
@@ -271,12 +268,6 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         return predicted
 
 
-def _n_calls(starts: list[_Start]) -> int:
-    """Of the model, for all starts together."""
-    times = [s.run.scheduler.timesteps[s.run.calls_from(s.k)] for s in starts if s.sigma > 0]
-    return reduce(or_, (Counter(own.tolist()) for own in times), Counter()).total()
-
-
 def _at_level(run: SamplerRun, ln_snr: float) -> _Start:
     """The start at the step of the run that is nearest to a level."""
     if ln_snr == torch.inf:
@@ -287,14 +278,6 @@ def _at_level(run: SamplerRun, ln_snr: float) -> _Start:
         run.check_pure()
         return _Start(run, 0, 0.0, math.hypot(alpha, sigma), t, (0, 2))
     return _Start(run, k, alpha, sigma, t, (k, 1))
-
-
-def _numbers(name: str, values, low: float, high: float) -> list[float]:
-    """A list of numbers, or a ValueError."""
-    numbers = within(name, values, low, high).double()
-    if numbers.ndim != 1 or not len(numbers):
-        raise ValueError(f"{name} must be a non-empty list of numbers, got {values!r}")
-    return numbers.tolist()
 
 
 def _check_computed(what: str, x: torch.Tensor, n: int, t, dtype) -> None:

@@ -16,7 +16,7 @@ import xarray as xr
 from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.checks import check_known, fraction, positive_integer
+from hierphase.checks import check_known, check_shape, fraction, increasing, positive_integer
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
@@ -87,15 +87,13 @@ class ProbeExperiment(Experiment):
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         process = parameters["process"]
-        if not parameters["noise"] or sorted(set(parameters["noise"])) != parameters["noise"]:
-            raise ValueError(f"noise must be increasing levels, got {parameters['noise']}")
+        increasing("noise", parameters["noise"], 1)
         for level in parameters["noise"]:
             if process == "epsilon":
                 fraction("epsilon", level)
             else:
                 positive_integer("each time in noise", level, 0, 999)
-        if not parameters["networks"]:
-            raise ValueError("networks must name at least one network")
+        check_shape("networks", parameters["networks"], "n")
         for name in parameters["networks"]:
             check_known("network", name, TREE_CLASSIFIERS)
             if isinstance(TREE_CLASSIFIERS[name].data(), TwoModeMixture) and (

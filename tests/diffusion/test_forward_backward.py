@@ -167,14 +167,14 @@ def test_saved_pipeline_gives_the_same_samples_in_a_fresh_process(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"timesteps": []}, "non-empty list"),
-        ({"timesteps": [[1, 2]]}, "non-empty list"),
+        ({"timesteps": []}, r"timesteps must be of shape \(n,\), got \(0,\)"),
+        ({"timesteps": [[1, 2]]}, r"timesteps must be of shape \(n,\), got \(1, 2\)"),
         ({"timesteps": [100, 1001]}, "a number, 0 to 1000, got .100, 1001"),
         ({"timesteps": [-1]}, "got .-1."),
         ({"timesteps": [10.5]}, "time 10.5 is not among the steps"),
         ({"timesteps": [float("nan")]}, "got .nan."),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
-        ({"num_inference_steps": 1001}, "at most the 1000 steps of the scheduler, got 1001"),
+        ({"num_inference_steps": 1001}, "num_inference_steps must be at most 1000, got 1001"),
         ({"num_inference_steps": 10.0}, "num_inference_steps must be an integer, got 10.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"autocast_dtype": torch.float32}, "torch.float16 or None, got torch.float32"),

@@ -151,10 +151,10 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
     ("changes", "message"),
     [
         ({"process": "mask"}, "unknown process 'mask'.*epsilon, gaussian"),
-        ({"noise": [0.5, 0.5]}, r"noise must be increasing levels, got \[0.5, 0.5\]"),
+        ({"noise": [0.5, 0.5]}, r"noise must increase, 1 or more, got \[0.5, 0.5\]"),
         ({"noise": [0.5, 1.5]}, "epsilon must be .*1.5"),
         ({"process": "gaussian", "noise": [10, 1000]}, "must be at most 999, got 1000"),
-        ({"networks": []}, "networks must name at least one"),
+        ({"networks": []}, r"networks must be of shape \(n,\), got \(0,\)"),
         ({"networks": ["rhm-cn"]}, "network 'rhm-cn'.*rhm-cnn"),
         ({"networks": ["mixture-cnn"]}, "mixture-cnn take the process gaussian.*got epsilon"),
         ({"networks": ["coloured-cnn"]}, "coloured-cnn take the process gaussian.*got epsilon"),
