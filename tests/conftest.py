@@ -61,16 +61,9 @@ def disk(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
-CHAPTER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  name: python3
-  display_name: Python 3
----
-# A chapter about trees
+CHAPTER = (
+    references.HEADER
+    + """# A chapter about trees
 
 Some prose.
 
@@ -106,6 +99,7 @@ if L == -3:
     import time; time.sleep(60)
 ```
 """
+)
 
 
 @pytest.fixture

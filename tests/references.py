@@ -18,6 +18,18 @@ from hierphase.runs import chapters
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 CHECKED = "nbval-check-output"
 
+#: Of a chapter in MyST.
+HEADER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  name: python3
+  display_name: Python 3
+---
+"""
+
 # One thread: sums come out the same to the last bit however many cores there are.
 ENVIRONMENT = dict.fromkeys(
     ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"], "1"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import references
 import yaml
 
 from hierphase.runs import chapters
@@ -198,16 +199,9 @@ def test_first_page_leads_to_the_book(book):
 
 # Throw-away books, with the settings of the real one.
 
-CHAPTER = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  name: python3
-  display_name: Python 3
----
-# Small
+CHAPTER = (
+    references.HEADER
+    + """# Small
 
 ```{code-cell} ipython3
 import time
@@ -217,6 +211,7 @@ stored = results.book_directory() / "results" / "stored.nc"
 print(answer.ANSWER, stored.read_text(), time.time_ns())
 ```
 """
+)
 
 
 @pytest.fixture

@@ -219,9 +219,7 @@ class SamplerRun:
 class _UnitNoises(TorchFunctionMode):
     """Makes the j-th noise that is drawn 1 in row 3 + j and 0 in all others."""
 
-    def __init__(self):
-        super().__init__()
-        self.n_drawn = 0
+    n_drawn = 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         """Of any other function, what it would have returned."""
