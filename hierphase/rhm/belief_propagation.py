@@ -258,7 +258,7 @@ def _downward(engine, up, rules):
     for level in range(len(rules) - 1, -1, -1):
         children = up[level].unflatten(1, (-1, rules[level].shape[-1]))
         down, marginal, overlap = engine.down_level(down, children, rules[level], keep=level > 0)
-        down = None if down is None else down.flatten(1, 2)
+        down = down.flatten(1, 2)
         marginals.insert(0, marginal.flatten(1, 2))
         lowest.append(overlap.flatten(1).amin(1))
     return marginals, torch.stack(lowest).amin(0)
