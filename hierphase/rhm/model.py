@@ -106,15 +106,16 @@ class RandomHierarchyModel:
         rng = np.random.default_rng((_SAMPLES, positive_integer("seed", seed, minimum=0)))
         levels = [np.empty((n, self.s**above), np.int64) for above in range(self.L, -1, -1)]
         tables = [rules.flatten(0, 1).numpy() for rules in self.rules]
-        ends = np.cumsum([1, *(self.s**above for above in range(self.L))])
+        ends = np.cumsum([1, *(self.s**above for above in range(self.L))]).tolist()
         chunk = max(1, _SAMPLE_CHUNK // ends[-1])
         for start in range(0, n, chunk):
             rows = slice(start, min(start + chunk, n))
             # Row by row: the class, then one number a node, so that a row never depends on n.
-            uniform = np.split(rng.random((rows.stop - start, ends[-1])), ends[:-1], axis=1)
-            levels[self.L][rows] = uniform[0] * self.n_classes
-            for level in range(self.L, 0, -1):
-                rule = (uniform[1 + self.L - level] * self.m).astype(np.int64)
+            uniform = rng.random((rows.stop - start, ends[-1]))
+            levels[self.L][rows] = uniform[:, :1] * self.n_classes
+            for above in range(self.L):
+                level = self.L - above
+                rule = (uniform[:, ends[above] : ends[above + 1]] * self.m).astype(np.int64)
                 rule += levels[level][rows] * self.m
                 below = tables[level - 1].take(rule, axis=0)
                 levels[level - 1][rows] = below.reshape(len(rule), -1)
