@@ -33,9 +33,7 @@ class Estimate:
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
 
-def bootstrap(
-    statistic: Callable, n: int, n_resamples: int = 2000, seed: int = 0, groups=None
-) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap(statistic: Callable, n: int, n_resamples=2000, seed=0, groups=None) -> tuple:
     """A statistic of n images, and of resamples of them.
 
     Args:
@@ -194,9 +192,7 @@ def mode_curve(values: np.ndarray, confidence: float = 0.95, n_resamples: int = 
     return percentile_estimate(*bootstrap(modes, values.shape[1], n_resamples), confidence)
 
 
-def function_of_mean(
-    function: Callable, values: np.ndarray, confidence: float = 0.95, n_resamples: int = 500
-) -> Estimate:
+def function_of_mean(function: Callable, values, confidence=0.95, n_resamples=500) -> Estimate:
     """A function of the mean over images, such as a ratio of two means, with its interval.
 
     Args:

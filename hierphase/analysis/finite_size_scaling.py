@@ -62,9 +62,7 @@ def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float
     x, sizes = np.asarray(x), np.asarray(sizes, dtype=float)[:, None]
     scaled_x, logs = x * sizes ** (1 / nu), np.log(y * sizes**-kappa)
     inside, squares = abs(x) <= reach, []
-    curves = [
-        PchipInterpolator(*curve, extrapolate=False) for curve in zip(scaled_x, logs, strict=True)
-    ]
+    curves = [PchipInterpolator(*xy, extrapolate=False) for xy in zip(scaled_x, logs, strict=True)]
     for a, b in permutations(range(len(curves)), 2):
         # NaN beyond the ends of curve b
         squares.append((logs[a, inside] - curves[b](scaled_x[a, inside])) ** 2)

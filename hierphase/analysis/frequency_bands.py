@@ -3,12 +3,13 @@
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from hierphase.checks import check_finite, positive_integer
 
 
-def frequency_bands(images: torch.Tensor, n_bands: int) -> torch.Tensor:
+def frequency_bands(images: Tensor, n_bands: int) -> Tensor:
     """Split images into bands from fine to coarse that add up to them (differences of Gaussians).
 
     Band b holds what is lost between blurring with sigma_b and sigma_(b+1), where sigma = 0, 1, 2,
@@ -25,26 +26,18 @@ def frequency_bands(images: torch.Tensor, n_bands: int) -> torch.Tensor:
     Raises:
         ValueError: too many bands for the size of the images.
     """
-    n_bands = positive_integer("n_bands", n_bands)
-    sigmas = [2.0**b for b in range(n_bands - 1)]
     side = min(images.shape[-2:])
-    if sigmas and sigmas[-1] * 4 > side:
-        raise ValueError(
-            f"n_bands={n_bands} needs a blur of {sigmas[-1]:g} pixels, too strong for images of "
-            f"side {side}; use at most {max_bands(side)}"
-        )
-    blurred = [images, *(_blurred(images, sigma) for sigma in sigmas)]
+    n_bands = positive_integer(f"n_bands at side {side}", n_bands, 1, max_bands(side))
+    blurred = [images, *(_blurred(images, 2.0**b) for b in range(n_bands - 1))]
     return torch.stack([*(a - b for a, b in pairwise(blurred)), blurred[-1]])
 
 
 def max_bands(side: int) -> int:
     """The largest ``n_bands`` of :func:`frequency_bands` for images whose smaller side this is."""
-    return max(1, (side // 4).bit_length() + 1)
+    return (side // 4).bit_length() + 1
 
 
-def band_similarity(
-    x0: torch.Tensor, samples: torch.Tensor, mean_image: torch.Tensor, n_bands: int
-) -> torch.Tensor:
+def band_similarity(x0: Tensor, samples: Tensor, mean_image: Tensor, n_bands: int) -> Tensor:
     """Cosine similarity of x_0 and x̂0(t) in each frequency band, without a network.
 
     Args:
@@ -68,7 +61,7 @@ def band_similarity(
     return torch.stack([torch.cosine_similarity(before, bands, dim=2) for bands in after], dim=1)
 
 
-def _blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+def _blurred(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, mirrored at the edges; (..., height, width) in and out."""
     radius = min(int(3 * sigma), min(images.shape[-2:]) - 1)
     x = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)

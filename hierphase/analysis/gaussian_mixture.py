@@ -8,6 +8,7 @@ an image from the Gaussian of that class given x_t.
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hierphase.checks import check_finite, fractions
 from hierphase.seeds import drawn
@@ -34,17 +35,14 @@ class GaussianMixture:
     """
 
     def __init__(self, means, covariances):
-        self.means, covariances = (
-            torch.from_numpy(np.asarray(x, dtype=float)) for x in (means, covariances)
-        )
+        self.means = torch.from_numpy(np.asarray(means, dtype=float))
+        covariances = torch.from_numpy(np.asarray(covariances, dtype=float))
         d = self.means[0].numel()
         check_finite("means", self.means)
         check_finite("covariances", covariances, len(self.means), d, d)
         if not torch.allclose(covariances, covariances.mT):
-            raise ValueError(
-                f"a covariance must be symmetric, got differences up to "
-                f"{(covariances - covariances.mT).abs().max():g}"
-            )
+            most = (covariances - covariances.mT).abs().max()
+            raise ValueError(f"a covariance must be symmetric, got differences up to {most:g}")
         self.variances, self.axes = torch.linalg.eigh(covariances)
         # The square root of what is zero up to rounding would be far above rounding.
         rounding = self.variances.abs().amax(1, keepdim=True) * d * torch.finfo(torch.float64).eps
@@ -53,7 +51,7 @@ class GaussianMixture:
         self.variances[self.variances < rounding] = 0
 
     @classmethod
-    def fitted(cls, images: torch.Tensor, labels: torch.Tensor) -> "GaussianMixture":
+    def fitted(cls, images: Tensor, labels: Tensor) -> "GaussianMixture":
         """The mixture with the mean and the full covariance of every class.
 
         Args:
@@ -64,7 +62,7 @@ class GaussianMixture:
         covariances = [torch.cov(own.flatten(1).T, correction=0) for own in classes]
         return cls(torch.stack([own.mean(dim=0) for own in classes]), torch.stack(covariances))
 
-    def draw(self, classes: torch.Tensor, generator, dtype=torch.float64) -> torch.Tensor:
+    def draw(self, classes: Tensor, generator, dtype=torch.float64) -> Tensor:
         """x_0 of given classes (n,): (n, ...), float32.
 
         Args:
@@ -77,8 +75,8 @@ class GaussianMixture:
         return self._given_class(nothing, 0.0, classes, noise).float()
 
     def round_trips(
-        self, x0: torch.Tensor, classes: torch.Tensor, alpha_bars: torch.Tensor, generators: list
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, x0: Tensor, classes: Tensor, alpha_bars: Tensor, generators: list
+    ) -> tuple[Tensor, Tensor]:
         """The forward-backward experiment: noise every x_0 to every level, then denoise it.
 
         Args:
@@ -101,7 +99,7 @@ class GaussianMixture:
             samples[noisy, i] = back.float()
         return samples, found
 
-    def class_posterior(self, x_t: torch.Tensor, alpha_bar) -> torch.Tensor:
+    def class_posterior(self, x_t: Tensor, alpha_bar) -> Tensor:
         """P(class | x_t), (n, C).
 
         Args:
@@ -117,9 +115,7 @@ class GaussianMixture:
         # in this layout: multinomial draws in the order of the memory
         return torch.stack(logs).softmax(dim=0).to(x_t.dtype).T
 
-    def denoised(
-        self, x_t: torch.Tensor, alpha_bar, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def denoised(self, x_t: Tensor, alpha_bar, generator) -> tuple[Tensor, Tensor]:
         """One draw from p(x_0 | x_t) for each row.
 
         Args:

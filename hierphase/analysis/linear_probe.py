@@ -1,10 +1,12 @@
 """Which layer knows which level: linear decoding of the symbols of a tree from activations."""
 
-import torch
 from sklearn.linear_model import RidgeClassifier
+from torch import Tensor
+
+from hierphase.checks import positive_integer
 
 
-def patches(layer: torch.Tensor, symbols: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def patches(layer: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
     """What a layer has about each symbol of a level, row by row.
 
     Where the layer has more positions than the level has symbols, a symbol's row holds all the
@@ -25,17 +27,13 @@ def patches(layer: torch.Tensor, symbols: torch.Tensor) -> tuple[torch.Tensor, t
     positions, nodes = layer.shape[2], symbols.shape[1]
     k = min(positions, nodes)
     if len(layer) != len(symbols) or max(positions, nodes) % k:
-        raise ValueError(
-            f"activations of shape {tuple(layer.shape)} do not fit symbols of shape "
-            f"{tuple(symbols.shape)}"
-        )
+        found = f"activations of shape {tuple(layer.shape)}"
+        raise ValueError(f"{found} do not fit symbols of shape {tuple(symbols.shape)}")
     rows = layer.unflatten(2, (k, -1)).movedim(2, 1).flatten(2)
     return rows.flatten(0, 1), symbols[:, :: nodes // k].flatten()
 
 
-def linear_decoding(
-    layer: torch.Tensor, symbols: torch.Tensor, n_train: int = 4000, n_test: int = 2000
-) -> float:
+def linear_decoding(layer: Tensor, symbols: Tensor, n_train=4000, n_test=2000) -> float:
     """Share of symbols of a level that a linear classifier reads from a layer.
 
     The classifier is a ridge regression on the one-hot code of the symbols (scikit-learn's
@@ -50,16 +48,13 @@ def linear_decoding(
     Raises:
         ValueError: as :func:`patches`, or fewer than three data.
     """
-    if len(layer) < 3:
-        raise ValueError(f"need at least 3 data, got {len(layer)}")
-    split = 2 * len(layer) // 3
-    train, test = (
-        patches(layer[part], symbols[part]) for part in (slice(split), slice(split, None))
-    )
-    # Rows of one datum are related: take few rows of many data.
-    fitted, tested = (
-        torch.arange(0, len(rows), max(1, len(rows) // n)) for (rows, _), n in
-        ((train, n_train), (test, n_test))
-    )  # fmt: skip
-    classifier = RidgeClassifier().fit(train[0][fitted].numpy(), train[1][fitted].numpy())
-    return float(classifier.score(test[0][tested].numpy(), test[1][tested].numpy()))
+    split = 2 * positive_integer("the number of data", len(layer), minimum=3) // 3
+
+    def some(layer, symbols, n):
+        """Few rows of many data, as rows of one datum are related."""
+        rows, wanted = patches(layer, symbols)
+        step = max(1, len(rows) // n)
+        return rows[::step].numpy(), wanted[::step].numpy()
+
+    classifier = RidgeClassifier().fit(*some(layer[:split], symbols[:split], n_train))
+    return float(classifier.score(*some(layer[split:], symbols[split:], n_test)))

@@ -8,15 +8,15 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
-from hierphase.checks import check_finite, check_shape, positive_integer
+from hierphase.checks import check_finite, check_known, check_shape, positive_integer
 
 
 @torch.no_grad()
 def activations(
-    model: nn.Module, images: torch.Tensor, names: Sequence[str], batch_size: int = 256
-) -> dict[str, torch.Tensor]:
+    model: nn.Module, images: Tensor, names: Sequence[str], batch_size: int = 256
+) -> dict[str, Tensor]:
     """Outputs of several named modules, recorded in one pass of the model over the images.
 
     Args:
@@ -34,13 +34,11 @@ def activations(
             row per image, or not finite.
     """
     batch_size = positive_integer("batch_size", batch_size)
-    if not isinstance(images, torch.Tensor):
+    if not isinstance(images, Tensor):
         raise ValueError(f"images must be a tensor, got {type(images).__name__}")
     modules = dict(model.named_modules())
-    if unknown := [name for name in names if name not in modules]:
-        raise ValueError(
-            f"the model has no modules {unknown}; it has {', '.join(filter(None, modules))}"
-        )
+    for name in names:
+        check_known("module of the model", name, list(filter(None, modules)))
     if len(names) == 0 or len(images) == 0:
         raise ValueError(f"need at least one name and one image, got {names} and {len(images)}")
     recorded = {name: [] for name in names}
@@ -58,7 +56,7 @@ def activations(
                 found = f"{images.dtype} of shape {tuple(batch.shape)}"
                 raise ValueError(f"the model cannot take images, {found}: {error}") from error
     for name, outputs in recorded.items():
-        rows = [len(output) for output in outputs if isinstance(output, torch.Tensor)]
+        rows = [len(output) for output in outputs if isinstance(output, Tensor)]
         if rows != [len(batch) for batch in images.split(batch_size)]:
             raise ValueError(f"module {name!r} does not give one tensor with a row per image")
         for output in outputs:
@@ -78,10 +76,10 @@ class Standardiser:
         std: (channels,), the standard deviation.
     """
 
-    mean: torch.Tensor
-    std: torch.Tensor
+    mean: Tensor
+    std: Tensor
 
-    def __call__(self, layer: torch.Tensor, uncentred: bool = False) -> torch.Tensor:
+    def __call__(self, layer: Tensor, uncentred: bool = False) -> Tensor:
         """Standardised and flattened: (n, channels, ...) -> (n, features).
 
         Args:
@@ -99,6 +97,9 @@ class Standardiser:
         return ((layer - self.mean.view(shape)) / scale.view(shape)).flatten(1)
 
 
+Scales = Mapping[str, Standardiser]
+
+
 class Moments:
     """Mean and variance per channel of activations that come batch by batch.
 
@@ -109,7 +110,7 @@ class Moments:
     def __init__(self):
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
-    def update(self, layer: torch.Tensor) -> None:
+    def update(self, layer: Tensor) -> None:
         """Add activations (n, channels, ...).
 
         Raises:
@@ -137,7 +138,7 @@ class Moments:
 
 
 def fit_standardisers(
-    model: nn.Module, batches: Iterable[torch.Tensor], names: Sequence[str]
+    model: nn.Module, batches: Iterable[Tensor], names: Sequence[str]
 ) -> dict[str, Standardiser]:
     """Statistics of several layers over a reference set, in one pass, batch by batch.
 
@@ -159,19 +160,16 @@ def fit_standardisers(
     return {name: moment.standardiser() for name, moment in moments.items()}
 
 
-def as_dataset(scales: Mapping[str, Standardiser]) -> xr.Dataset:
+def as_dataset(scales: Scales) -> xr.Dataset:
     """``mean`` and ``std`` of all layers along ``channel``; its coordinate ``layer`` says whose."""
     channels = [len(scale.mean) for scale in scales.values()]
-    parts = {
-        name: ("channel", torch.cat([getattr(s, name) for s in scales.values()]).cpu().numpy())
-        for name in ("mean", "std")
-    }
+    mean = torch.cat([scale.mean for scale in scales.values()]).cpu()
+    std = torch.cat([scale.std for scale in scales.values()]).cpu()
+    parts = {"mean": ("channel", mean.numpy()), "std": ("channel", std.numpy())}
     return xr.Dataset(parts, coords={"layer": ("channel", np.repeat(list(scales), channels))})
 
 
-def from_dataset(
-    statistics: xr.Dataset, device: torch.device | None = None
-) -> dict[str, Standardiser]:
+def from_dataset(statistics: xr.Dataset, device=None) -> dict[str, Standardiser]:
     """What :func:`as_dataset` was made from, on a device."""
     scales = {}
     for name in dict.fromkeys(statistics.layer.values.tolist()):
@@ -193,17 +191,13 @@ class LayerSimilarity:
             about sqrt(2) for unrelated images.
     """
 
-    cosine: torch.Tensor
-    uncentred: torch.Tensor
-    distance: torch.Tensor
+    cosine: Tensor
+    uncentred: Tensor
+    distance: Tensor
 
 
 def layer_similarity(
-    model: nn.Module,
-    x0: torch.Tensor,
-    samples: torch.Tensor,
-    scales: Mapping[str, Standardiser],
-    batch_size: int = 64,
+    model: nn.Module, x0: Tensor, samples: Tensor, scales: Scales, batch_size: int = 64
 ) -> LayerSimilarity:
     """Similarity of the activations of x_0 and x̂0(t), layer by layer.
 
@@ -235,9 +229,8 @@ def layer_similarity(
     for rows in torch.arange(len(x0)).split(batch_size):
         before = standardised(x0[rows])
         for k, images in enumerate(samples[:, rows]):
-            for i, ((a, a_rms), (b, b_rms)) in enumerate(
-                zip(before, standardised(images), strict=True)
-            ):
+            after = standardised(images)
+            for i, ((a, a_rms), (b, b_rms)) in enumerate(zip(before, after, strict=True)):
                 cosine[i, k, rows] = torch.cosine_similarity(a, b).cpu()
                 uncentred[i, k, rows] = torch.cosine_similarity(a_rms, b_rms).cpu()
                 distance[i, k, rows] = (a - b).square().mean(dim=1).sqrt().cpu()

@@ -73,16 +73,13 @@ def transition_time(
     value, resampled = (crossing_time(times, curve, level) for curve in curves)
     if np.isnan(value) or np.isnan(resampled).any():
         raise ValueError(
-            f"the probability of keeping the class, {curves[0].round(3).tolist()}, does "
-            f"not cross {level:g} safely between times {times[0]:g} and {times[-1]:g}: give "
-            "times further out, or more images"
+            f"the probability of keeping the class, {curves[0].round(3).tolist()}, does not cross "
+            f"{level:g} safely: give more images, or times beyond {times[0]:g} to {times[-1]:g}"
         )
     return bootstrap.percentile_estimate(value, resampled, confidence)
 
 
-def fitted_transition(
-    times: np.ndarray, kept: np.ndarray, chance: float, n_resamples: int = 300, **resampling
-) -> Transition:
+def fitted_transition(times, kept, chance: float, n_resamples=300, **resampling) -> Transition:
     """t* and width from a logistic fit, P(t) = chance + (1 - chance) / (1 + exp((t - t*) / w)).
 
     Least squares over the times; the width is the time from 90% to 10% of the fall, 2 ln(9) w.
@@ -107,9 +104,7 @@ def fitted_transition(
     return _transition(fits, times, kept, chance, n_resamples=n_resamples, **resampling)
 
 
-def steepest_transition(
-    times: np.ndarray, kept: np.ndarray, chance: float, **resampling
-) -> Transition:
+def steepest_transition(times, kept, chance: float, **resampling) -> Transition:
     """t* and width from the steepest drop, without a model of the curve.
 
     The slopes between neighbouring times sit at the middles of their intervals; t* is the top of
@@ -206,20 +201,16 @@ def largest_gaps(
     gap = _gap(times, early, late)
     if gap.shape[1] < 2:
         raise ValueError(f"need at least two images, got {gap.shape[1]}")
-
-    def half(k):
-        """The mean gap at each time, then its resamples."""
+    halves = []  # of each the mean gap at each time, then its resamples
+    for k in (0, 1):
         own = None if groups is None else groups[k::2]
-        return np.vstack(
-            bootstrap.means_and_resamples(gap[:, k::2], None, n_resamples, seed + k, own)
-        )
-
-    first, second = half(0), half(1)
+        found = bootstrap.means_and_resamples(gap[:, k::2], None, n_resamples, seed + k, own)
+        halves.append(np.vstack(found))
 
     def largest(sign):
         """At the time that the other half names."""
         gaps = 0
-        for own, other in ((first, second), (second, first)):
+        for own, other in (halves, halves[::-1]):
             at = (sign * other).argmax(axis=1, keepdims=True)
             gaps = gaps + sign * np.take_along_axis(own, at, axis=1)[:, 0] / 2
         return bootstrap.percentile_estimate(gaps[0], gaps[1:], confidence)

@@ -42,8 +42,7 @@ class TwoModeMixture(GaussianMixture):
 
     def __post_init__(self):
         positive_integer("d", self.d)
-        if positive_integer("component", self.component) > self.d:
-            raise ValueError(f"component must be at most d = {self.d}, got {self.component}")
+        positive_integer("component", self.component, maximum=self.d)
         if not 0 < self.r < torch.inf:
             raise ValueError(f"r must be positive, got {self.r}")
         if not 0 <= self.exponent < torch.inf:

@@ -44,9 +44,7 @@ class TreeCorrelations(Experiment):
     presets: ClassVar = {
         "tree": {
             "v": 32, "m": 8, "s": 2, "depths": [5, 6, 7, 8, 9, 10, 11],
-            "offsets": [
-                0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2,
-            ],
+            "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
             "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
@@ -63,6 +61,7 @@ class TreeCorrelations(Experiment):
         offsets = np.array(parameters["offsets"])
         noises = np.sort(np.concatenate([critical - offsets, [critical], critical + offsets]))
         self._noises = noises[(noises > 0) & (noises <= 1)]
+        self._gaussian = corruption.GaussianProcess(corruption.ddpm_scheduler(), parameters["v"])
 
     def __len__(self) -> int:
         return self.parameters["n_rules"]
@@ -94,8 +93,7 @@ class TreeCorrelations(Experiment):
             levels = rhm.sample(n_data, seed=seed)
             for e, epsilon in enumerate(self._noises):
                 posterior = BeliefPropagation(rhm)(process.beliefs(levels[0], epsilon).double())
-                total = posterior_covariance(posterior, levels[0]).mean(axis=0)
-                covariance[d, e, : depth + 1] = total
+                covariance[d, e, : depth + 1] = posterior_covariance(posterior, levels[0]).mean(0)
                 known[d, e] = posterior.probability_of(levels)[:, -1].mean()
 
         rhm = RandomHierarchyModel(*self._sizes, L, seed=seed)
@@ -118,24 +116,18 @@ class TreeCorrelations(Experiment):
         of_epsilon, of_step = ("depth", "epsilon"), ("process", "step")
         coordinates = {"depth": depths, "epsilon": self._noises}
         coordinates |= {"process": ["masking", "Gaussian"], "part": ["given x_t", "of the means"]}
-        return xr.Dataset(
-            {
-                "covariance": ((*of_epsilon, "distance"), covariance),
-                "class_known": (of_epsilon, known),
-                "noisy_covariance": ((*of_step, "part", "noisy_distance"), noisy),
-                "noisy_class_known": (of_step, noisy_known),
-                "noise": (of_step, noise),
-            },
-            coordinates,
-        )
+        measured = {
+            "covariance": ((*of_epsilon, "distance"), covariance),
+            "class_known": (of_epsilon, known),
+            "noisy_covariance": ((*of_step, "part", "noisy_distance"), noisy),
+            "noisy_class_known": (of_step, noisy_known),
+            "noise": (of_step, noise),
+        }
+        return xr.Dataset(measured, coordinates)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All draws, and ``t`` (process, step): t/T."""
         return merged.assign(t=(("process", "step"), self._times()))
-
-    @property
-    def _gaussian(self) -> corruption.GaussianProcess:
-        return corruption.GaussianProcess(corruption.ddpm_scheduler(), self.parameters["v"])
 
     def _times(self) -> np.ndarray:
         """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""
@@ -281,9 +273,8 @@ class ImageCorrelations(ImageExperiment):
         for trajectories in samples:
             shape = trajectories.shape[:2]
             patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
-            after, top_class = (
-                x.reshape(*shape, *x.shape[1:]) for x in seen(trajectories.flatten(0, 1))
-            )
+            found = seen(trajectories.flatten(0, 1))
+            after, top_class = (x.reshape(*shape, *x.shape[1:]) for x in found)
             changed = patches > 2 * self.parameters["threshold"]
             fields = [patches, changed, patch_changes(before, after, 1)]
             covariances.append([grid_covariance(field) for field in fields])
@@ -292,13 +283,12 @@ class ImageCorrelations(ImageExperiment):
         distances, n_pairs = grid_distances(*patches.shape[2:])
         of_field = ("field", "time", "image")
         covariance, mean = (np.swapaxes(x, 0, 1).astype(np.float32) for x in (covariances, means))
-        return xr.Dataset(
-            {
-                "covariance": ((*of_field, "distance"), covariance),
-                "mean": (of_field, mean),
-                "n_pairs": ("distance", n_pairs),
-                "top_class": (("time", "image", "trajectory"), np.stack(classes)),
-                "first_class": ("image", first_class),
-            },
-            {"field": ["patches", "changed", "features"], "distance": distances},
-        )
+        measured = {
+            "covariance": ((*of_field, "distance"), covariance),
+            "mean": (of_field, mean),
+            "n_pairs": ("distance", n_pairs),
+            "top_class": (("time", "image", "trajectory"), np.stack(classes)),
+            "first_class": ("image", first_class),
+        }
+        names = ["patches", "changed", "features"]
+        return xr.Dataset(measured, {"field": names, "distance": distances})

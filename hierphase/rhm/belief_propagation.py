@@ -77,13 +77,10 @@ class BeliefPropagation:
         least = -torch.inf if log else 0
         lowest, highest = beliefs.aminmax()
         if not (lowest >= least and highest < torch.inf):
-            place = ((beliefs >= least) & (beliefs < torch.inf)).logical_not().nonzero()[0].tolist()
+            wrong = ~((beliefs >= least) & (beliefs < torch.inf))
             kind = "log-likelihoods below infinity" if log else "finite and non-negative"
-            sample, leaf, symbol = place
-            raise ValueError(
-                f"beliefs must be {kind}, got {beliefs[*place].item()} at sample {sample}, leaf "
-                f"{leaf}, symbol {symbol}"
-            )
+            place = "sample {}, leaf {}, symbol {}".format(*wrong.nonzero()[0].tolist())
+            raise ValueError(f"beliefs must be {kind}, got {beliefs[wrong][0].item()} at {place}")
         backend = self.backend or ("numba" if beliefs.device.type == "cpu" else "torch")
         return Posterior(self.rhm, BACKENDS[backend], beliefs.detach(), log)
 
@@ -124,9 +121,8 @@ class Posterior:
             impossible = (evidence == -torch.inf).nonzero().flatten().tolist()
             if impossible:
                 raise ValueError(
-                    f"sample {impossible[0]} has probability zero under the model: no data that "
-                    f"the rules can produce agree with its beliefs ({len(impossible)} of "
-                    f"{len(beliefs)} samples are so)"
+                    f"sample {impossible[0]} has probability zero under the model, one of "
+                    f"{len(impossible)}: no data that the rules can produce agree with its beliefs"
                 )
         self.log_evidence = (evidence + log_largest.double().sum((1, 2))).to(beliefs.dtype)
 
@@ -182,9 +178,7 @@ class Posterior:
         return torch.stack(chosen, 1)
 
     @one_thread()
-    def sample(
-        self, k: int, generator: torch.Generator | list[torch.Generator] | None = None
-    ) -> list[torch.Tensor]:
+    def sample(self, k: int, generator=None) -> list[torch.Tensor]:
         """Draw whole trees from the posterior: the root from its marginal, then rules downwards.
 
         Args:
@@ -233,10 +227,8 @@ class Posterior:
         # one number for each node of level l+1, [L] one for the class.
         n, dtype, s = len(self._beliefs), self._beliefs.dtype, self.rhm.s
         nodes = [*(s**above for above in range(self.rhm.L - 1, -1, -1)), 1]
-        return [
-            drawn(torch.rand, (k, n, count), generator, 1, dtype).to(self._beliefs.device)
-            for count in nodes
-        ]
+        numbers = [drawn(torch.rand, (k, n, count), generator, 1, dtype) for count in nodes]
+        return [uniform.to(self._beliefs.device) for uniform in numbers]
 
 
 def _upward(engine, leaf_up, rules):
@@ -258,7 +250,7 @@ def _downward(engine, up, rules):
     for level in range(len(rules) - 1, -1, -1):
         children = up[level].unflatten(1, (-1, rules[level].shape[-1]))
         down, marginal, overlap = engine.down_level(down, children, rules[level], keep=level > 0)
-        down = None if down is None else down.flatten(1, 2)
+        down = down.flatten(1, 2)
         marginals.insert(0, marginal.flatten(1, 2))
         lowest.append(overlap.flatten(1).amin(1))
     return marginals, torch.stack(lowest).amin(0)

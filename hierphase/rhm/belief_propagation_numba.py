@@ -13,15 +13,13 @@ import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numba
 import numpy as np
 import torch
 
-from hierphase.rhm.belief_propagation_torch import PROBABILITY, SumProduct
+from hierphase.rhm.belief_propagation_torch import SumProduct
 
 LANES = 64
 _NEIGHBOURS = 16
@@ -64,70 +62,58 @@ def njit(function, **options):
 _jit = partial(njit, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 
-@dataclass(frozen=True)
 class FusedSumProduct(SumProduct):
     """The steps of :class:`hierphase.rhm.belief_propagation_torch.SumProduct` on CPU, fused."""
 
     def up_level(self, children, rules):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.up_level`."""
         n, nodes = children.shape[:2]
-        up = children.new_empty(n, nodes, len(rules))
-        scale = children.new_empty(n, nodes)
-        arrays = _rows(children), _index(rules), _rows(up), _rows(scale)
-        _share(_up_level, n * nodes, rules.numel(), arrays)
+        up, scale = children.new_empty(n, nodes, len(rules)), children.new_empty(n, nodes)
+        _share(_up_level, rules.numel(), rules, children, up, scale)
         return up, scale
 
     def down_level(self, down, children, rules, keep):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.down_level`."""
         n, nodes, s, v = children.shape
-        marginals = torch.empty_like(children)
-        out = torch.empty_like(children) if keep else children.new_empty(n, 0, s, v)
-        overlap = children.new_empty(n, nodes, s)
-        given = _rows(down), _rows(children), _index(rules)
-        arrays = (*given, _rows(out), _rows(marginals), _rows(overlap))
-        _share(_down_level, n * nodes, 3 * rules.numel(), arrays)
-        return (out if keep else None), marginals, overlap
+        marginals, overlap = torch.empty_like(children), children.new_empty(n, nodes, s)
+        out = torch.empty_like(children) if keep else children.new_empty(0, nodes, s, v)
+        _share(_down_level, 3 * rules.numel(), rules, children, down, out, marginals, overlap)
+        return out, marginals, overlap
 
     def choose_level(self, symbols, children, rules, uniform):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.choose_level`."""
         chosen = symbols.new_empty(*symbols.shape, rules.shape[-1])
         total = torch.empty_like(uniform)
-        given = _rows(symbols, 3), _rows(children), _index(rules), _rows(uniform, 3)
-        arrays = (*given, _rows(chosen, 3), _rows(total, 3))
-        cost = len(symbols) * rules[0].numel()
-        _share(_choose_level, children.shape[0] * children.shape[1], cost, arrays)
+        draws = [tensor.flatten(0, 1) for tensor in (symbols, uniform, chosen, total)]
+        _share(_choose_level, len(symbols) * rules[0].numel(), rules, children, *draws)
         return chosen, total
 
 
-FUSED = FusedSumProduct(**vars(PROBABILITY))
+FUSED = FusedSumProduct()
 
 
-def _rows(tensor: torch.Tensor, n_leading: int = 2) -> np.ndarray:
-    """View as numpy, the leading axes flattened."""
-    return tensor.flatten(0, n_leading - 1).numpy()
+def _share(kernel, cost: int, rules: torch.Tensor, *tensors: torch.Tensor) -> None:
+    """Run ``kernel`` over all nodes, in as many threads as torch may use.
 
-
-def _index(rules: torch.Tensor) -> np.ndarray:
-    """Rules as unsigned numbers: numba then spares the test for negative indices."""
-    return rules.numpy().astype(np.uint32)
-
-
-def _share(kernel, n_rows: int, cost_per_row: int, arrays: tuple) -> None:
-    """Run ``kernel`` over all rows, in as many threads as torch may use."""
-    threads = _scope.threads
-    if threads == 1 or n_rows * cost_per_row < _WORTH_THREADS:
+    Args:
+        kernel: takes the first node and the one after the last, the rules (as unsigned numbers:
+            numba then spares the test for negative indices) and arrays.
+        cost: multiplications for one node.
+        rules: of the level.
+        tensors: their first two axes, (n, nodes) of the first of them, become the first of arrays.
+    """
+    arrays = [rules.numpy().astype(np.uint32), *(x.flatten(0, 1).numpy() for x in tensors)]
+    n_rows, threads = len(arrays[1]), _scope.threads
+    if threads == 1 or n_rows * cost < _WORTH_THREADS:
         kernel(0, n_rows, *arrays)
         return
-    n_blocks = -(-n_rows // LANES)
-    edges = [min(n_rows, LANES * (n_blocks * i // threads)) for i in range(threads)] + [n_rows]
+    edges = [n_rows * i // threads // LANES * LANES for i in range(threads)] + [n_rows]
     with ThreadPoolExecutor(threads) as pool:
-        parts = [pool.submit(kernel, a, b, *arrays) for a, b in pairwise(edges)]
-        for part in parts:
-            part.result()
+        list(pool.map(lambda begin, end: kernel(begin, end, *arrays), edges, edges[1:]))
 
 
 @_jit
-def _up_level(begin, end, children, rules, up, scale):
+def _up_level(begin, end, rules, children, up, scale):
     s, v = children.shape[1:]
     n_symbols, m, _ = rules.shape
     x = np.ones((s, v, LANES), children.dtype)
@@ -135,9 +121,9 @@ def _up_level(begin, end, children, rules, up, scale):
     product = np.empty(LANES, children.dtype)
     largest = np.empty(LANES, children.dtype)
     for start in range(begin, end, LANES):
-        width = min(LANES, end - start)
+        stop = min(start + LANES, end)
         for i in range(s):
-            _gather(children[start : start + width, i], width, x[i])
+            _copy(children[start:stop, i], x[i].T)
         largest[:] = 0
         for symbol in range(n_symbols):
             y[symbol] = 0
@@ -147,7 +133,8 @@ def _up_level(begin, end, children, rules, up, scale):
                     for lane in range(LANES):
                         y[symbol, lane] += x[0, first, lane] * x[1, last, lane]
                     continue
-                _copy(x[0, first], product)
+                for lane in range(LANES):
+                    product[lane] = x[0, first, lane]
                 for i in range(1, s - 1):
                     middle = rules[symbol, r, i]
                     for lane in range(LANES):
@@ -155,16 +142,14 @@ def _up_level(begin, end, children, rules, up, scale):
                 for lane in range(LANES):
                     y[symbol, lane] += product[lane] * x[s - 1, last, lane]
             _raise_to(largest, y[symbol])
-        scale[start : start + width] = largest[:width]
+        scale[start:stop] = largest[: stop - start]
         _invert(largest)
-        for symbol in range(n_symbols):
-            for lane in range(LANES):
-                y[symbol, lane] *= largest[lane]
-        _scatter(y, width, up[start : start + width])
+        y *= largest
+        _copy(y.T, up[start:stop])
 
 
 @_jit
-def _down_level(begin, end, down, children, rules, out, marginals, overlap):
+def _down_level(begin, end, rules, children, down, out, marginals, overlap):
     s, v = children.shape[1:]
     n_symbols, m, _ = rules.shape
     keep = len(out) > 0
@@ -176,13 +161,14 @@ def _down_level(begin, end, down, children, rules, out, marginals, overlap):
     largest = np.empty(LANES, children.dtype)
     common = np.empty(LANES, children.dtype)
     for start in range(begin, end, LANES):
-        width = min(LANES, end - start)
+        stop = min(start + LANES, end)
         for i in range(s):
-            _gather(children[start : start + width, i], width, x[i])
-        _gather(down[start : start + width], width, y)
+            _copy(children[start:stop, i], x[i].T)
+        _copy(down[start:stop], y.T)
         z[:] = 0
         for symbol in range(n_symbols):
-            _copy(y[symbol], prefix[0])
+            for lane in range(LANES):
+                prefix[0, lane] = y[symbol, lane]
             for r in range(m):
                 first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
                 # prefix[i] = down(y) prod_{j < i} up(x_j),  suffix = prod_{j > i} up(x_j)
@@ -209,20 +195,20 @@ def _down_level(begin, end, down, children, rules, out, marginals, overlap):
                     x[i, a, lane] *= z[i, a, lane]
                     common[lane] += x[i, a, lane]
             _invert(largest)
-            for lane in range(width):
+            for lane in range(stop - start):
                 overlap[start + lane, i] = common[lane] * largest[lane]
             _invert(common)
             for a in range(v):
                 for lane in range(LANES):
                     x[i, a, lane] *= common[lane]
                     z[i, a, lane] *= largest[lane]
-            _scatter(x[i], width, marginals[start : start + width, i])
+            _copy(x[i].T, marginals[start:stop, i])
             if keep:
-                _scatter(z[i], width, out[start : start + width, i])
+                _copy(z[i].T, out[start:stop, i])
 
 
 @_jit
-def _choose_level(begin, end, symbols, children, rules, uniform, chosen, total):
+def _choose_level(begin, end, rules, children, symbols, uniform, chosen, total):
     n_symbols, m, s = rules.shape
     # Float64, cumulative. All draws of a few neighbouring nodes, whose numbers share cache lines,
     # look up the weights that one of them has found, unless there are fewer draws than symbols.
@@ -259,25 +245,11 @@ def _choose_level(begin, end, symbols, children, rules, uniform, chosen, total):
 
 
 @_jit
-def _gather(messages, width, lanes):
-    """Copy messages (width, symbols) to lanes (symbols, LANES)."""
-    for lane in range(width):
-        for a in range(len(lanes)):
-            lanes[a, lane] = messages[lane, a]
-
-
-@_jit
-def _scatter(lanes, width, messages):
-    """Copy lanes (symbols, LANES) to messages (width, symbols)."""
-    for lane in range(width):
-        for a in range(len(lanes)):
-            messages[lane, a] = lanes[a, lane]
-
-
-@_jit
 def _copy(source, target):
-    for lane in range(LANES):
-        target[lane] = source[lane]
+    """Copy messages (rows, symbols), as many as both have; those in lanes are given transposed."""
+    for row in range(min(len(source), len(target))):
+        for a in range(source.shape[1]):
+            target[row, a] = source[row, a]
 
 
 @_jit

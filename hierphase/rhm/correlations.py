@@ -8,6 +8,7 @@ over x_0. (Sclocchi et al., arXiv 2410.13770; of images: `hierphase.analysis.pat
 import numpy as np
 import torch
 from scipy.special import softmax
+from torch import Tensor
 
 from hierphase.checks import check_shape, positive_integer, tree_depth
 from hierphase.rhm.belief_propagation import Posterior
@@ -15,9 +16,7 @@ from hierphase.rhm.belief_propagation_numba import njit
 from hierphase.rhm.model import check_symbols
 
 
-def block_moments(
-    posterior: Posterior, values: torch.Tensor
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Mean and variance of the sum of ``values`` over the leaves below each node, exactly.
 
     Given the observation the tree is a Markov chain from the top down, in which rule r of symbol y
@@ -83,7 +82,7 @@ def _parent_moments(rules, up, means, variances, mean, variance):
                 variance[sample, node, y] = second / total if total > 0 else 0.0
 
 
-def posterior_covariance(posterior: Posterior, leaves: torch.Tensor) -> np.ndarray:
+def posterior_covariance(posterior: Posterior, leaves: Tensor) -> np.ndarray:
     """Covariances of the changes of leaves over posterior samples, exactly.
 
     sigma = +1 if a leaf differs from x_0, -1 if not. The variance of its sum over blocks of s^l

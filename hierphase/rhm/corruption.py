@@ -20,13 +20,8 @@ Generators = torch.Generator | list[torch.Generator]
 
 def ddpm_scheduler() -> DDPMScheduler:
     """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
-    return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="linear",
-        beta_start=1e-4,
-        beta_end=0.02,
-        timestep_spacing="linspace",
-    )
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    return DDPMScheduler(num_train_timesteps=1000, timestep_spacing="linspace", **betas)
 
 
 def encode(leaves: torch.Tensor, v: int) -> torch.Tensor:

@@ -56,9 +56,7 @@ class RandomHierarchyModel:
         n_classes = v if self.n_classes is None else positive_integer("n_classes", self.n_classes)
         v, m, s = tree_sizes(v, self.m, self.s, n_classes if depth == 1 else max(n_classes, v))
         if v**s >= 2**62:
-            raise ValueError(
-                f"v**s = {v}**{s} = {v**s} possible tuples are too many; at most 2**62 can be drawn"
-            )
+            raise ValueError(f"v**s = {v}**{s} tuples are too many: at most 2**62 can be drawn")
         tree_depth(depth, s, bits=62)
         check_memory(8 * depth * max(v, n_classes) * m * s, "rules", v=v, m=m, s=s, L=depth)
         seed = positive_integer("seed", self.seed, minimum=0)
@@ -108,22 +106,19 @@ class RandomHierarchyModel:
         rng = np.random.default_rng((_SAMPLES, positive_integer("seed", seed, minimum=0)))
         levels = [np.empty((n, self.s**above), np.int64) for above in range(self.L, -1, -1)]
         tables = [rules.flatten(0, 1).numpy() for rules in self.rules]
-        n_drawn = 1 + self.n_nodes - self.d
-        chunk = max(1, _SAMPLE_CHUNK // n_drawn)
+        ends = np.cumsum([1, *(self.s**above for above in range(self.L))]).tolist()
+        chunk = max(1, _SAMPLE_CHUNK // ends[-1])
         for start in range(0, n, chunk):
             rows = slice(start, min(start + chunk, n))
             # Row by row: the class, then one number a node, so that a row never depends on n.
-            uniform = rng.random((rows.stop - start, n_drawn))
+            uniform = rng.random((rows.stop - start, ends[-1]))
             levels[self.L][rows] = uniform[:, :1] * self.n_classes
-            used = 1
-            for level in range(self.L, 0, -1):
-                parents = levels[level][rows]
-                rule = (uniform[:, used : used + parents.shape[1]] * self.m).astype(np.int64)
-                used += parents.shape[1]
-                rule += parents * self.m
-                levels[level - 1][rows] = (
-                    tables[level - 1].take(rule, axis=0).reshape(len(rule), -1)
-                )
+            for above in range(self.L):
+                level = self.L - above
+                rule = (uniform[:, ends[above] : ends[above + 1]] * self.m).astype(np.int64)
+                rule += levels[level][rows] * self.m
+                below = tables[level - 1].take(rule, axis=0)
+                levels[level - 1][rows] = below.reshape(len(rule), -1)
         return [torch.from_numpy(symbols) for symbols in levels]
 
     def parse(self, leaves: torch.Tensor) -> list[torch.Tensor]:

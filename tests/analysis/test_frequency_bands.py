@@ -40,9 +40,9 @@ def test_a_change_of_details_spares_the_coarse_bands_and_the_other_way_round():
 def test_too_many_bands_are_refused():
     for side in (4, 8, 28, 32, 256):
         frequency_bands(torch.zeros(1, 1, side, side), max_bands(side))
-        with pytest.raises(ValueError, match=f"images of side {side}; use at most"):
+        with pytest.raises(ValueError, match=f"at side {side} must be at most {max_bands(side)}"):
             frequency_bands(torch.zeros(1, 1, side, side), max_bands(side) + 1)
-    with pytest.raises(ValueError, match="n_bands must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_bands at side 8 must be at least 1, got 0"):
         frequency_bands(torch.zeros(1, 1, 8, 8), 0)
     with pytest.raises(ValueError, match=r"samples must be of shape \(n_times, 2, 1, 8, 8\), got"):
         band_similarity(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8), torch.zeros(1, 8, 8), 2)

@@ -24,5 +24,5 @@ def test_what_is_linear_is_read_and_what_is_a_matter_of_pairs_is_not():
     parents = (symbols[:, ::2] + symbols[:, 1::2]) % 4  # every child alone says nothing of it
     assert linear_decoding(layer, parents) < 0.5
     assert linear_decoding(torch.randn(900, 5, 8), symbols) == pytest.approx(0.25, abs=0.06)
-    with pytest.raises(ValueError, match="at least 3 data, got 2"):
+    with pytest.raises(ValueError, match="number of data must be at least 3, got 2"):
         linear_decoding(layer[:2], symbols[:2])

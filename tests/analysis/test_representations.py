@@ -66,7 +66,10 @@ def test_modules_that_give_no_tensor_per_image_are_refused(images):
 
 
 def test_bad_requests_are_named(model, images):
-    with pytest.raises(ValueError, match=r"no modules \['stage.0'\]; it has stages, stages.0"):
+    with pytest.raises(
+        ValueError,
+        match=r"module of the model 'stage.0' .did you mean 'stages.0'.*known: stages, stages.0",
+    ):
         activations(model, images, ["logits", "stage.0"])
     with pytest.raises(ValueError, match="at least one name"):
         activations(model, images, [])

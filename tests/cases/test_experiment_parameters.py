@@ -31,7 +31,7 @@ WRONG = [
     (IMAGES, "digits", {"seed": TOO_LARGE}, f"seed must be at most {2**64 - 1}, got {TOO_LARGE}"),
     (IMAGES, "digits", {"seed": "-1"}, "seed must be at least 0"),
     (IMAGES, "digits", {"layers": "['logits', 'logits']"}, "layers must name .* each once"),
-    (IMAGES, "digits", {"layers": "['stages.9', 'logits']"}, r"no modules \['stages.9'\]"),
+    (IMAGES, "digits", {"layers": "['stages.9', 'logits']"}, "model 'stages.9'"),
     (IMAGES, "digits", {"layers": "['', 1]"}, "layers .* 1 is of type int"),
     (IMAGES, "digits", {"model": "None"}, "model must be of type str, got None"),
     (IMAGES, "digits", {"images": "None"}, "images must be of type str, got None"),
