@@ -23,7 +23,7 @@ from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 
 from hierphase import files
-from hierphase.checks import check_known, utf8
+from hierphase.checks import check_known
 from hierphase.parameters import check_values
 from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
@@ -86,8 +86,7 @@ def load(name: str) -> Chapter:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     heading = re.search("^# (.+)", prose, re.MULTILINE)
-    tagged = (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    title, parameters = heading[1].strip() if heading else name, next(tagged, "")
+    title, parameters = heading[1].strip() if heading else name, _tagged(notebook, "parameters")
     return Chapter(name, title, parameters, _defaults(path, parameters), notebook)
 
 
@@ -112,19 +111,15 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
             ``check`` of the chapter refuses; no kernel is started then.
         CellError: a cell failed; the message shows its number, first lines and error.
         KeyboardInterrupt: the run was interrupted.
-        WriteError: the notebook cannot be written; what was saved of it before is kept.
+        WriteError: the directory or the notebook cannot be written; what was saved before is kept.
     """
     chapter = load(name)
     values = check_values(f"chapter {name}", chapter.defaults, values)
-    output = Path(os.path.abspath(str(values.get("output") or output or f"runs/{name}")))
-    utf8("output directory", output)
-    for cell in chapter.notebook.cells if values else ():
-        if "check" in cell.metadata.get("tags", []):
-            try:
-                exec(cell.source, chapter.defaults | values)
-            except Exception as error:  # no limit to what it may raise
-                raise ValueError(f"chapter {name}: {error}") from None
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        exec(_tagged(chapter.notebook, "check") if values else "", chapter.defaults | values)
+    except Exception as error:  # no limit to what it may raise
+        raise ValueError(f"chapter {name}: {error}") from None
+    output = files.output_directory(str(values.get("output") or output or f"runs/{name}"))
     notebook, begun = output / f"{name}.ipynb", time.time()
     try:
         execute(chapter, values | {"output": str(output)}, notebook, cwd=output)
@@ -199,12 +194,10 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
     """
     temporary = tempfile.TemporaryDirectory(prefix="hierphase-", ignore_cleanup_errors=True)
     folder = Path(temporary.name)
-    (folder / "matplotlibrc").touch()
     own = (sys.prefix, sys.base_prefix)  # what the interpreter has of itself
     modules = [path for path in map(os.path.abspath, sys.path) if not path.startswith(own)]
     environment = {
         "IPYTHONDIR": str(folder / "ipython"),
-        "MATPLOTLIBRC": str(folder),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONSTARTUP": "",
@@ -214,6 +207,11 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
     write_kernel_spec(folder / "kernels" / "python3", {"argv": argv, "env": env})
     os.environ["JUPYTER_PATH"] = f"{folder}{os.pathsep}{os.environ.get('JUPYTER_PATH', '')}"
     return temporary
+
+
+def _tagged(notebook: NotebookNode, tag: str) -> str:
+    """The source of the cells that have the tag."""
+    return "\n".join(c.source for c in notebook.cells if tag in c.metadata.get("tags", []))
 
 
 def _defaults(path: Path, source: str) -> dict[str, object]:
