@@ -2,9 +2,9 @@
 
 import difflib
 import operator
-import os
 
 import numpy as np
+import psutil
 
 
 def positive_integer(name: str, value, minimum: int = 1, maximum: int | None = None) -> int:
@@ -57,8 +57,7 @@ def fraction(name: str, value) -> float:
         ValueError: not a single number, or outside [0, 1].
     """
     number = fractions(name, value)
-    if number.ndim:
-        raise ValueError(f"{name} must be one number, got an array of shape {number.shape}")
+    check_shape(name, number)
     return float(number)
 
 
@@ -85,7 +84,7 @@ def check_finite(name: str, x, *axes: str | int) -> None:
 
 def check_memory(n_bytes: int, what: str, **sizes: int) -> None:
     """Raise a ValueError where ``what``, of these sizes, needs more memory than there is."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if n_bytes > memory:
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
         raise ValueError(
@@ -185,13 +184,3 @@ def check_known(kind: str, name: str, known: dict | list | tuple) -> None:
     """Raise a ValueError with the message of :func:`unknown` unless ``name`` is in ``known``."""
     if name not in known:
         raise ValueError(unknown(kind, name, list(known)))
-
-
-def all_names(parameters, expected) -> None:
-    """Raise a ValueError unless the dictionary ``parameters`` has exactly the keys ``expected``."""
-    if parameters.keys() != expected:
-        missing, extra = expected - parameters.keys(), parameters.keys() - expected
-        raise ValueError(
-            f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
-            f"experiment takes {', '.join(expected)}"
-        )

@@ -51,16 +51,20 @@ def check_values(owner: str, defaults: dict, values: dict) -> dict:
             shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
             raise ValueError(unknown(f"parameter of {owner}", name, shown))
         whose = f"parameter {name} of {owner}"
-        checked[name] = _convert(whose, *(_plain(whose, x) for x in (value, defaults[name])))
+        checked[name] = _convert(whose, *(plain(whose, x) for x in (value, defaults[name])))
     return checked
 
 
-def _plain(whose: str, value: object) -> object:
-    """``value`` as JSON gives it back: tuples are lists."""
+def plain(whose: str, value: object) -> object:
+    """``value`` as JSON gives it back: tuples are lists.
+
+    Raises:
+        ValueError: JSON has no word for it (NaN is not even equal to itself); ``whose`` it is.
+    """
     if isinstance(value, list | tuple):
-        return [_plain(whose, item) for item in value]
+        return [plain(whose, item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {_plain(whose, key): _plain(whose, item) for key, item in value.items()}
+        return {plain(whose, key): plain(whose, item) for key, item in value.items()}
     if isinstance(value, str):
         utf8(f"{whose}:", value)
     elif not isinstance(value, int | float | None) or not -math.inf < (value or 0) < math.inf:

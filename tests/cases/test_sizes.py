@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_too_large(call, message):
 
 
 def test_as_large_as_this_machine_can(monkeypatch):
-    monkeypatch.setattr(checks.os, "sysconf", {"SC_PAGE_SIZE": 10, "SC_PHYS_PAGES": 100}.get)
+    monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
     checks.check_memory(1000, "samples", n=1)
     with pytest.raises(
         ValueError, match="of n=1, L=2 need 1,001 bytes, of 1,000 here: choose small"
