@@ -57,7 +57,8 @@ def fraction(name: str, value) -> float:
         ValueError: not a single number, or outside [0, 1].
     """
     number = fractions(name, value)
-    check_shape(name, number)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number, got an array of shape {number.shape}")
     return float(number)
 
 
