@@ -88,10 +88,8 @@ def check_memory(n_bytes: int, what: str, **sizes: int) -> None:
     memory = psutil.virtual_memory().total
     if n_bytes > memory:
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ValueError(
-            f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here: choose smaller sizes, "
-            "or take a part at a time"
-        )
+        needed = f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here"
+        raise ValueError(f"{needed}: choose smaller sizes, or take a part at a time")
 
 
 def check_shape(name: str, x, *axes: str | int) -> None:

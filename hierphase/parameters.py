@@ -79,10 +79,9 @@ def _convert(whose: str, value: object, default: object) -> object:
     if default is None or (value is None and isinstance(default, str)):
         return value
     if type(value) is not type(default):
-        kinds = [type(x).__name__ for x in (default, value)]
-        raise ValueError(
-            f"{whose} is of type {kinds[0]} (default {default!r}); {value!r} is of type {kinds[1]}"
-        )
+        kind = type(default).__name__
+        found = f"{value!r} is of type {type(value).__name__}"
+        raise ValueError(f"{whose} is of type {kind} (default {default!r}); {found}")
     if isinstance(default, list) and default:
         example = next((item for item in default if isinstance(item, float)), default[0])
         return [_convert(f"an item of {whose}", item, example) for item in value]

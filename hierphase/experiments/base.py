@@ -112,11 +112,9 @@ class Experiment:
             if len(bad) and name not in cls.padded:
                 one = variable[tuple(bad[0])]
                 where = {key: coordinate.item() for key, coordinate in one.coords.items()}
-                raise ValueError(
-                    f"{name} is {one.item()} at {where}, with precision "
-                    f"{parameters.get('precision', 'float32')}: a network's output is not finite; "
-                    "take float32, or other weights"
-                )
+                precision = parameters.get("precision", "float32")
+                found = f"{name} is {one.item()} at {where}, with precision {precision}"
+                raise ValueError(f"{found}: take float32, or other weights of the networks")
 
 
 def _sha256(path: Path) -> str:

@@ -126,7 +126,8 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     except (CellError, KeyboardInterrupt) as error:
         older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
         kept = f"; of an earlier run: {', '.join(older)}" if older else ""
-        raise type(error)(f"{error}\nwhat was done until then: {notebook}{kept}") from None
+        ended = str(error) or f"chapter {name} was interrupted"
+        raise type(error)(f"{ended}\nwhat was done until then: {notebook}{kept}") from None
     return notebook
 
 
@@ -167,15 +168,12 @@ def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) ->
             # not papermill's cwd, which moves the whole process there, and its other threads
             resources={"metadata": {"path": str(cwd)}},
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted") from None
     except papermill.PapermillExecutionError as error:
         source = textwrap.indent("\n".join(error.source.strip().splitlines()[:5]), "    ")
         last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
         reason = f"{error.ename}: {error.evalue}" if error.traceback else last
-        raise CellError(
-            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}"
-        ) from None
+        failed = f"cell [{error.exec_count}] of chapter {chapter.name} failed"
+        raise CellError(f"{failed}:\n{source}\n{reason}") from None
     except RuntimeError as error:
         raise CellError(f"the kernel of chapter {chapter.name} died: {error}") from None
 
@@ -223,8 +221,6 @@ def _defaults(path: Path, source: str) -> dict[str, object]:
             defaults[target.id] = ast.literal_eval(statement.value)
     except (AttributeError, ValueError, SyntaxError) as error:
         wrong = getattr(error, "text", None) or ast.get_source_segment(source, statement) or source
-        raise ValueError(
-            f"{path}: {wrong.strip()!r} is not `name = literal`, as the lines of a parameters cell "
-            "have to be"
-        ) from None
+        reason = f"{wrong.strip()!r} is not `name = literal`, as lines of a parameters cell are"
+        raise ValueError(f"{path}: {reason}") from None
     return defaults

@@ -43,10 +43,8 @@ def book_directory() -> Path:
     if not directory.is_absolute():
         raise ValueError(f"HIERPHASE_BOOK must be an absolute path, got {str(directory)!r}")
     if not any(directory.glob("*.md")):
-        raise FileNotFoundError(
-            f"no book directory with chapters at {directory}: install the wheel, work in a "
-            "checkout of the repository (pip install -e .), or set HIERPHASE_BOOK to its book/"
-        )
+        remedy = "install the wheel or a checkout (pip install -e .), or set HIERPHASE_BOOK"
+        raise FileNotFoundError(f"no book directory with chapters at {directory}: {remedy}")
     return directory
 
 
@@ -153,11 +151,9 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
         reason = f"{path} is damaged or no stored result ({type(error).__name__}: {error})"
         raise ValueError(f"{reason}: delete it and {remedy}") from None
     ours = json.loads(as_json(parameters))
-    different = [
-        f"{name}: stored {theirs.get(name, 'absent')!r}, wanted {ours.get(name, 'absent')!r}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name, "absent") != ours.get(name, "absent")
-    ]
+    names = sorted(theirs.keys() | ours.keys())
+    both = [(name, theirs.get(name, "absent"), ours.get(name, "absent")) for name in names]
+    different = [f"{name}: stored {a!r}, wanted {b!r}" for name, a, b in both if a != b]
     if different:
         reason = f"stored result {path.name} was computed with other parameters"
         wanted = f"{remedy} and the parameters you want"

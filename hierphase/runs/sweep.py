@@ -39,8 +39,7 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
     shard_size = positive_integer("shard_size", shard_size)
     results.as_json(parameters)
     key = shards.sweep_key(experiment, parameters)  # refuses bad parameters, before any work
-    directory = output_directory(directory)
-    folder = output_directory(directory / "shards" / key[:16])
+    folder = output_directory(os.path.join(directory, "shards", key[:16]))
 
     computed = shards.load_experiment(experiment, parameters)
     unit, n = computed.unit_dimensions[0], len(computed)
@@ -64,10 +63,9 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
             results.save(result, chapter, preset, parameters, directory)
         except (KeyboardInterrupt, WriteError) as error:
             n_done = n - _count([spec for spec in specs if not spec.path.exists()])
-            raise type(error)(
-                f"{error if str(error) else 'the sweep was interrupted'}; {n_done} of {n} {unit}s "
-                f"are done ({folder}), and the same command goes on from there"
-            ) from None
+            ended = str(error) or "the sweep was interrupted"
+            done = f"{n_done} of {n} {unit}s are done ({folder})"
+            raise type(error)(f"{ended}; {done}, and the same command goes on from there") from None
     return results.load(chapter, preset, parameters, directory)
 
 
