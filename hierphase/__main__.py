@@ -74,9 +74,7 @@ def _parse_values(pairs: tuple[tuple[str, str], ...], defaults: dict) -> dict:
 
 
 _PAIRS = {"nargs": 2, "multiple": True, "metavar": "NAME VALUE"}
-_VALUES = click.option(
-    "-p", "values", **_PAIRS, help="Set a parameter; VALUE is a Python literal. Repeat it for more."
-)
+_VALUES = click.option("-p", "values", **_PAIRS, help="A parameter, a Python literal; repeatable.")
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 

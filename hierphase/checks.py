@@ -149,10 +149,7 @@ def tree_depth(L, s: int, bits: int = 1000) -> int:
     Raises:
         ValueError: not a positive integer, or more than 2**bits leaves, of s each level.
     """
-    L, most = positive_integer("L", L), int(bits / np.log2(s))
-    if L > most:
-        raise ValueError(f"L must be at most {most} for s={s}, got {L}: s**L leaves are too many")
-    return L
+    return positive_integer("L", L, 1, int(bits / np.log2(s)))
 
 
 def utf8(name: str, value) -> None:
