@@ -37,10 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         status, message = 130, str(interrupt) or "interrupted"
     except click.UsageError as error:
         status, message = 2, f"error: {error.format_message()}"
-    except RunError as error:
-        status, message = 1, f"error: {error}"
-    except (ValueError, OSError, ImportError) as error:
-        status, message = 2, f"error: {error}"
+    except (RunError, ValueError, OSError, ImportError) as error:
+        status, message = 1 if isinstance(error, RunError) else 2, f"error: {error}"
     print(f"hierphase: {message}", file=sys.stderr)
     return status
 
@@ -76,9 +74,7 @@ def _parse_values(pairs: tuple[tuple[str, str], ...], defaults: dict) -> dict:
 
 
 _PAIRS = {"nargs": 2, "multiple": True, "metavar": "NAME VALUE"}
-_VALUES = click.option(
-    "-p", "values", **_PAIRS, help="Set a parameter; VALUE is a Python literal. Repeat it for more."
-)
+_VALUES = click.option("-p", "values", **_PAIRS, help="A parameter, a Python literal; repeatable.")
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
@@ -146,8 +142,7 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
     values = _parse_values(values, registry.all_parameters(chapter, preset))
     registry.all_parameters(chapter, preset, values)  # before an executor is opened
     output = output or f"runs/{chapter}-{preset}"
-    slurm = _parse_values(slurm, {})
-    with open_executor(executor, output, workers, scheduler, slurm) as opened:
+    with open_executor(executor, output, workers, scheduler, _parse_values(slurm, {})) as opened:
         registry.run_sweep(chapter, preset, values, output, shard_size, opened)
     _print(f"result: {results.result_path(chapter, preset, output)}")
 

@@ -2,9 +2,9 @@
 
 import difflib
 import operator
-import os
 
 import numpy as np
+import psutil
 
 
 def positive_integer(name: str, value, minimum: int = 1, maximum: int | None = None) -> int:
@@ -85,13 +85,11 @@ def check_finite(name: str, x, *axes: str | int) -> None:
 
 def check_memory(n_bytes: int, what: str, **sizes: int) -> None:
     """Raise a ValueError where ``what``, of these sizes, needs more memory than there is."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     if n_bytes > memory:
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        raise ValueError(
-            f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here: choose smaller sizes, "
-            "or take a part at a time"
-        )
+        needed = f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here"
+        raise ValueError(f"{needed}: choose smaller sizes, or take a part at a time")
 
 
 def check_shape(name: str, x, *axes: str | int) -> None:
@@ -151,10 +149,7 @@ def tree_depth(L, s: int, bits: int = 1000) -> int:
     Raises:
         ValueError: not a positive integer, or more than 2**bits leaves, of s each level.
     """
-    L, most = positive_integer("L", L), int(bits / np.log2(s))
-    if L > most:
-        raise ValueError(f"L must be at most {most} for s={s}, got {L}: s**L leaves are too many")
-    return L
+    return positive_integer("L", L, 1, int(bits / np.log2(s)))
 
 
 def utf8(name: str, value) -> None:
@@ -185,13 +180,3 @@ def check_known(kind: str, name: str, known: dict | list | tuple) -> None:
     """Raise a ValueError with the message of :func:`unknown` unless ``name`` is in ``known``."""
     if name not in known:
         raise ValueError(unknown(kind, name, list(known)))
-
-
-def all_names(parameters, expected) -> None:
-    """Raise a ValueError unless the dictionary ``parameters`` has exactly the keys ``expected``."""
-    if parameters.keys() != expected:
-        missing, extra = expected - parameters.keys(), parameters.keys() - expected
-        raise ValueError(
-            f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}; the "
-            f"experiment takes {', '.join(expected)}"
-        )

@@ -51,16 +51,20 @@ def check_values(owner: str, defaults: dict, values: dict) -> dict:
             shown = {known: f"{known}={default!r}" for known, default in defaults.items()}
             raise ValueError(unknown(f"parameter of {owner}", name, shown))
         whose = f"parameter {name} of {owner}"
-        checked[name] = _convert(whose, *(_plain(whose, x) for x in (value, defaults[name])))
+        checked[name] = _convert(whose, *(plain(whose, x) for x in (value, defaults[name])))
     return checked
 
 
-def _plain(whose: str, value: object) -> object:
-    """``value`` as JSON gives it back: tuples are lists."""
+def plain(whose: str, value: object) -> object:
+    """``value`` as JSON gives it back: tuples are lists.
+
+    Raises:
+        ValueError: JSON has no word for it (NaN is not even equal to itself); ``whose`` it is.
+    """
     if isinstance(value, list | tuple):
-        return [_plain(whose, item) for item in value]
+        return [plain(whose, item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {_plain(whose, key): _plain(whose, item) for key, item in value.items()}
+        return {plain(whose, key): plain(whose, item) for key, item in value.items()}
     if isinstance(value, str):
         utf8(f"{whose}:", value)
     elif not isinstance(value, int | float | None) or not -math.inf < (value or 0) < math.inf:
@@ -75,10 +79,9 @@ def _convert(whose: str, value: object, default: object) -> object:
     if default is None or (value is None and isinstance(default, str)):
         return value
     if type(value) is not type(default):
-        kinds = [type(x).__name__ for x in (default, value)]
-        raise ValueError(
-            f"{whose} is of type {kinds[0]} (default {default!r}); {value!r} is of type {kinds[1]}"
-        )
+        kind = type(default).__name__
+        found = f"{value!r} is of type {type(value).__name__}"
+        raise ValueError(f"{whose} is of type {kind} (default {default!r}); {found}")
     if isinstance(default, list) and default:
         example = next((item for item in default if isinstance(item, float)), default[0])
         return [_convert(f"an item of {whose}", item, example) for item in value]

@@ -66,7 +66,5 @@ def checked_generators(generator, n: int) -> torch.Generator | list[torch.Genera
         if not isinstance(entry, torch.Generator):
             raise ValueError(f"generator must be one torch.Generator or a list, got {entry!r}")
     if listed is generator and len(listed) != n:
-        raise ValueError(
-            f"generator must be one generator or a list of {n}, one a sample; got {len(listed)}"
-        )
+        raise ValueError(f"generators must be a list of {n}, one a sample; got {len(listed)}")
     return generator

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import xarray as xr
 
-from hierphase.checks import all_names, check_known, positive_integer
+from hierphase.checks import check_known, positive_integer
 
 
 class Experiment:
@@ -42,7 +42,10 @@ class Experiment:
     unit_dimensions: ClassVar[tuple[str, ...]] = ("unit",)
 
     def __init__(self, parameters: dict):
-        all_names(parameters, next(iter(self.presets.values())).keys())
+        expected = next(iter(self.presets.values())).keys()
+        missing, extra = expected - parameters.keys(), parameters.keys() - expected
+        if missing or extra:
+            raise ValueError(f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}")
         for name, value in parameters.items():
             kinds = {type(preset[name]).__name__ for preset in self.presets.values()}
             if type(value).__name__ not in kinds | ({"int"} if "float" in kinds else set()):
@@ -74,9 +77,8 @@ class Experiment:
             name: [(part, _sha256(path)) for part, path in files.items()]
             for name, files in self.files().items()
         }
-        return hashlib.sha256(
-            json.dumps(self.parameters | contents, sort_keys=True).encode()
-        ).hexdigest()
+        text = json.dumps(self.parameters | contents, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def prepare(self) -> xr.Dataset:
         """What all units need, computed once."""
@@ -110,11 +112,9 @@ class Experiment:
             if len(bad) and name not in cls.padded:
                 one = variable[tuple(bad[0])]
                 where = {key: coordinate.item() for key, coordinate in one.coords.items()}
-                raise ValueError(
-                    f"{name} is {one.item()} at {where}, with precision "
-                    f"{parameters.get('precision', 'float32')}: a network's output is not finite; "
-                    "take float32, or other weights"
-                )
+                precision = parameters.get("precision", "float32")
+                found = f"{name} is {one.item()} at {where}, with precision {precision}"
+                raise ValueError(f"{found}: take float32, or other weights of the networks")
 
 
 def _sha256(path: Path) -> str:

@@ -3,10 +3,6 @@
 A new world, data set, network or preset is an entry of a table, here or in an experiment's file.
 """
 
-from pathlib import Path
-
-import xarray as xr
-
 from hierphase.checks import check_known
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.images import ImageExperiment
@@ -55,9 +51,7 @@ def all_parameters(chapter: str, preset: str, changes: dict | None = None) -> di
     return experiment(parameters).parameters
 
 
-def run_sweep(
-    chapter: str, preset: str, changes: dict, directory: Path | str, shard_size=16, executor=None
-) -> xr.Dataset:
+def run_sweep(chapter: str, preset: str, changes: dict, directory, shard_size=16, executor=None):
     """Run the experiment of a chapter on all its units, or finish a run that was interrupted.
 
     Args:
@@ -83,10 +77,8 @@ def run_sweep(
     return sweep.run_sweep(experiment, chapter, preset, parameters, directory, shard_size, executor)
 
 
-def result(
-    chapter: str, preset: str, changes=None, recompute=False, output=None, stored=None
-) -> xr.Dataset:
-    """The result of an experiment: loaded, or computed anew.
+def result(chapter: str, preset: str, changes=None, recompute=False, output=None, stored=None):
+    """The result of an experiment, a data set: loaded, or computed anew.
 
     Args:
         chapter: key of :data:`EXPERIMENTS`.

@@ -23,7 +23,7 @@ from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 
 from hierphase import files
-from hierphase.checks import check_known, utf8
+from hierphase.checks import check_known
 from hierphase.parameters import check_values
 from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
@@ -86,8 +86,7 @@ def load(name: str) -> Chapter:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     heading = re.search("^# (.+)", prose, re.MULTILINE)
-    tagged = (c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    title, parameters = heading[1].strip() if heading else name, next(tagged, "")
+    title, parameters = heading[1].strip() if heading else name, _tagged(notebook, "parameters")
     return Chapter(name, title, parameters, _defaults(path, parameters), notebook)
 
 
@@ -112,26 +111,23 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
             ``check`` of the chapter refuses; no kernel is started then.
         CellError: a cell failed; the message shows its number, first lines and error.
         KeyboardInterrupt: the run was interrupted.
-        WriteError: the notebook cannot be written; what was saved of it before is kept.
+        WriteError: the directory or the notebook cannot be written; what was saved before is kept.
     """
     chapter = load(name)
     values = check_values(f"chapter {name}", chapter.defaults, values)
-    output = Path(os.path.abspath(str(values.get("output") or output or f"runs/{name}")))
-    utf8("output directory", output)
-    for cell in chapter.notebook.cells if values else ():
-        if "check" in cell.metadata.get("tags", []):
-            try:
-                exec(cell.source, chapter.defaults | values)
-            except Exception as error:  # no limit to what it may raise
-                raise ValueError(f"chapter {name}: {error}") from None
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        exec(_tagged(chapter.notebook, "check") if values else "", chapter.defaults | values)
+    except Exception as error:  # no limit to what it may raise
+        raise ValueError(f"chapter {name}: {error}") from None
+    output = files.output_directory(str(values.get("output") or output or f"runs/{name}"))
     notebook, begun = output / f"{name}.ipynb", time.time()
     try:
         execute(chapter, values | {"output": str(output)}, notebook, cwd=output)
     except (CellError, KeyboardInterrupt) as error:
         older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
         kept = f"; of an earlier run: {', '.join(older)}" if older else ""
-        raise type(error)(f"{error}\nwhat was done until then: {notebook}{kept}") from None
+        ended = str(error) or f"chapter {name} was interrupted"
+        raise type(error)(f"{ended}\nwhat was done until then: {notebook}{kept}") from None
     return notebook
 
 
@@ -172,15 +168,12 @@ def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) ->
             # not papermill's cwd, which moves the whole process there, and its other threads
             resources={"metadata": {"path": str(cwd)}},
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"chapter {chapter.name} was interrupted") from None
     except papermill.PapermillExecutionError as error:
         source = textwrap.indent("\n".join(error.source.strip().splitlines()[:5]), "    ")
         last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
         reason = f"{error.ename}: {error.evalue}" if error.traceback else last
-        raise CellError(
-            f"cell [{error.exec_count}] of chapter {chapter.name} failed:\n{source}\n{reason}"
-        ) from None
+        failed = f"cell [{error.exec_count}] of chapter {chapter.name} failed"
+        raise CellError(f"{failed}:\n{source}\n{reason}") from None
     except RuntimeError as error:
         raise CellError(f"the kernel of chapter {chapter.name} died: {error}") from None
 
@@ -199,12 +192,10 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
     """
     temporary = tempfile.TemporaryDirectory(prefix="hierphase-", ignore_cleanup_errors=True)
     folder = Path(temporary.name)
-    (folder / "matplotlibrc").touch()
     own = (sys.prefix, sys.base_prefix)  # what the interpreter has of itself
     modules = [path for path in map(os.path.abspath, sys.path) if not path.startswith(own)]
     environment = {
         "IPYTHONDIR": str(folder / "ipython"),
-        "MATPLOTLIBRC": str(folder),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(modules),
         "PYTHONSTARTUP": "",
@@ -216,6 +207,11 @@ def clean_kernel() -> tempfile.TemporaryDirectory:
     return temporary
 
 
+def _tagged(notebook: NotebookNode, tag: str) -> str:
+    """The source of the cells that have the tag."""
+    return "\n".join(c.source for c in notebook.cells if tag in c.metadata.get("tags", []))
+
+
 def _defaults(path: Path, source: str) -> dict[str, object]:
     """Parameter -> default, of the parameters cell ``source`` of a page."""
     statement, defaults = None, {}
@@ -225,8 +221,6 @@ def _defaults(path: Path, source: str) -> dict[str, object]:
             defaults[target.id] = ast.literal_eval(statement.value)
     except (AttributeError, ValueError, SyntaxError) as error:
         wrong = getattr(error, "text", None) or ast.get_source_segment(source, statement) or source
-        raise ValueError(
-            f"{path}: {wrong.strip()!r} is not `name = literal`, as the lines of a parameters cell "
-            "have to be"
-        ) from None
+        reason = f"{wrong.strip()!r} is not `name = literal`, as lines of a parameters cell are"
+        raise ValueError(f"{path}: {reason}") from None
     return defaults

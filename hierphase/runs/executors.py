@@ -29,9 +29,7 @@ class ShardError(RunError):
     """Some shards of a sweep could not be computed."""
 
 
-def open_executor(
-    name: str, directory: Path | str, workers=None, scheduler=None, slurm: dict | None = None
-):
+def open_executor(name: str, directory, workers=None, scheduler=None, slurm=None):
     """An executor for ``run_sweep`` as a context manager, which shuts it down at its end.
 
     Args:
@@ -53,10 +51,9 @@ def open_executor(
     """
     check_known("executor", name, EXECUTORS)
     misplaced = {
-        "--workers": workers is not None and name == "in-process",
-        "--workers beside --scheduler": workers is not None and scheduler is not None,
         "--scheduler": scheduler is not None and name != "dask",
         "--slurm": bool(slurm) and name != "slurm",
+        "--workers": workers is not None and (name == "in-process" or scheduler is not None),
     }
     for option, wrong in misplaced.items():
         if wrong:
@@ -78,7 +75,7 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple]:
     Args:
         executor: a ``concurrent.futures.Executor``, one of submitit's, or None to call the function
             in this process.
-        function: importable by name where the executor's workers run.
+        function: importable by name where the executor's workers run; it returns nothing.
         items: picklable.
 
     Yields:
@@ -95,7 +92,7 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple]:
             futures = {executor.submit(_attempt, function, item): item for item in items}
         try:
             for future in concurrent.futures.as_completed(futures):
-                yield futures[future], _outcome(future)
+                yield futures[future], _attempt(future.result)
         finally:
             for future in futures:
                 future.cancel()
@@ -103,30 +100,23 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple]:
         yield from _job_outcomes(executor, function, items)
 
 
-def _attempt(function: Callable, item) -> str | WriteError | None:
-    """Call ``function(item)`` where the work is done; what it raised comes back in words."""
+def _attempt(function: Callable, *arguments):
+    """What the function returns; what it raised comes back in words.
+
+    It is called where the work is done, and again on what has come of that: a worker may have died.
+    """
     try:
-        function(item)
+        return function(*arguments)
     except WriteError as error:
         return error
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _outcome(call) -> str | WriteError | None:
-    """What :func:`_attempt` gave back, or why it could not (its worker died, it was cancelled)."""
-    try:
-        return call.result()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def _process_pool(workers: int | None):
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_follow_parent
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _follow_parent)
     before = threading.excepthook
     threading.excepthook = _unless_cancelled(before)
     try:
@@ -215,11 +205,10 @@ def _job_outcomes(executor, function, items):
             for job in list(jobs):
                 ended = queue is not None and job.job_id not in queue if on_slurm else job.done()
                 if job.paths.result_pickle.exists():
-                    yield jobs.pop(job), _outcome(job)
+                    yield jobs.pop(job), _attempt(job.result)
                 elif ended:
                     reason = "ended without a result (cancelled? out of time or memory?)"
-                    output = f"its output: {job.paths.stderr}"
-                    yield jobs.pop(job), f"job {job.job_id} {reason}; {output}"
+                    yield jobs.pop(job), f"job {job.job_id} {reason}: {job.paths.stderr}"
             if jobs:
                 time.sleep(POLL_SECONDS)
     finally:

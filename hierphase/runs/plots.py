@@ -4,7 +4,7 @@ Colours are those of seaborn's colour-blind palette, or of a scale from dark to 
 are its steps. Every function returns a closed figure: as the last line of a cell it is shown once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -17,6 +17,7 @@ from hierphase.analysis.bootstrap import Estimate
 
 COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
+_LAYOUT = {"squeeze": False, "layout": "constrained"}
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ class Panel:
     axes: Mapping[str, object] = field(default_factory=dict)
 
 
-def curves(
-    *content: Panel, ordered: bool = False, shared: bool = False, n_columns: int = 3
-) -> Figure:
+def curves(*content: Panel, ordered=False, shared=False, n_columns=3) -> Figure:
     """Measured curves with bands, and what to compare them with, in one panel or several.
 
     Args:
@@ -61,10 +60,8 @@ def curves(
     n_columns = min(n_columns, len(content))
     n_rows = -(-len(content) // n_columns)
     width = 6.4 if len(content) == 1 else 4.6 * n_columns + 1.2 * shared
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(width, 3.9 * n_rows), sharex=shared, sharey=shared,
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    size, axes_in_common = (width, 3.9 * n_rows), {"sharex": shared, "sharey": shared}
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, **axes_in_common, **_LAYOUT)
     for axis in axes.flat[len(content) :]:
         axis.axis("off")
     named = {}
@@ -139,9 +136,7 @@ def over_draws(values) -> Estimate:
     return Estimate(*(np.asarray(x) for x in (mean, mean - deviation, mean + deviation)))
 
 
-def image_grid(
-    images: Sequence, framed: np.ndarray, above=(), names=(), rows=(), title: str = ""
-) -> Figure:
+def image_grid(images, framed, above=(), names=(), rows=(), title="") -> Figure:
     """Images in rows and columns, some of them in a thick frame.
 
     Args:
@@ -154,17 +149,12 @@ def image_grid(
     """
     images = np.asarray(images)
     n_rows, n_columns = images.shape[:2]
-    size = (0.95, 1.25) if len(names) else (0.62, 0.62)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(size[0] * n_columns, size[1] * n_rows + 0.45),
-        squeeze=False, layout="constrained",
-    )  # fmt: skip
+    width, height = (0.95, 1.25) if len(names) else (0.62, 0.62)
+    size = (width * n_columns, height * n_rows + 0.45)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, **_LAYOUT)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for (row, column), axis in np.ndenumerate(axes):
-        image = np.moveaxis(images[row, column], 0, -1)
-        axis.imshow(
-            image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r", vmin=0, vmax=255
-        )
+        axis.imshow(np.moveaxis(images[row, column], 0, -1), cmap="gray_r", vmin=0, vmax=255)
         thick = framed[row][column]
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set(color=COLORS[3] if thick else "0.85", linewidth=2.5 if thick else 0.5)

@@ -19,6 +19,7 @@ import xarray as xr
 from xarray.backends import H5NetCDFStore
 
 from hierphase import files
+from hierphase.parameters import plain
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED_PACKAGES = (
@@ -42,10 +43,8 @@ def book_directory() -> Path:
     if not directory.is_absolute():
         raise ValueError(f"HIERPHASE_BOOK must be an absolute path, got {str(directory)!r}")
     if not any(directory.glob("*.md")):
-        raise FileNotFoundError(
-            f"no book directory with chapters at {directory}: install the wheel, work in a "
-            "checkout of the repository (pip install -e .), or set HIERPHASE_BOOK to its book/"
-        )
+        remedy = "install the wheel or a checkout (pip install -e .), or set HIERPHASE_BOOK"
+        raise FileNotFoundError(f"no book directory with chapters at {directory}: {remedy}")
     return directory
 
 
@@ -54,9 +53,7 @@ def result_path(chapter: str, preset: str, directory: Path | str) -> Path:
     return Path(directory) / f"{chapter}-{preset}.nc"
 
 
-def save(
-    dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, directory: Path | str
-) -> Path:
+def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, directory) -> Path:
     """Write ``dataset`` with its provenance, atomically (a reader sees all of it or nothing).
 
     Args:
@@ -96,12 +93,10 @@ def as_json(parameters: dict) -> str:
     """The parameters as JSON, from which they come back as they are.
 
     Raises:
-        ValueError: JSON has no word for one of them (NaN is not even equal to itself).
+        ValueError: JSON has no word for one of them.
     """
-    try:
-        return json.dumps(parameters, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"parameters {parameters!r} cannot be stored: {error}") from None
+    stored = {name: plain(f"parameter {name}", value) for name, value in parameters.items()}
+    return json.dumps(stored, sort_keys=True)
 
 
 def netcdf(dataset: xr.Dataset) -> bytes:
@@ -130,9 +125,7 @@ def from_netcdf(content: bytes) -> xr.Dataset:
     return xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
 
 
-def load(
-    chapter: str, preset: str, parameters: dict, directory: Path | str | None = None
-) -> xr.Dataset:
+def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Dataset:
     """Read a stored result, refusing one that was computed with other parameters.
 
     Args:
@@ -146,33 +139,25 @@ def load(
         ValueError: the file is damaged or no result, or the stored parameters differ; the message
             names each difference. All messages name the command that computes the result.
     """
-    directory = book_directory() / "results" if directory is None else Path(directory)
-    path = result_path(chapter, preset, directory)
-    remedy = (
-        f"compute it with: hierphase run {chapter} -p recompute True (or hierphase sweep {chapter} "
-        f"--preset {preset}, which can use all cores)"
-    )
+    path = result_path(chapter, preset, directory or book_directory() / "results")
+    sweep = f"hierphase sweep {chapter} --preset {preset}, which can use all cores"
+    remedy = f"compute it with: hierphase run {chapter} -p recompute True (or {sweep})"
     if not path.is_file():
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
     try:
         dataset = from_netcdf(path.read_bytes())
         theirs = {**json.loads(dataset.attrs["parameters"])}
     except Exception as error:  # no limit to what a damaged file makes the readers raise
-        raise ValueError(
-            f"{path} is damaged or no stored result ({type(error).__name__}: {error}): delete it "
-            f"and {remedy}"
-        ) from None
+        reason = f"{path} is damaged or no stored result ({type(error).__name__}: {error})"
+        raise ValueError(f"{reason}: delete it and {remedy}") from None
     ours = json.loads(as_json(parameters))
-    different = [
-        f"{name}: stored {theirs.get(name, 'absent')!r}, wanted {ours.get(name, 'absent')!r}"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name, "absent") != ours.get(name, "absent")
-    ]
+    names = sorted(theirs.keys() | ours.keys())
+    both = [(name, theirs.get(name, "absent"), ours.get(name, "absent")) for name in names]
+    different = [f"{name}: stored {a!r}, wanted {b!r}" for name, a, b in both if a != b]
     if different:
-        raise ValueError(
-            f"stored result {path.name} was computed with other parameters "
-            f"({'; '.join(different)}); {remedy} and the parameters you want"
-        )
+        reason = f"stored result {path.name} was computed with other parameters"
+        wanted = f"{remedy} and the parameters you want"
+        raise ValueError(f"{reason} ({'; '.join(different)}); {wanted}")
     return dataset
 
 

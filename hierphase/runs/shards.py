@@ -60,26 +60,17 @@ class ShardSpec:
 
     def read(self) -> xr.Dataset | None:
         """The data of the shard, or None where :func:`read_whole` does not trust the file."""
-        dataset = read_whole(self.path, self.key)
-        return dataset if dataset is not None and self.covered_by(dataset) else None
-
-    def covered_by(self, dataset: xr.Dataset) -> bool:
-        """Whether the units of the data set are start..stop - 1."""
-        units = dataset.coords.get(self.experiment.unit_dimensions[0])
-        return units is not None and np.array_equal(units, np.arange(self.start, self.stop))
+        return read_whole(self.path, self.key)
 
 
-def run_shard(spec: ShardSpec) -> Path:
+def run_shard(spec: ShardSpec) -> None:
     """Compute one shard, unless its file is there, whole and of the same key.
 
     On the CPU it computes with one thread, so that the bits depend neither on the executor nor on
-    the number of cores.
+    the number of cores. The file is written atomically.
 
     Args:
         spec: the shard.
-
-    Returns:
-        The file with its data, written atomically.
 
     Raises:
         FileNotFoundError: the directory does not exist (on this machine).
@@ -89,20 +80,17 @@ def run_shard(spec: ShardSpec) -> Path:
     with _ready(spec) as experiment:
         if spec.read() is None:
             shard = experiment.measure(spec.start, spec.stop, _prepare(spec, experiment))
-            if not spec.covered_by(shard):
-                raise ValueError(
-                    f"{spec.experiment.__name__} was asked for {spec.start} to {spec.stop - 1}, "
-                    f"but has measured {dict(shard.coords)}"
-                )
+            units = shard.indexes.get(experiment.unit_dimensions[0])
+            if not np.array_equal(units, np.arange(spec.start, spec.stop)):
+                asked = f"{spec.experiment.__name__} was asked for {spec.start} to {spec.stop - 1}"
+                raise ValueError(f"{asked}, but has measured {units}")
             _write(shard, spec.path, spec)
-    return spec.path
 
 
-def run_preparation(spec: ShardSpec) -> Path:
+def run_preparation(spec: ShardSpec) -> None:
     """Compute what all shards need, unless it is there; as :func:`run_shard`."""
     with _ready(spec) as experiment:
         _prepare(spec, experiment)
-    return spec.prepared_path
 
 
 def sweep_key(experiment: type, parameters: dict) -> str:
@@ -120,7 +108,7 @@ def sweep_key(experiment: type, parameters: dict) -> str:
     """
     parts = {
         "experiment": experiment.__qualname__,
-        "fingerprint": _fingerprint(experiment, json.dumps(parameters)),
+        "fingerprint": _checked(experiment, json.dumps(parameters))[1],
         "packages": results.package_versions(),
         "numerics": NUMERICS,
         "processor": torch.backends.cpu.get_cpu_capability(),
@@ -137,11 +125,11 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
 
     Returns:
         The data set without its key; None if there is no such file, if it is damaged, or if it
-        belongs to another sweep.
+        belongs to another sweep, or to another place in this one.
     """
     try:
         dataset = results.from_netcdf(files.read_sealed(path)).drop_encoding()
-        return dataset if dataset.attrs.pop("key") == key else None
+        return dataset if dataset.attrs.pop("key") == f"{path.name} of {key}" else None
     except (OSError, ValueError):
         return None
 
@@ -153,7 +141,7 @@ def load_experiment(experiment: type, parameters: dict):
         experiment: its class.
         parameters: of the class.
     """
-    return _load(experiment, json.dumps(parameters))
+    return _checked(experiment, json.dumps(parameters))[0]
 
 
 @contextlib.contextmanager
@@ -171,17 +159,14 @@ def one_thread():
 def _ready(spec: ShardSpec):
     """The experiment of ``spec``, in a process that may compute it, with one thread."""
     if not spec.directory.is_dir():
-        raise FileNotFoundError(
-            f"no directory {spec.directory} on {os.uname().nodename}: all workers of a sweep have "
-            "to share its output directory"
-        )
+        missing = f"no directory {spec.directory} on {os.uname().nodename}"
+        raise FileNotFoundError(f"{missing}: all workers of a sweep share its output directory")
     with _ONE_AT_A_TIME, one_thread():
         if sweep_key(spec.experiment, spec.parameters) != spec.key:
             raise ValueError(
                 f"{os.uname().nodename} would compute other numbers than the process that began "
-                f"the sweep: the versions of packages ({results.package_versions()}), the files "
-                "that the parameters name or the processors differ (for the same bits set "
-                "ATEN_CPU_CAPABILITY=default for all)"
+                f"the sweep: its packages ({results.package_versions()}), files or processor "
+                "differ (for the same bits set ATEN_CPU_CAPABILITY=default for all)"
             )
         yield load_experiment(spec.experiment, spec.parameters)
 
@@ -198,17 +183,14 @@ def _prepare(spec: ShardSpec, experiment) -> xr.Dataset:
 def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
     """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
     spec.experiment.check_finite(dataset, spec.parameters)
-    content = results.netcdf(dataset.drop_encoding().assign_attrs(key=spec.key))
+    key = f"{path.name} of {spec.key}"
+    content = results.netcdf(dataset.drop_encoding().assign_attrs(key=key))
     files.write(content, path, sealed=True)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(experiment: type, parameters: str):
-    return experiment(json.loads(parameters))
-
-
-@functools.lru_cache(maxsize=1)
-def _fingerprint(experiment: type, parameters: str) -> str:
-    computed = _load(experiment, parameters)
+def _checked(experiment: type, parameters: str) -> tuple:
+    """The experiment, checked, and its fingerprint."""
+    computed = experiment(json.loads(parameters))
     computed.check()
-    return computed.fingerprint()
+    return computed, computed.fingerprint()

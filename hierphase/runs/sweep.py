@@ -18,9 +18,7 @@ from hierphase.runs import results, shards
 from hierphase.runs.executors import ShardError, outcomes
 
 
-def run_sweep(
-    experiment: type, chapter: str, preset: str, parameters: dict, directory, shard_size, executor
-) -> xr.Dataset:
+def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, executor):
     """Measure all units of an experiment, or finish a run that was interrupted.
 
     Shards go to ``shards/KEY`` in the directory, where KEY stands for everything the numbers depend
@@ -41,8 +39,7 @@ def run_sweep(
     shard_size = positive_integer("shard_size", shard_size)
     results.as_json(parameters)
     key = shards.sweep_key(experiment, parameters)  # refuses bad parameters, before any work
-    directory = output_directory(directory)
-    folder = output_directory(directory / "shards" / key[:16])
+    folder = output_directory(os.path.join(directory, "shards", key[:16]))
 
     computed = shards.load_experiment(experiment, parameters)
     unit, n = computed.unit_dimensions[0], len(computed)
@@ -66,10 +63,9 @@ def run_sweep(
             results.save(result, chapter, preset, parameters, directory)
         except (KeyboardInterrupt, WriteError) as error:
             n_done = n - _count([spec for spec in specs if not spec.path.exists()])
-            raise type(error)(
-                f"{error if str(error) else 'the sweep was interrupted'}; {n_done} of {n} {unit}s "
-                f"are done ({folder}), and the same command goes on from there"
-            ) from None
+            ended = str(error) or "the sweep was interrupted"
+            done = f"{n_done} of {n} {unit}s are done ({folder})"
+            raise type(error)(f"{ended}; {done}, and the same command goes on from there") from None
     return results.load(chapter, preset, parameters, directory)
 
 
@@ -88,10 +84,9 @@ def _call(function, specs, executor, failure: str, progress: tqdm | None = None)
             elif progress is not None:
                 progress.update(spec.stop - spec.start)
     if failed:
-        lines = [f"  {_ranges(of_error)}: {error}" for error, of_error in failed.items()]
-        raise ShardError(
-            "\n".join([f"{failure}:", *lines, "the others are kept; run the same again for these"])
-        )
+        lines = [f"  {_ranges(of_error)}: {error}\n" for error, of_error in failed.items()]
+        kept = "the others are kept; run the same again for these"
+        raise ShardError(f"{failure}:\n{''.join(lines)}{kept}")
 
 
 def _ranges(specs: list[shards.ShardSpec]) -> str:
@@ -111,10 +106,8 @@ def _merge(specs: list[shards.ShardSpec]) -> xr.Dataset:
     parts = [spec.read() for spec in specs]
     lost = [spec for spec, part in zip(specs, parts, strict=True) if part is None]
     if lost:
-        raise ShardError(
-            f"{_ranges(lost)} were computed, but their files cannot be read in "
-            f"{specs[0].directory}: do all workers share it? Run the same again"
-        )
+        unread = f"{_ranges(lost)} were computed, but cannot be read in {specs[0].directory}"
+        raise ShardError(f"{unread}: do all workers share it? Run the same again")
     same = {"compat": "equals", "join": "exact", "combine_attrs": "override"}
     dimensions, joined = specs[0].experiment.unit_dimensions, []
     for dimension in dimensions:

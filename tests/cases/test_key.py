@@ -49,8 +49,7 @@ def arguments(folder, **changes):
 
 def key(folder, **changes):
     experiment, _ = registry.find(CHAPTER, "imagenet")
-    shards._fingerprint.cache_clear()
-    shards._load.cache_clear()
+    shards._checked.cache_clear()
     parameters = registry.all_parameters(CHAPTER, "imagenet", arguments(folder, **changes))
     return shards.sweep_key(experiment, parameters)
 
