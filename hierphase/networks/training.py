@@ -20,7 +20,6 @@ from torch import nn
 from tqdm import tqdm
 
 from hierphase.files import WriteError, check_holds_only, output_directory, write
-from hierphase.networks.best_weights import BestWeights
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
@@ -129,16 +128,21 @@ def optimise(training, run, model, data, output) -> float:
             images = vary(images, generator)
         return training.loss(network, images, labels, generator)
 
-    def held_out_loss(network):  # with the same random numbers at every call
+    @torch.no_grad()
+    def held_out_loss():  # of the averages, with the same random numbers at every call
         batch = data.test_images[-N_VALIDATION:], data.test_labels[-N_VALIDATION:]
-        return loss_of(network, batch, derived_generator(run["seed"], 0)).item()
+        ema.store(model.parameters())
+        ema.copy_to(model.parameters())
+        loss = loss_of(model, batch, derived_generator(run["seed"], 0)).item()
+        ema.restore(model.parameters())
+        return loss
 
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
-    best = BestWeights(held_out_loss)
+    best = EMAModel(model.parameters()) if training.keep_best else ema
     parts = [model, *optimizers, ema, best]
-    first, seconds, rows = load_checkpoint(output, run, parts)
-    steps, rows = run["steps"], rows or [LOG_HEADER]
-    begun = time.perf_counter() - seconds
+    reached = {"step": 0, "seconds": 0.0, "log": LOG_HEADER, "lowest": math.inf}
+    reached |= load_checkpoint(output, run, parts)
+    first, steps, begun = reached["step"], run["steps"], time.perf_counter() - reached["seconds"]
     progress = tqdm(range(first, steps), initial=first, total=steps, desc=run["name"], disable=None)
     for step in progress:
         generator = derived_generator(run["seed"], step + 1)
@@ -153,20 +157,19 @@ def optimise(training, run, model, data, output) -> float:
             optimizer.zero_grad()
         ema.step(model.parameters())
         done, seconds = step + 1, time.perf_counter() - begun
+        reached |= {"step": done, "seconds": seconds}
         if done % max(1, steps // 200) == 0:
-            rows.append(f"{done},{loss:.5f},{rate:.3e},{seconds:.1f}\r\n")
+            reached["log"] += f"{done},{loss:.5f},{rate:.3e},{seconds:.1f}\r\n"
             progress.set_postfix(loss=f"{loss:.4f}")
         if done % training.checkpoint_every == 0 or done == steps:
-            if training.keep_best:
-                best.offer(model, ema)
-            save_checkpoint(output, run, done, seconds, rows, parts)
-            write("".join(rows).encode(), output / LOG)
-    write("".join(rows).encode(), output / LOG)  # a kill may have come before the one above
-    if training.keep_best:
-        best.copy_to(model)
-    else:
-        ema.copy_to(model.parameters())
-    return seconds
+            if training.keep_best and (held_out := held_out_loss()) < reached["lowest"]:
+                reached["lowest"] = held_out
+                best.load_state_dict(ema.state_dict())
+            save_checkpoint(output, run, reached, parts)
+            write(reached["log"].encode(), output / LOG)
+    write(reached["log"].encode(), output / LOG)  # a kill may have come before the one above
+    best.copy_to(model.parameters())
+    return reached["seconds"]
 
 
 def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
@@ -205,13 +208,12 @@ def _schedule(step: int, steps: int) -> float:
 
 def _card(training, run, model, seconds, quality) -> str:
     """The model card: what it is, how it was made, how good it is."""
-    parameters = sum(p.numel() for p in model.parameters())
     lines = [
         f"# {run['name']}",
         "",
-        f"{training.about}",
+        training.about,
         "",
-        f"- parameters: {parameters:,} (safetensors)",
+        f"- parameters: {model.num_parameters():,} (safetensors)",
         f"- training: {run['steps']} steps of {training.batch_size} examples, "
         f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
         f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}"
