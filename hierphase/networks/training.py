@@ -208,6 +208,7 @@ def _schedule(step: int, steps: int) -> float:
 
 def _card(training, run, model, seconds, quality) -> str:
     """The model card: what it is, how it was made, how good it is."""
+    varied = [getattr(vary, "__name__", str(vary)) for vary in training.vary]
     lines = [
         f"# {run['name']}",
         "",
@@ -218,6 +219,7 @@ def _card(training, run, model, seconds, quality) -> str:
         f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
         f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}"
         f"{', the best on held-out data' if training.keep_best else ''}), seed {run['seed']}",
+        f"- varied by: {', '.join(varied) or 'nothing'}",
         f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
         f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
         "",
