@@ -113,11 +113,10 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
     Args:
         adm: the checkpoint's flags.
     """
-    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
-    if not adm.resblock_updown:
-        plain = ("DownBlock2D", "UpBlock2D")
-    attending = ("AttnDownBlock2D", "AttnUpBlock2D")
-    down, up = ([(attending if has else plain)[i] for has in adm.attention] for i in (0, 1))
+    plain, change = "{}Block2D", "conv"
+    if adm.resblock_updown:
+        plain, change = "Resnet{}sampleBlock2D", "resnet"
+    blocks = ["Attn{}Block2D" if has else plain for has in adm.attention]
     with torch.device("meta"):
         return UNet2DModel(
             sample_size=adm.image_size,
@@ -125,10 +124,10 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
             out_channels=6 if adm.learn_sigma else 3,
             layers_per_block=adm.num_res_blocks,
             block_out_channels=adm.widths,
-            down_block_types=tuple(down),
-            up_block_types=tuple(up[::-1]),
-            downsample_type="resnet" if adm.resblock_updown else "conv",
-            upsample_type="resnet" if adm.resblock_updown else "conv",
+            down_block_types=tuple(block.format("Down") for block in blocks),
+            up_block_types=tuple(block.format("Up") for block in blocks[::-1]),
+            downsample_type=change,
+            upsample_type=change,
             attention_head_dim=adm.head_width,
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
             norm_num_groups=GROUPS,
