@@ -75,9 +75,7 @@ class ADMFlags:
         """Channels at each resolution, from the largest feature maps to the smallest."""
         if self.channel_mult in ("", (), []):
             if self.image_size not in CHANNEL_MULT:
-                raise ValueError(
-                    f"no published model has image_size {self.image_size}: give channel_mult too"
-                )
+                raise ValueError(f"no published image_size {self.image_size}: give channel_mult")
             factors = CHANNEL_MULT[self.image_size]
         else:
             factors = _integers("channel_mult", self.channel_mult)
@@ -92,10 +90,8 @@ class ADMFlags:
     def attention(self) -> tuple[bool, ...]:
         """Whether each resolution has attention (between the two halves there always is one)."""
         sizes = _integers("attention_resolutions", self.attention_resolutions)
-        return tuple(
-            2**level in {self.image_size // size for size in sizes}
-            for level in range(len(self.widths))
-        )
+        factors = {self.image_size // size for size in sizes}
+        return tuple(2**level in factors for level in range(len(self.widths)))
 
     @property
     def head_width(self) -> int:
@@ -135,5 +131,4 @@ def _integers(name: str, value: str | tuple[int, ...]) -> tuple[int, ...]:
         numbers = str(value).strip("()[], ").split(",")
         return tuple(positive_integer(name, int(number)) for number in numbers)
     except ValueError:
-        like = "positive integers like '32,16,8'"
-        raise ValueError(f"{name} must be {like}, got {value!r}") from None
+        raise ValueError(f"{name} must be positive integers like 32,16,8, got {value!r}") from None

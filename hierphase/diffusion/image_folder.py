@@ -80,7 +80,7 @@ class ImageFolder:
                 squares.append(centre_square(_decoded(path), self.image_size))
             except Exception as error:  # Pillow has no common class for what bad files cause
                 raise ValueError(f"cannot read the image {path}: {error}") from error
-        pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+        pixels = torch.from_numpy(np.stack(squares))
         return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
 
 
@@ -177,8 +177,8 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
         names = json.loads(file.read_bytes()) if file.is_file() else {}
         return tuple(str(names.get(name, name)) for name in classes)
     except (ValueError, AttributeError):
-        like = '{"n01440764": "tench", "my-dogs": "golden retriever"}'
-        raise ValueError(f"{file} must be JSON like {like}, a class for each folder") from None
+        like = '{"folder": "class", "n01440764": "tench"}'
+        raise ValueError(f"{file} must be JSON like {like}") from None
 
 
 def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:

@@ -146,7 +146,9 @@ def optimise(training, run, model, data, output) -> float:
     progress = tqdm(range(first, steps), initial=first, total=steps, desc=run["name"], disable=None)
     for step in progress:
         generator = derived_generator(run["seed"], step + 1)
-        rate = training.learning_rate * _schedule(step, steps)
+        # Linear warm-up, then half a cosine from 1 to 0.
+        factor = min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = training.learning_rate * factor
         loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -180,8 +182,7 @@ def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
     if not muon:
         return [torch.optim.AdamW(model.parameters(), weight_decay=0.01)]
     *inner, _ = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    ids = {id(parameter) for parameter in inner}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    rest = [x for x in model.parameters() if all(x is not weight for weight in inner)]
     return [
         torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, weight_decay=0.01),
@@ -199,11 +200,6 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters(recurse=False):
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up, then half a cosine from 1 to 0."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _card(training, run, model, seconds, quality) -> str:

@@ -277,7 +277,7 @@ def test_command_line_keeps_a_file_in_the_way(small, tmp_path, capsys):
             r"num_heads 4: heads of \[128, 192, 256\] channels at widths of \[512, 768, 1024\]",
         ),
         ({"image_size": 512}, r"channel_mult \(0.5, 1, 1, .* must start with 1, as UNet2DM"),
-        ({"image_size": 96}, "no published model has image_size 96.*give channel_mult"),
+        ({"image_size": 96}, "no published image_size 96: give channel_mult"),
         ({"image_size": 100, "channel_mult": "1,2,2,2"}, "divisible by 8, got 100"),
         ({"num_channels": 100}, "num_channels must be divisible by 32, got 100"),
         ({"num_head_channels": 60}, r"num_head_channels 60, .* heads of \[60\] channels at"),
