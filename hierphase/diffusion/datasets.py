@@ -1,5 +1,6 @@
 """Real images, ready for a diffusion model: float32, channels first, values in [-1, 1]."""
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -23,8 +24,6 @@ from torch.nn import functional
 from hierphase.checks import check_shape
 from hierphase.files import write
 
-N_HELD_OUT_DIGITS = 450
-DIGITS_SPLIT_SEED = 0
 DIGITS_SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
 DIGIT_CLASSES = tuple(map(str, range(10)))
 
@@ -101,16 +100,8 @@ class ImageData:
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
             check_shape(f"{part}_images", images, "n channels height width")
             check_shape(f"{part}_labels", labels, len(images))
-            for name, values, dtype, limits in (
-                ("images", images, torch.float32, (-1, 1)),
-                ("labels", labels, torch.int64, (0, len(self.class_names) - 1)),
-            ):
-                low, high = values.aminmax()
-                if values.dtype != dtype or not limits[0] <= low <= high <= limits[1]:
-                    raise ValueError(
-                        f"{part}_{name} must be {dtype} from {limits[0]} to {limits[1]}, got "
-                        f"{values.dtype} from {low:g} to {high:g}"
-                    )
+            _check_values(f"{part}_images", images, torch.float32, -1, 1)
+            _check_values(f"{part}_labels", labels, torch.int64, 0, len(self.class_names) - 1)
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to n different training images and their labels, drawn with ``generator``."""
@@ -136,9 +127,7 @@ def digits() -> ImageData:
     content = np.column_stack([pixels, labels]).astype(np.uint8).tobytes()
     _verified(content, DIGITS_SHA256, "digits", "scikit-learn")
     images = pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 8 - 1
-    parts = train_test_split(
-        images, labels, test_size=N_HELD_OUT_DIGITS, stratify=labels, random_state=DIGITS_SPLIT_SEED
-    )
+    parts = train_test_split(images, labels, test_size=450, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)
     return ImageData(train_images, train_labels, test_images, test_labels, DIGIT_CLASSES)
 
@@ -200,12 +189,10 @@ def cifar10(size: int = 32) -> ImageData:
         raise ValueError(f"size must be 32 or a divisor of it, got {size!r}")
 
     def images(*names):
-        rows = []
-        for name in names:
-            with Image.open(io.BytesIO(_npm_file("cifar10", name))) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).mT.reshape(-1, 3, 32, 32)
-            rows.append(functional.avg_pool2d(pixels.float(), 32 // size) / 127.5 - 1)
-        return torch.cat(rows)
+        files = (io.BytesIO(_npm_file("cifar10", name)) for name in names)
+        sheets = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        pixels = torch.from_numpy(np.concatenate(sheets)).mT.reshape(-1, 3, 32, 32)
+        return functional.avg_pool2d(pixels.float(), 32 // size) / 127.5 - 1
 
     def labels(part):
         return torch.tensor(json.loads(bytes(_npm_file("cifar10", f"{part}_lables.json"))))
@@ -257,14 +244,21 @@ def _fashion_mnist_file(name: str) -> np.ndarray:
             f"{places[0]} and {cached} cannot be read, nor {origin} downloaded ({error}). Install "
             "Debian's package dataset-fashion-mnist, or put the file there"
         ) from None
-    try:
+    content = packed
+    with contextlib.suppress(OSError, EOFError, zlib.error):  # what is damaged has another hash
         content = gzip.decompress(packed)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{origin} is not a whole gzip file ({error}); remove it") from None
     content = _verified(content, FASHION_MNIST_FILES[name], cached.name, origin)
     if not found:
         write(packed, cached)
     return content
+
+
+def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, least: int, most: int):
+    """Raise a ValueError unless the values are of this type and within these limits."""
+    low, high = values.aminmax()
+    if values.dtype != dtype or not least <= low <= high <= most:
+        found = f"{values.dtype} from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be {dtype} from {least} to {most}, got {found}")
 
 
 def _verified(content: bytes, expected: str, name: str, origin) -> np.ndarray:

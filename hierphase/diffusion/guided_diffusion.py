@@ -28,12 +28,13 @@ PARTS = {
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
     "group_norm": "norm", "to_q": "qkv", "to_k": "qkv", "to_v": "qkv", "to_out.0": "proj_out",
 }  # fmt: skip
-QKV = ("to_q", "to_k", "to_v")
 TOP = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
     "class_embedding": "label_emb", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }  # fmt: skip
+# Stored as convolutions of width 1 over the positions, linear maps in diffusers.
+CONVOLUTIONS = ("qkv.weight", "proj_out.weight")
 # E.g. down_blocks.3.attentions.1.to_out.0: side, level, kind, number and part of a module.
 BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(\w+)\.(\d+)\.(.+)")
 
@@ -86,18 +87,24 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
             with these flags; or numbers that are no floats, or not finite as float32.
     """
     adm = parse_flags(flags)
-    wanted = empty_unet(adm).state_dict()
-    sources = {name: _source(name, adm) for name in wanted}
-    expected = {sources[name]: _stored(name, x) for name, x in wanted.items()}
+    wanted, names = empty_unet(adm).state_dict(), {}
+    for name in wanted:
+        names.setdefault(_source(name, adm), []).append(name)
+    expected = {source: torch.cat([wanted[name] for name in of]) for source, of in names.items()}
+    for source in expected:
+        if source.endswith(CONVOLUTIONS):
+            expected[source] = expected[source][..., None]
     if problems := differences(expected, state_dict):
         raise ValueError(
             f"the weights are not those of a model with these flags: {problems}; "
             f"compare with the flags given beside the checkpoint: {adm}"
         )
-    return {
-        name: _convert(name, state_dict[source], adm).to(torch.float32, copy=True).contiguous()
-        for name, source in sources.items()
-    }
+    converted = {}
+    for source, of in names.items():
+        for name, x in zip(of, _parts(state_dict[source], len(of), adm), strict=True):
+            x = x.reshape(wanted[name].shape)
+            converted[name] = x.to(torch.float32, copy=True).contiguous()
+    return converted
 
 
 def empty_unet(adm: ADMFlags) -> UNet2DModel:
@@ -106,11 +113,10 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
     Args:
         adm: the checkpoint's flags.
     """
-    plain = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
-    if not adm.resblock_updown:
-        plain = ("DownBlock2D", "UpBlock2D")
-    attending = ("AttnDownBlock2D", "AttnUpBlock2D")
-    down, up = ([(attending if has else plain)[i] for has in adm.attention] for i in (0, 1))
+    plain, change = "{}Block2D", "conv"
+    if adm.resblock_updown:
+        plain, change = "Resnet{}sampleBlock2D", "resnet"
+    blocks = ["Attn{}Block2D" if has else plain for has in adm.attention]
     with torch.device("meta"):
         return UNet2DModel(
             sample_size=adm.image_size,
@@ -118,10 +124,10 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
             out_channels=6 if adm.learn_sigma else 3,
             layers_per_block=adm.num_res_blocks,
             block_out_channels=adm.widths,
-            down_block_types=tuple(down),
-            up_block_types=tuple(up[::-1]),
-            downsample_type="resnet" if adm.resblock_updown else "conv",
-            upsample_type="resnet" if adm.resblock_updown else "conv",
+            down_block_types=tuple(block.format("Down") for block in blocks),
+            up_block_types=tuple(block.format("Up") for block in blocks[::-1]),
+            downsample_type=change,
+            upsample_type=change,
             attention_head_dim=adm.head_width,
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
             norm_num_groups=GROUPS,
@@ -166,29 +172,11 @@ def _source(name: str, adm: ADMFlags) -> str:
     return f"{block}.{(PARTS | conv)[part]}.{parameter}"
 
 
-def _attention_module(name: str) -> str | None:
-    """The module of an attention's projections that ``name`` is a parameter of."""
-    module = name.rpartition(".")[0]
-    return next((m for m in (*QKV, "to_out.0") if module.endswith(f".{m}")), None)
-
-
-def _stored(name: str, x: torch.Tensor) -> torch.Tensor:
-    """Of the shape in guided-diffusion of what becomes parameter ``name``, ``x``, on meta."""
-    module = _attention_module(name)
-    if module in QKV:
-        x = torch.cat([x] * 3)
-    if module and name.endswith("weight"):
-        x = x[..., None]  # a convolution of width 1 over the positions
-    return x
-
-
-def _convert(name: str, stored: torch.Tensor, adm: ADMFlags) -> torch.Tensor:
-    module = _attention_module(name)
-    if module in QKV:
-        axis, sizes = 1, (-1, 3, adm.head_width)  # of query, key and value within a head
-        if adm.use_new_attention_order:
-            axis, sizes = 0, (3, -1, adm.head_width)
-        stored = stored.unflatten(0, sizes).select(axis, QKV.index(module)).flatten(0, 1)
-    if module and name.endswith("weight"):
-        stored = stored.squeeze(-1)
-    return stored
+def _parts(stored: torch.Tensor, n: int, adm: ADMFlags) -> list[torch.Tensor]:
+    """What n parameters of the U-Net are made of: queries, keys and values are stored together."""
+    if n == 1:
+        return [stored]
+    axis, sizes = 1, (-1, n, adm.head_width)  # within a head
+    if adm.use_new_attention_order:
+        axis, sizes = 0, (n, -1, adm.head_width)
+    return stored.unflatten(0, sizes).unbind(axis)

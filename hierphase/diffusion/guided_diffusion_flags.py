@@ -63,18 +63,11 @@ class ADMFlags:
 
     def __post_init__(self):
         at_least(vars(self), num_res_blocks=1, diffusion_steps=21, num_channels=1, image_size=1)
-        if self.num_channels % GROUPS:
-            raise ValueError(
-                f"num_channels must be a multiple of {GROUPS}, got {self.num_channels}"
-            )
         check_known("noise_schedule", self.noise_schedule, ("linear", "cosine"))
         fraction("dropout", self.dropout)
-        levels = len(self.widths)
-        if self.image_size % 2 ** (levels - 1):
-            raise ValueError(
-                f"{levels} resolutions need an image_size divisible by {2 ** (levels - 1)}, "
-                f"got {self.image_size}"
-            )
+        for name, factor in (("num_channels", GROUPS), ("image_size", 2 ** (len(self.widths) - 1))):
+            if getattr(self, name) % factor:
+                raise ValueError(f"{name} must be divisible by {factor}, got {getattr(self, name)}")
         self.head_width  # noqa: B018 (raises where there is no single one)
 
     @property
@@ -82,17 +75,14 @@ class ADMFlags:
         """Channels at each resolution, from the largest feature maps to the smallest."""
         if self.channel_mult in ("", (), []):
             if self.image_size not in CHANNEL_MULT:
-                raise ValueError(
-                    f"no published model has image_size {self.image_size}: give channel_mult too"
-                )
+                raise ValueError(f"no published image_size {self.image_size}: give channel_mult")
             factors = CHANNEL_MULT[self.image_size]
         else:
             factors = _integers("channel_mult", self.channel_mult)
         if factors[0] != 1:
             raise ValueError(
-                f"channel_mult {','.join(map(str, factors))} starts with {factors[0]}, but "
-                "UNet2DModel has one width for the first resolution and the time embedding; such a "
-                "model (the 512x512 one) cannot be represented"
+                f"channel_mult {factors} must start with 1, as UNet2DModel has one width for the "
+                "first resolution and the time embedding: the 512x512 model cannot be represented"
             )
         return tuple(factor * self.num_channels for factor in factors)
 
@@ -100,10 +90,8 @@ class ADMFlags:
     def attention(self) -> tuple[bool, ...]:
         """Whether each resolution has attention (between the two halves there always is one)."""
         sizes = _integers("attention_resolutions", self.attention_resolutions)
-        return tuple(
-            2**level in {self.image_size // size for size in sizes}
-            for level in range(len(self.widths))
-        )
+        factors = {self.image_size // size for size in sizes}
+        return tuple(2**level in factors for level in range(len(self.widths)))
 
     @property
     def head_width(self) -> int:
@@ -139,12 +127,8 @@ def parse_flags(flags: dict) -> ADMFlags:
 
 def _integers(name: str, value: str | tuple[int, ...]) -> tuple[int, ...]:
     """The numbers of "1,2,3", of a sequence, or of a single integer."""
-    if isinstance(value, int):
-        value = (value,)
     try:
-        numbers = [int(v) for v in value.split(",")] if isinstance(value, str) else list(value)
-        return tuple(positive_integer(name, number) for number in numbers)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name} must be positive integers like '32,16,8', got {value!r}"
-        ) from None
+        numbers = str(value).strip("()[], ").split(",")
+        return tuple(positive_integer(name, int(number)) for number in numbers)
+    except ValueError:
+        raise ValueError(f"{name} must be positive integers like 32,16,8, got {value!r}") from None

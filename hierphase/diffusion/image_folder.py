@@ -1,13 +1,13 @@
 """Any folder of labelled images as starting images: ImageNet's layouts, N images of each class."""
 
 import json
-import os
 import re
 import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from reprlib import repr as shortened
 
@@ -80,7 +80,7 @@ class ImageFolder:
                 squares.append(centre_square(_decoded(path), self.image_size))
             except Exception as error:  # Pillow has no common class for what bad files cause
                 raise ValueError(f"cannot read the image {path}: {error}") from error
-        pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+        pixels = torch.from_numpy(np.stack(squares))
         return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
 
 
@@ -142,13 +142,13 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
         if len(chosen) < n_per_class:
             raise ValueError(
                 f"class {name} of {path} has {len(chosen)} usable images, n_per_class={n_per_class}"
-                f" needs more{_listing(rejected, '; rejected so far: ')}"
+                f" needs more; rejected so far: {_listing(rejected)}"
             )
         paths += chosen
         labels += [label] * n_per_class
     if rejected:
-        title = f"{len(rejected)} files of {path} are no usable images: "
-        warnings.warn(_listing(rejected, title), stacklevel=2)
+        number = f"{len(rejected)} files of {path} are no usable images"
+        warnings.warn(f"{number}: {_listing(rejected)}", stacklevel=2)
     return ImageFolder(tuple(paths), torch.tensor(labels), class_names, rejected, image_size)
 
 
@@ -177,8 +177,8 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
         names = json.loads(file.read_bytes()) if file.is_file() else {}
         return tuple(str(names.get(name, name)) for name in classes)
     except (ValueError, AttributeError):
-        like = '{"n01440764": "tench", "my-dogs": "golden retriever"}'
-        raise ValueError(f"{file} must be JSON like {like}, a class for each folder") from None
+        like = '{"folder": "class", "n01440764": "tench"}'
+        raise ValueError(f"{file} must be JSON like {like}") from None
 
 
 def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
@@ -186,11 +186,12 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     rejected = {}
 
     def images(files):
-        rejected.update({Path(f): "no suffix of an image" for f in files if not _is_image(f)})
-        return [Path(file) for file in files if _is_image(file)]
+        rejected.update({file: "no suffix of an image" for file in files if not _is_image(file)})
+        return [file for file in files if _is_image(file)]
 
     entries = _visible(path)
-    inside = {entry.name: _visible(entry) for entry in entries if entry.is_dir()}
+    folders = (entry for entry in entries if not _is_image(entry) and entry.is_dir())
+    inside = {folder.name: _visible(folder) for folder in folders}
     beside = images([e for e in entries if e.name not in {*inside, CLASS_MAP}])
     classes = {name: images(files) for name, files in inside.items()}
     deep = [n for n, files in inside.items() if not classes[n] and any(e.is_dir() for e in files)]
@@ -199,34 +200,29 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
             f"{path} holds {shortened(parts)}, no classes with their images: give one of these, "
             f"like {path / parts[-1]}, where each class has a folder, or each image a synset"
         )
-    if inside and beside:
-        raise ValueError(
-            f"{path} holds both folders ({min(inside)}, ...) and images ({beside[0].name}, ...): "
-            "give one with a folder for each class, or one with images alone"
-        )
     for image in beside:
-        if not (synset := SYNSET.fullmatch(image.name)):
+        synset = SYNSET.fullmatch(image.name)
+        if inside or not synset:
             raise ValueError(
-                f"{image} has no synset in its name, which would be like n01440764_10026.JPEG or "
-                "ILSVRC2012_val_00000293_n01440764.JPEG; or put each class into a folder"
+                f"{image} is of no class: put each class into a folder; or all images side by side "
+                "without folders, their synsets in their names, like n01440764_10026.JPEG or "
+                "ILSVRC2012_val_00000293_n01440764.JPEG"
             )
         classes.setdefault(synset[1], []).append(image)
     if not any(classes.values()):
-        raise ValueError(
-            f"{path} holds no images ({', '.join(SUFFIXES)}){_listing(rejected, '; it holds: ')}"
-        )
+        wanted = ", ".join(SUFFIXES)
+        raise ValueError(f"{path} holds no images ({wanted}); it holds: {_listing(rejected)}")
     key = int if all(name.isdecimal() for name in classes) else str
     return {name: classes[name] for name in sorted(classes, key=key)}, rejected
 
 
-def _visible(folder) -> list[os.DirEntry]:
+def _visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted by name."""
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(IGNORED)]
-    return sorted(visible, key=lambda entry: entry.name)
+    visible = (path for path in folder.iterdir() if not path.name.startswith(IGNORED))
+    return sorted(visible, key=attrgetter("name"))
 
 
-def _is_image(file: os.DirEntry) -> bool:
+def _is_image(file: Path) -> bool:
     return file.name.lower().endswith(SUFFIXES)
 
 
@@ -251,11 +247,7 @@ def _decoded(path: Path) -> Image.Image:
     return Image.fromarray(np.rint(values * (255 / highest)).astype(np.uint8)).convert("RGB")
 
 
-def _listing(rejected: Mapping[Path, str], title: str) -> str:
-    """The first rejected files with their reasons, after a title; empty if there are none."""
-    if not rejected:
-        return ""
-    shown = [
-        f"{path.parent.name}/{path.name} ({reason})" for path, reason in list(rejected.items())[:10]
-    ]
-    return title + ", ".join(shown + ["..."] * (len(rejected) > len(shown)))
+def _listing(rejected: Mapping[Path, str]) -> str:
+    """The first rejected files with their reasons."""
+    shown = [f"{f.parent.name}/{f.name} ({why})" for f, why in islice(rejected.items(), 10)]
+    return ", ".join(shown + ["..."] * (len(rejected) > len(shown))) or "none"

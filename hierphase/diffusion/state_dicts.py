@@ -32,15 +32,12 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
     except Exception as error:  # a broken file fails in many ways
-        found = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"cut short or no checkpoint ({path.stat().st_size} bytes)"
-        if found:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
             reason = f"holds more than tensors ({found[1]}), which could run code"
         raise ValueError(f"{path}: {reason}; give a file with the state dict only") from None
     if not isinstance(state_dict, dict) or not all(map(torch.is_tensor, state_dict.values())):
-        raise ValueError(
-            f"{path}: holds a {type(state_dict).__name__}, not names and tensors alone"
-        )
+        raise ValueError(f"{path}: holds a {type(state_dict).__name__}, not names and tensors")
     return state_dict
 
 

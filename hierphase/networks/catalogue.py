@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers import UNet2DModel
 
 from hierphase.checks import check_known, positive_integer
-from hierphase.diffusion.datasets import ImageData, cifar10, digits, fashion_mnist, mnist
+from hierphase.diffusion.datasets import cifar10, digits, fashion_mnist, mnist
 from hierphase.networks import objectives
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import in_patches, mirrored, shifted
@@ -71,31 +71,20 @@ def train(
     return output
 
 
-def _images(title: str, n_train: str, load: Callable[..., ImageData], *arguments):
-    """What a data set is and what is learnt of it, in words, and what gives it."""
-    source = f"the {n_train} training images of `hierphase.diffusion.datasets.{load.__name__}`"
-    return f"{title}, trained on {source}", partial(load, *arguments)
-
-
+# Calls without arguments that give the images.
 _IMAGES = {
-    "digits": _images("scikit-learn's 8x8 digits", "1347", digits),
-    "fashion-mnist": _images("Fashion-MNIST", "60,000", fashion_mnist),
-    "mnist": _images("MNIST", "60,000", mnist),
-} | {
-    f"cifar10-{size}": _images(
-        f"CIFAR-10 at {size}x{size} pixels (means over squares)", "50,000", cifar10, size
-    )
-    for size in (8, 16, 32)
+    "digits": partial(digits),
+    "fashion-mnist": partial(fashion_mnist),
+    "mnist": partial(mnist),
+    **{f"cifar10-{size}": partial(cifar10, size) for size in (8, 16, 32)},
 }
 
 
 def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:
     """Training of a :class:`ConvClassifier`, the same for all images of some size."""
-    what, data = _IMAGES[name]
-    also = " and mirrored at random" if mirrored in vary else ""
     return Training(
-        about=f"Classifier of {what}, shifted by up to one pixel{also}.",
-        data=data,
+        about=f"Classifier of the images {name} of `hierphase.diffusion.datasets`.",
+        data=_IMAGES[name],
         model=partial(ConvClassifier, in_channels),
         loss=objectives.classification_loss,
         report=objectives.classifier_report,
@@ -110,18 +99,13 @@ def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:
 
 def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *vary) -> Training:
     """Training of an unconditional denoiser, whose samples the classifier of its images judges."""
-    what, data = _IMAGES[name]
-    if mirrored in vary:
-        what += ", mirrored at random"
-    if in_patches in vary:
-        what += ". It sees `pixel_unshuffle(images, 2)`, 12 channels"
     judge = f"{name}-classifier"
     return Training(
-        about=f"Unconditional DDPM (noise prediction) of {what}. Below, `loss` and `loss_held_out` "
-        "are the noise-prediction errors on training and held-out images; the other numbers judge "
-        "samples drawn in 50 steps of DPM-Solver++ and are explained in "
-        "`hierphase.networks.sample_quality.sample_quality`.",
-        data=data,
+        about=f"Unconditional DDPM (noise prediction) of the images {name} of "
+        "`hierphase.diffusion.datasets`. Below, `loss` and `loss_held_out` are the errors of that "
+        "prediction on training and held-out images; the other numbers judge samples drawn in 50 "
+        "steps of DPM-Solver++, see `hierphase.networks.sample_quality.sample_quality`.",
+        data=_IMAGES[name],
         model=model,
         loss=objectives.denoising_loss,
         report=partial(objectives.image_denoiser_report, judge=partial(model_directory, judge)),
@@ -177,12 +161,9 @@ TRAININGS = {
     "mnist": _image_denoiser("mnist", _UNET_28, 4000),
     "fashion-mnist-classifier": _image_classifier("fashion-mnist", mirrored, shifted),
     "mnist-classifier": _image_classifier("mnist", shifted),
-    **{
-        f"cifar10-{size}-classifier": _image_classifier(
-            f"cifar10-{size}", mirrored, shifted, in_channels=3
-        )
-        for size in (8, 16, 32)
-    },
+    "cifar10-8-classifier": _image_classifier("cifar10-8", mirrored, shifted, in_channels=3),
+    "cifar10-16-classifier": _image_classifier("cifar10-16", mirrored, shifted, in_channels=3),
+    "cifar10-32-classifier": _image_classifier("cifar10-32", mirrored, shifted, in_channels=3),
     "cifar10-8": _patch_denoiser(8, (48, 96), 12_000),
     "cifar10-16": _patch_denoiser(16, (72, 144), 40_000),
     "cifar10-32": _patch_denoiser(32, (72, 144), 60_000),

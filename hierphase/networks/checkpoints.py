@@ -14,47 +14,44 @@ from hierphase.files import read_sealed, write
 CHECKPOINT = "checkpoint.pt"
 
 
-def save_checkpoint(directory: Path, run: dict, step: int, seconds: float, rows, parts) -> None:
+def save_checkpoint(directory: Path, run: dict, reached: dict, parts: Sequence) -> None:
     """Write where a training stands, atomically (all of it or nothing).
 
     Args:
         directory: where ``checkpoint.pt`` goes.
         run: what makes this training the one it is (name, steps, seed).
-        step: optimiser steps done.
-        seconds: wall time spent so far.
-        rows: of the log so far.
+        reached: numbers and texts that say where it stands.
         parts: network, optimisers, averages, ...: all that have a ``state_dict()``.
     """
-    state = {"run": run, "step": step, "seconds": seconds, "rows": rows}
     content = io.BytesIO()
-    torch.save(state | {"parts": [part.state_dict() for part in parts]}, content)
+    states = [part.state_dict() for part in parts]
+    torch.save({"run": run, "reached": reached, "parts": states}, content)
     write(content.getbuffer(), directory / CHECKPOINT, sealed=True)
 
 
-def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> tuple[int, float, list]:
+def load_checkpoint(directory: Path, run: dict, parts: Sequence) -> dict:
     """Put all parts where the checkpoint has them, if there is one.
 
     Returns:
-        Steps done, seconds spent and rows of the log; (0, 0.0, []) without a checkpoint.
+        What had been ``reached``; empty without a checkpoint.
 
     Raises:
         ValueError: the checkpoint is damaged, or was written by another run.
     """
     path = directory / CHECKPOINT
     if not path.is_file():
-        return 0, 0.0, []
+        return {}
     try:
         content = io.BytesIO(read_sealed(path))
         state = torch.load(content, map_location="cpu", weights_only=True)
         if state["run"] == run:
             for part, its_state in zip(parts, state["parts"], strict=True):
                 part.load_state_dict(its_state)
-            return state["step"], state["seconds"], state["rows"]
+            return state["reached"]
         reason = f"belongs to the training {state['run']}, not to {run}: continue that one"
     except Exception as error:  # no limit to what another version's file makes the readers raise
-        reason = (
-            f"is damaged, or of another version ({' '.join(str(error).split())[:200]}): restore"
-        )
+        shown = " ".join(str(error).split())[:200]
+        reason = f"is damaged, or of another version ({shown}): restore"
     raise ValueError(f"{path} {reason}, delete the file, or give another output directory")
 
 

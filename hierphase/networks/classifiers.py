@@ -9,7 +9,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from hierphase.checks import check_known, check_shape, unknown
+from hierphase.checks import check_known, check_shape
 from hierphase.diffusion.labels import IMAGENET_SYNSETS
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
@@ -59,12 +59,8 @@ class ConvClassifier(ModelMixin, ConfigMixin):
         widths = (in_channels, *channels)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(before, width, 3, stride=1 if stage == 0 else 2, padding=1),
-                nn.GroupNorm(GROUPS, width),
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.GroupNorm(GROUPS, width),
-                nn.GELU(),
+                *_convolution(before, width, stride=1 if stage == 0 else 2),
+                *_convolution(width, width),
             )
             for stage, (before, width) in enumerate(pairwise(widths))
         )
@@ -88,6 +84,12 @@ class ConvClassifier(ModelMixin, ConfigMixin):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class logits, (n, n_classes), of images as for :meth:`features`."""
         return self.logits(self.features(images))
+
+
+def _convolution(before: int, width: int, stride: int = 1) -> list[nn.Module]:
+    """A 3x3 convolution from ``before`` to ``width`` channels, normalised, and GELU."""
+    convolution = nn.Conv2d(before, width, 3, stride, padding=1)
+    return [convolution, nn.GroupNorm(GROUPS, width), nn.GELU()]
 
 
 @torch.no_grad()
@@ -190,8 +192,8 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
         of_this_name = (w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name)
         recipe = next(of_this_name, recipe)
     elif weights is not None:
-        message = unknown(f"weights of {name}", str(weights), [w.name for w in published])
-        raise ValueError(f"{message}, or a path that ends in {', '.join(STATE_DICT_SUFFIXES)}")
+        kind = f"weights of {name} and no path that ends in {', '.join(STATE_DICT_SUFFIXES)}:"
+        check_known(kind, str(weights), [known.name for known in published])
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torchvision draws from the global stream
         network = models.get_model(name)

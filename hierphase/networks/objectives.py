@@ -75,10 +75,8 @@ def classifier_report(model, data, seed) -> dict[str, float]:
 @torch.no_grad()
 def denoiser_report(model, data, seed) -> dict[str, float]:
     """Denoising loss on 1000 data from the training set, and on as many that were held out."""
-    parts = {
-        "loss": data.batch(N_VALIDATION, derived_generator(seed, 0))[0],
-        "loss_held_out": data.test_images[:N_VALIDATION],
-    }
+    train, _ = data.batch(N_VALIDATION, derived_generator(seed, 0))
+    parts = {"loss": train, "loss_held_out": data.test_images[:N_VALIDATION]}
     generators = [derived_generator(seed, 0, i) for i in range(20)]
     return {
         name: sum(denoising_loss(model, x, None, g).item() for g in generators) / 20
@@ -111,7 +109,7 @@ def image_denoiser_report(
         generator=[derived_generator(seed, 0, i) for i in range(n_samples)],
     ).samples[0]
     parts = {"loss": data.train_images, "loss_held_out": data.test_images}
-    n = min(2000, *(len(images) for images in parts.values()))
+    n = min(2000, *map(len, parts.values()))
     losses = {}
     for name, images in parts.items():
         patches = functional.pixel_unshuffle(images[:n], patch)

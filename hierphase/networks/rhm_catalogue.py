@@ -19,10 +19,10 @@ STRUCTURES = (
 )  # fmt: skip
 
 
-def _classifier(about: str, data, steps: int = 4000, **sizes: int) -> Training:
+def _classifier(data, steps: int = 4000, **sizes: int) -> Training:
     """Training of a :class:`TreeClassifier` of these sizes on fresh examples."""
     return Training(
-        about=f"{about} Trained on fresh examples: none is seen twice.",
+        about=f"Classifier of `{data}`, trained on fresh examples: none is seen twice.",
         data=lambda: data,
         model=partial(TreeClassifier, **sizes, width=64),
         loss=objectives.classification_loss,
@@ -36,10 +36,15 @@ def _classifier(about: str, data, steps: int = 4000, **sizes: int) -> Training:
 
 def tree_classifier(v: int, m: int, s: int, L: int, seed: int) -> Training:
     """Training of a classifier of the shape of a tree on fresh data of it."""
-    rhm = RandomHierarchyModel(v, m, s, L, seed=seed)
-    about = f"Classifier of data of the Random Hierarchy Model, `{rhm}`."
-    return _classifier(about, TreeData(rhm), v=v, s=s, L=L, n_classes=v)
+    data = TreeData(RandomHierarchyModel(v, m, s, L, seed=seed))
+    return _classifier(data, v=v, s=s, L=L, n_classes=v)
 
+
+_mixture_classifier = partial(_classifier, steps=500, v=1, s=4, L=5, n_classes=2)
+#: 16 classes, each of 256 strings of 16 leaves without parts.
+_FLAT = TreeData(RandomHierarchyModel(8, 256, 16, 1, n_classes=16))
+#: Of these a network can learn nothing, for comparison.
+_SHUFFLED = TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True)
 
 #: The classifiers of exactly solvable data by name, those of several draws of the rules of a Random
 #: Hierarchy Model first, then those of data without a hierarchy.
@@ -53,29 +58,11 @@ TREE_CLASSIFIERS = {
         for v, m, s, L in STRUCTURES
         for seed in range(3)
     },
-    "flat-cnn": _classifier(
-        "Classifier of data of a Random Hierarchy Model of depth 1, `RandomHierarchyModel(v=8, "
-        "m=256, s=16, L=1, n_classes=16)`: each class has 256 strings of 16 leaves without parts.",
-        TreeData(RandomHierarchyModel(8, 256, 16, 1, n_classes=16)),
-        v=8, s=2, L=4, n_classes=16,
-    ),
-    "shuffled-cnn": _classifier(
-        "A network that could learn nothing, for comparison: trained on the data of `rhm-cnn` with "
-        "the leaf at every position taken from another datum.",
-        TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True),
-        v=16, s=2, L=7, n_classes=16,
-    ),
-    **{
-        name: _classifier(
-            f"Classifier of `{data}`, a mixture of two Gaussians.",
-            data, steps=500, v=1, s=4, L=5, n_classes=2,
-        )
-        for name, data in (
-            ("mixture-cnn", TwoModeMixture(d=1024, r=0.25)),
-            ("coloured-cnn", TwoModeMixture(d=1024, r=0.1, exponent=1.2, component=200)),
-        )
-    },
-}  # fmt: skip
+    "flat-cnn": _classifier(_FLAT, v=8, s=2, L=4, n_classes=16),
+    "shuffled-cnn": _classifier(_SHUFFLED, v=16, s=2, L=7, n_classes=16),
+    "mixture-cnn": _mixture_classifier(TwoModeMixture(d=1024, r=0.25)),
+    "coloured-cnn": _mixture_classifier(TwoModeMixture(d=1024, r=0.1, exponent=1.2, component=200)),
+}
 
 
 def tree_denoiser_name(architecture: str, P: int | None, draw: int = 0) -> str:
@@ -92,9 +79,8 @@ def tree_rhm(draw: int, m: int = 3, L: int = 4) -> RandomHierarchyModel:
 def _tree_denoiser(architecture: str, P: int | None, rhm: RandomHierarchyModel) -> Training:
     """Training of a denoiser on P data of a small tree, or on fresh ones (None)."""
     return Training(
-        about=f"Denoiser of data of `{rhm}`, trained on "
-        f"{'fresh examples' if P is None else f'{P} examples'}. Below, `loss` and `loss_held_out` "
-        "are the noise-prediction errors on training and held-out data.",
+        about=f"Denoiser of `{TreeData(rhm, P=P)}`. Below, `loss` and `loss_held_out` are the "
+        "noise-prediction errors on training and held-out data; P=None is fresh data without end.",
         data=lambda: TreeData(rhm, P=P),
         model=lambda: TREE_DENOISERS[architecture](rhm.v, rhm.s, rhm.L),
         loss=objectives.denoising_loss,

@@ -53,9 +53,8 @@ class Feedforward(nn.Sequential):
     """Linear map, ReLU, linear map, layer normalisation; along the last dimension."""
 
     def __init__(self, n_in: int, n_hidden: int, n_out: int):
-        super().__init__(
-            nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_out), nn.LayerNorm(n_out)
-        )
+        first, second = nn.Linear(n_in, n_hidden), nn.Linear(n_hidden, n_out)
+        super().__init__(first, nn.ReLU(), second, nn.LayerNorm(n_out))
 
 
 class TreeUNet(TreeDenoiser):
@@ -77,9 +76,8 @@ class TreeUNet(TreeDenoiser):
     def __init__(self, v=8, s=2, L=4, width=32, n_hidden=96):
         super().__init__(v, width)
         self.merge = nn.ModuleList(Feedforward(s * width, n_hidden, width) for _ in range(L))
-        self.split = nn.ModuleList(
-            Feedforward((s + 1) * width, n_hidden, s * width) for _ in range(L)
-        )
+        below = s * width
+        self.split = nn.ModuleList(Feedforward(width + below, n_hidden, below) for _ in range(L))
         self.head = nn.Linear(width, v)
 
     def _logits(self, x):
@@ -132,16 +130,13 @@ class _Block(nn.Module):
         self.queries, self.keys, self.values, self.mixed = (
             nn.Linear(width, width) for _ in range(4)
         )
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
-        )
+        wide = 4 * width
+        self.feedforward = nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, width))
 
     def forward(self, x):
         seen = self.norms[0](x)
-        heads = [
-            part(seen).unflatten(2, (self.n_heads, -1)).transpose(1, 2)
-            for part in (self.queries, self.keys, self.values)
-        ]
+        parts = self.queries(seen), self.keys(seen), self.values(seen)
+        heads = [part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts]
         attended = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
         x = x + self.mixed(attended)
         return x + self.feedforward(self.norms[1](x))

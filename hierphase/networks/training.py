@@ -20,7 +20,6 @@ from torch import nn
 from tqdm import tqdm
 
 from hierphase.files import WriteError, check_holds_only, output_directory, write
-from hierphase.networks.best_weights import BestWeights
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
@@ -129,20 +128,27 @@ def optimise(training, run, model, data, output) -> float:
             images = vary(images, generator)
         return training.loss(network, images, labels, generator)
 
-    def held_out_loss(network):  # with the same random numbers at every call
+    @torch.no_grad()
+    def held_out_loss():  # of the averages, with the same random numbers at every call
         batch = data.test_images[-N_VALIDATION:], data.test_labels[-N_VALIDATION:]
-        return loss_of(network, batch, derived_generator(run["seed"], 0)).item()
+        ema.store(model.parameters())
+        ema.copy_to(model.parameters())
+        loss = loss_of(model, batch, derived_generator(run["seed"], 0)).item()
+        ema.restore(model.parameters())
+        return loss
 
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
-    best = BestWeights(held_out_loss)
+    best = EMAModel(model.parameters()) if training.keep_best else ema
     parts = [model, *optimizers, ema, best]
-    first, seconds, rows = load_checkpoint(output, run, parts)
-    steps, rows = run["steps"], rows or [LOG_HEADER]
-    begun = time.perf_counter() - seconds
+    reached = {"step": 0, "seconds": 0.0, "log": LOG_HEADER, "lowest": math.inf}
+    reached |= load_checkpoint(output, run, parts)
+    first, steps, begun = reached["step"], run["steps"], time.perf_counter() - reached["seconds"]
     progress = tqdm(range(first, steps), initial=first, total=steps, desc=run["name"], disable=None)
     for step in progress:
         generator = derived_generator(run["seed"], step + 1)
-        rate = training.learning_rate * _schedule(step, steps)
+        # Linear warm-up, then half a cosine from 1 to 0.
+        factor = min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = training.learning_rate * factor
         loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
@@ -153,20 +159,19 @@ def optimise(training, run, model, data, output) -> float:
             optimizer.zero_grad()
         ema.step(model.parameters())
         done, seconds = step + 1, time.perf_counter() - begun
+        reached |= {"step": done, "seconds": seconds}
         if done % max(1, steps // 200) == 0:
-            rows.append(f"{done},{loss:.5f},{rate:.3e},{seconds:.1f}\r\n")
+            reached["log"] += f"{done},{loss:.5f},{rate:.3e},{seconds:.1f}\r\n"
             progress.set_postfix(loss=f"{loss:.4f}")
         if done % training.checkpoint_every == 0 or done == steps:
-            if training.keep_best:
-                best.offer(model, ema)
-            save_checkpoint(output, run, done, seconds, rows, parts)
-            write("".join(rows).encode(), output / LOG)
-    write("".join(rows).encode(), output / LOG)  # a kill may have come before the one above
-    if training.keep_best:
-        best.copy_to(model)
-    else:
-        ema.copy_to(model.parameters())
-    return seconds
+            if training.keep_best and (held_out := held_out_loss()) < reached["lowest"]:
+                reached["lowest"] = held_out
+                best.load_state_dict(ema.state_dict())
+            save_checkpoint(output, run, reached, parts)
+            write(reached["log"].encode(), output / LOG)
+    write(reached["log"].encode(), output / LOG)  # a kill may have come before the one above
+    best.copy_to(model.parameters())
+    return reached["seconds"]
 
 
 def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
@@ -177,8 +182,7 @@ def _optimizers(model: nn.Module, muon: bool) -> list[torch.optim.Optimizer]:
     if not muon:
         return [torch.optim.AdamW(model.parameters(), weight_decay=0.01)]
     *inner, _ = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
-    ids = {id(parameter) for parameter in inner}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in ids]
+    rest = [x for x in model.parameters() if all(x is not weight for weight in inner)]
     return [
         torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, weight_decay=0.01),
@@ -198,24 +202,20 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
-def _schedule(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up, then half a cosine from 1 to 0."""
-    return min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def _card(training, run, model, seconds, quality) -> str:
     """The model card: what it is, how it was made, how good it is."""
-    parameters = sum(p.numel() for p in model.parameters())
+    varied = [getattr(vary, "__name__", str(vary)) for vary in training.vary]
     lines = [
         f"# {run['name']}",
         "",
-        f"{training.about}",
+        training.about,
         "",
-        f"- parameters: {parameters:,} (safetensors)",
+        f"- parameters: {model.num_parameters():,} (safetensors)",
         f"- training: {run['steps']} steps of {training.batch_size} examples, "
         f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
         f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}"
         f"{', the best on held-out data' if training.keep_best else ''}), seed {run['seed']}",
+        f"- varied by: {', '.join(varied) or 'nothing'}",
         f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
         f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
         "",

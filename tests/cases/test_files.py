@@ -29,7 +29,7 @@ def write_weights(folder):
 
 
 def write_checkpoint(folder):
-    save_checkpoint(folder, RUN, 3, 1.0, [], [ConvClassifier()])
+    save_checkpoint(folder, RUN, {"step": 3}, [ConvClassifier()])
 
 
 def write_result(folder):
@@ -168,7 +168,7 @@ def flip(path):
 
 
 def other_network(path):
-    save_checkpoint(path.parent, RUN, 3, 1.0, [], [torch.nn.Linear(2, 2)])
+    save_checkpoint(path.parent, RUN, {"step": 3}, [torch.nn.Linear(2, 2)])
 
 
 DAMAGES = {
@@ -186,7 +186,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path, damage):
     write_checkpoint(tmp_path)
     network = ConvClassifier()
-    assert load_checkpoint(tmp_path, RUN, [network]) == (3, 1.0, [])
+    assert load_checkpoint(tmp_path, RUN, [network]) == {"step": 3}
     damage(tmp_path / "checkpoint.pt")
     message = re.escape(f"{tmp_path}/checkpoint.pt is damaged, or of another version (")
     with pytest.raises(ValueError, match=rf"{message}[^\n]*delete the file") as caught:

@@ -61,8 +61,8 @@ def test_what_is_read(tmp_path, files, classes):
         (["a/1.png", "b/.hidden.png"], "class b of .* has 0 usable images"),
         (["a/1.png", "b/notes.txt"], r"class b of .* has 0 usable .* b/notes.txt \(no suffix of"),
         (["a/1.png", "b/1.png:Zone.Identifier"], "class b of .* 0 .*Zone.Identifier .no suffix"),
-        (["val_0.JPEG", "val_1.JPEG"], "val_0.JPEG has no synset .* put each class into a fol"),
-        (["a/1.png", "1.png"], "holds both folders .a, .* and images .1.png"),
+        (["val_0.JPEG", "val_1.JPEG"], "val_0.JPEG is of no class: put each class into a fol"),
+        (["a/1.png", "1.png"], "1.png is of no class: .* side by side without folders"),
     ],
 )
 def test_what_is_refused_in_one_line_that_says_what_to_give(tmp_path, files, message):

@@ -1,6 +1,6 @@
-import contextlib
 import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,12 +91,8 @@ def test_choice_is_the_same_whatever_order_files_come_in(classes, tmp_path, flat
         for path in sorted(classes.glob("n????????")):
             path.rmdir()
     before = image_folder(tmp_path, n_per_class=2, image_size=SIZE)
-    scandir = os.scandir
-
-    def backwards(path):
-        return contextlib.nullcontext(sorted(scandir(path), key=lambda e: e.name, reverse=True))
-
-    monkeypatch.setattr(module.os, "scandir", backwards)
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: sorted(iterdir(path), reverse=True))
     after = image_folder(tmp_path, n_per_class=2, image_size=SIZE)
     assert after.paths == before.paths
     assert torch.equal(after.labels, before.labels)
@@ -244,8 +240,8 @@ def test_a_folder_without_images_is_an_error(tmp_path, files):
         (path if name.endswith("/") else path.parent).mkdir(exist_ok=True)
         if not name.endswith("/"):
             path.touch()
-    shown = "; it holds: .*notes.txt" if any("notes" in name for name in files) else "webp\\)$"
-    with pytest.raises(ValueError, match=rf"{tmp_path} holds no images.*{shown}"):
+    shown = ".*notes.txt" if any("notes" in name for name in files) else "none$"
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds no images.*; it holds: {shown}"):
         image_folder(tmp_path, n_per_class=1, image_size=SIZE)
 
 
@@ -262,13 +258,13 @@ def test_flat_names_without_synset_are_an_error(tmp_path):
     save(tmp_path / "n01440764_1.JPEG")
     save(tmp_path / "ILSVRC2012_val_00000293.JPEG")
     save(tmp_path / "n123_4.JPEG")
-    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000293.JPEG has no synset"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000293.JPEG is of no class"):
         image_folder(tmp_path, n_per_class=1, image_size=SIZE)
 
 
 def test_both_layouts_at_once_are_an_error(classes):
     save(classes / "n01440764_9.JPEG")
-    with pytest.raises(ValueError, match=r"folders \(n01440764, ...\) and images \(n01440764_9"):
+    with pytest.raises(ValueError, match=r"n01440764_9.JPEG is of no class"):
         image_folder(classes, n_per_class=1, image_size=SIZE)
 
 

@@ -2,26 +2,9 @@ import dataclasses
 
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
-from torch import nn
 
 from hierphase.networks import catalogue, training
-from hierphase.networks.best_weights import BestWeights
-
-
-def test_the_lowest_of_the_averages_is_kept_and_the_network_is_left_alone():
-    model = nn.Linear(1, 1, bias=False)
-    ema = EMAModel(model.parameters(), decay=0.5)
-    best = BestWeights(lambda network: abs(network.weight.item() - 3))
-    for average in (0.0, 2.5, 5.0, 2.0):
-        nn.init.constant_(model.weight, 7.0)
-        ema.shadow_params[0].fill_(average)
-        best.offer(model, ema)
-        assert model.weight.item() == 7 and ema.shadow_params[0].item() == average
-    assert best.lowest == pytest.approx(0.5)
-    best.copy_to(model)
-    assert model.weight.item() == 2.5
 
 
 @pytest.fixture
@@ -73,7 +56,7 @@ def test_training_ends_on_the_best_weights_also_when_it_was_killed(spoiled, tmp_
     best = saved[-1][-1][-1]  # of the last checkpoint
     stored = catalogue.TRAININGS["rhm-unet-16"].model()
     stored.load_state_dict({name: value.float() for name, value in whole.items()})
-    for parameter, expected in zip(stored.parameters(), best.weights, strict=True):
+    for parameter, expected in zip(stored.parameters(), best.shadow_params, strict=True):
         assert torch.equal(parameter, expected.half().float())
 
     calls.clear()
