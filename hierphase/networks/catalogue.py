@@ -103,8 +103,8 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
     return Training(
         about=f"Unconditional DDPM (noise prediction) of the images {name} of "
         "`hierphase.diffusion.datasets`. Below, `loss` and `loss_held_out` are the errors of that "
-        "prediction on training and held-out images; the other numbers judge samples drawn in 50 "
-        "steps of DPM-Solver++, see `hierphase.networks.sample_quality.sample_quality`.",
+        "prediction on training and held-out images; the other numbers judge samples drawn in "
+        "100 steps of SDE-DPM++ 2M, see `hierphase.networks.sample_quality.sample_quality`.",
         data=_IMAGES[name],
         model=model,
         loss=objectives.denoising_loss,
