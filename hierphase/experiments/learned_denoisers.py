@@ -151,8 +151,7 @@ class DenoiserExperiment(Experiment):
             network = rhm_catalogue.TREE_DENOISERS[entry.architecture]
             model = load_model(model_directory(entry.trained), network)
         parts = [self._losses(model, bayes, data), self._kept(model, data)]
-        about = {"architecture": entry.architecture, "draw": entry.draw}
-        about["P"] = np.nan if entry.P is None else float(entry.P)
+        about = vars(entry) | {"P": float(entry.P or np.nan)}
         times = {"time": self.times() / T, "loss_time": self.loss_times() / T}
         parts += [self._generated(model, data), xr.Dataset(about, times)]
         return xr.merge(parts).assign_coords(level=np.arange(rhm.L + 1))

@@ -238,8 +238,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         ValueError: there are fewer than ``n_per_class`` images of a class.
     """
     model, scheduler = _denoiser(parameters, device)
-    name, n_per_class, held_out = parameters["images"], parameters["n_per_class"], None
-    paths = ()
+    name, n_per_class = parameters["images"], parameters["n_per_class"]
+    held_out, paths = None, ()
     if name in DATASETS:
         data = DATASETS[name]()
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
@@ -253,22 +253,17 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
     size, channels = model.config.sample_size, model.config.in_channels
     check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, size, size)
-    kind, settings = SAMPLERS[parameters["sampler"]]
+    (kind, settings), kin = SAMPLERS[parameters["sampler"]], type(scheduler).__name__
     trained = hasattr(scheduler, "alphas_cumprod")
     if kind and not trained:
-        raise ValueError(
-            f"sampler {parameters['sampler']} is for models with alphas_cumprod, not for "
-            f"{type(scheduler).__name__} of {parameters['model']}: take own"
-        )
+        raise ValueError(f"sampler {parameters['sampler']} is not for models of {kin}: take own")
     sampler = kind.from_config(scheduler.config, **settings) if kind else scheduler
     pipeline = ForwardBackwardPipeline(model, sampler)
+    options = {key: parameters[key] for key in ("num_inference_steps", "batch_size")}
+    options["autocast_dtype"] = PRECISIONS[parameters["precision"]]
 
     def denoised(starts, noises, generators):
-        returned = pipeline(
-            starts[0], None, parameters["num_inference_steps"], generators,
-            parameters["batch_size"], autocast_dtype=PRECISIONS[parameters["precision"]],
-            ln_snr=noises,
-        )  # fmt: skip
+        returned = pipeline(starts[0], generator=generators, ln_snr=noises, **options)
         return Denoised(returned.samples, ln_snr=returned.ln_snr)
 
     files = {
