@@ -48,6 +48,7 @@ RUN = {
     ),
     "hierphase sweep image-correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep imagenet-transition --preset digits": TINY,
+    "hierphase sweep imagenet-transition --preset digits-ddpm-250": TINY,
     "hierphase sweep imagenet-transition --preset flat-digits": "-p n_per_class 1 -p n_times 2",
     FASHION: TINY,
     f"{FASHION} -p n_per_class 20 --executor processes": f"{FASHION} {TINY} --executor processes",
