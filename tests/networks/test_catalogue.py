@@ -145,7 +145,8 @@ def test_the_books_samples_look_like_the_data(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "accuracy"), [("digits-classifier", 0.97), ("fashion-mnist-classifier", 0.925)]
+    ("name", "accuracy"),
+    [("digits-classifier", 0.97), ("fashion-mnist-classifier", 0.925), ("mnist-classifier", 0.99)],
 )
 def test_the_books_classifiers_are_good_judges(name, accuracy):
     quality = json.loads((catalogue.model_directory(name) / training.QUALITY).read_text())
