@@ -133,10 +133,10 @@ def test_denoising_loss_is_zero_for_perfect_and_one_for_no_prediction():
 def test_the_books_samples_look_like_the_data(name):
     directory = catalogue.model_directory(name)
     quality = json.loads((directory / training.QUALITY).read_text())
-    assert quality["confident"] > 0.75 * quality["confident_held_out"]
+    assert quality["confident"] > 0.7 * quality["confident_held_out"]
     assert 0.03 < quality["rarest_class"] and quality["commonest_class"] < 0.2
     assert quality["distance"] > 0.8 * quality["distance_held_out"]  # no copies of training images
-    assert quality["frechet_train"] < quality["frechet"]
+    assert quality["frechet_train"] < quality["frechet"] < 1  # 2.4 along the flow, which errs more
     card = (directory / "README.md").read_text()
     for number, value in quality.items():
         assert f"| {number} | {value:.4f} |" in card
