@@ -99,7 +99,8 @@ def check_shape(name: str, x, *axes: str | int) -> None:
         name: of ``x``, for the message.
         x: the array.
         axes: of every axis its size, or a word for any size but zero, the same wherever the word
-            stands again; ``...`` is any number of axes. Words may come together in one string.
+            stands again; ``...`` is any number of axes, none of them empty. Words may come together
+            in one string.
     """
     shape, words = tuple(np.shape(x)), " ".join(map(str, axes)).split()
     wanted = ", ".join(words) + ("," if len(words) == 1 else "")
@@ -108,8 +109,9 @@ def check_shape(name: str, x, *axes: str | int) -> None:
         words[place : place + 1] = ["..."] * (len(shape) - len(words) + 1)
     sizes = {}
     fits = len(words) == len(shape) and all(
-        word == "..."
-        or (size == int(word) if word.isdigit() else 0 < size == sizes.setdefault(word, size))
+        (0 < size if word == "..." else size == int(word))
+        if word == "..." or word.isdigit()
+        else 0 < size == sizes.setdefault(word, size)
         for word, size in zip(words, shape, strict=True)
     )
     if not fits:

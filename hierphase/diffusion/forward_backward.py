@@ -39,7 +39,7 @@ class ForwardBackwardOutput(BaseOutput):
 
     Attributes:
         samples: (n_times, n, ...) x̂0(t) of every image, in the order of the times asked.
-        timesteps: (n_times,) float64 time of the first denoising step, as the scheduler counts;
+        timesteps: (n_times,) float64 time that x_t was noised to, as the scheduler counts;
             0 where there is no noise, and T where ``timesteps`` asked for pure noise.
         ln_snr: (n_times,) float64 level of x_t; inf where there is no noise, -inf for pure noise.
     """
@@ -224,7 +224,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         """The start at reversal time t."""
         if t in (0, T):
             return _at_level(run, torch.inf if t == 0 else -torch.inf)._replace(t=t, key=(int(t),))
-        grid, key = run.timesteps.tolist(), (int(t),)
+        grid, key = run.timesteps.tolist(), (int(t), *([int(t % 1 * 2**32)] if t % 1 else ()))
         below = [step for step in grid if step < t]
         alpha, sigma = (float(level) for level in run.parametrisation.level(t))
         if start_below:
@@ -244,7 +244,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         start = _Start(run, k, *run.levels[k].tolist(), t, key)
         if not abs(start.ln_snr - 2 * math.log(alpha / sigma)) < 0.02:
             raise ValueError(
-                f"time {t:g} is not among the steps of {run}, which cannot start between them; "
+                f"time {t:g} is not among the steps of {run}, which cannot start there; "
                 f"choose from {grid[::-1]}, or give ln_snr"
             )
         return start

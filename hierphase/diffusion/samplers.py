@@ -84,10 +84,9 @@ class SamplerRun:
         t, level = self.scheduler.timesteps[call : call + 1], []
         for x_0, z in torch.eye(2)[:, :, None, None]:
             scheduler = _begun(copy(self.scheduler), call)
-            if hasattr(scheduler, "add_noise"):
-                level.append(float(scheduler.add_noise(x_0, z, t)))
-            else:
-                level.append(float(scheduler.scale_noise(x_0, t, z)))
+            known = hasattr(scheduler, "add_noise")
+            x = scheduler.add_noise(x_0, z, t) if known else scheduler.scale_noise(x_0, t, z)
+            level.append(float(x))
         return [*level, float(_given(scheduler, torch.ones(1, 1), t[0]))]
 
     def denoiser_level(self, call: int) -> torch.Tensor:

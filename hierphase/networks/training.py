@@ -150,6 +150,8 @@ def optimise(training, run, model, data, output) -> float:
         factor = min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
         rate = training.learning_rate * factor
         loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
+        if not loss.isfinite():
+            raise ValueError(f"{run['name']}: the loss of step {step + 1} is {loss.item()}")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

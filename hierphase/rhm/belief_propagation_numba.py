@@ -1,12 +1,12 @@
 """Belief propagation on the CPU: numba kernels that fuse gather, product, sum and normalisation.
 
-Nodes are handled in blocks of ``LANES``, copied to
-a scratch (symbol, lane) layout that stays in the first-level cache: the loop over the rules then
-has scalar indices outside and contiguous lanes inside, which the compiler vectorises. A message
-is scaled so that its largest entry is 1. The kernels release the interpreter lock; blocks are
-shared among ``torch.get_num_threads()`` threads, which wait for nobody while they work. The threads
-of a parallel region of PyTorch wait for each other, 8 ms each time where other processes keep the
-cores busy: what is not a kernel runs in one (:func:`one_thread`).
+Nodes are handled in blocks of ``LANES``, copied to a scratch (symbol, lane) layout that stays in
+the first-level cache: the loop over the rules then has scalar indices outside and contiguous lanes
+inside, which the compiler vectorises. A message is scaled so that its largest entry is 1. The
+kernels release the interpreter lock; blocks are shared among ``torch.get_num_threads()`` threads,
+which wait for nobody while they work. The threads of a parallel region of PyTorch wait for each
+other, 8 ms each time where other processes keep the cores busy: what is not a kernel runs in one
+(:func:`one_thread`).
 """
 
 import ctypes

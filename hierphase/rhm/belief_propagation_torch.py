@@ -63,9 +63,9 @@ class SumProduct:
             keep: whether the children's downward messages are wanted (not at the leaves).
 
         Returns:
-            downward messages of the children (n, nodes, s, v), perhaps none where they are not
-            wanted; their marginals, same shape; overlap (n, nodes, s), the sum of down times up,
-            the largest entry of each 1.
+            downward messages of the children (n, nodes, s, v), perhaps of no sample where they are
+            not wanted; their marginals, same shape; overlap (n, nodes, s), the sum of down times
+            up, the largest entry of each 1.
         """
         factors = _factors(children, rules)
         parent = down[..., None].expand_as(factors[0])

@@ -58,10 +58,6 @@ class ShardSpec:
         """File of what all shards need."""
         return self.directory / "prepared.nc"
 
-    def read(self) -> xr.Dataset | None:
-        """The data of the shard, or None where :func:`read_whole` does not trust the file."""
-        return read_whole(self.path, self.key)
-
 
 def run_shard(spec: ShardSpec) -> None:
     """Compute one shard, unless its file is there, whole and of the same key.
@@ -78,7 +74,7 @@ def run_shard(spec: ShardSpec) -> None:
             (other versions of packages or other model files).
     """
     with _ready(spec) as experiment:
-        if spec.read() is None:
+        if read_whole(spec.path, spec.key) is None:
             shard = experiment.measure(spec.start, spec.stop, _prepare(spec, experiment))
             units = shard.indexes.get(experiment.unit_dimensions[0])
             if not np.array_equal(units, np.arange(spec.start, spec.stop)):
@@ -108,7 +104,7 @@ def sweep_key(experiment: type, parameters: dict) -> str:
     """
     parts = {
         "experiment": experiment.__qualname__,
-        "fingerprint": _checked(experiment, json.dumps(parameters))[1],
+        "fingerprint": checked(experiment, json.dumps(parameters))[1],
         "packages": results.package_versions(),
         "numerics": NUMERICS,
         "processor": torch.backends.cpu.get_cpu_capability(),
@@ -141,7 +137,7 @@ def load_experiment(experiment: type, parameters: dict):
         experiment: its class.
         parameters: of the class.
     """
-    return _checked(experiment, json.dumps(parameters))[0]
+    return checked(experiment, json.dumps(parameters))[0]
 
 
 @contextlib.contextmanager
@@ -189,8 +185,8 @@ def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _checked(experiment: type, parameters: str) -> tuple:
-    """The experiment, checked, and its fingerprint."""
+def checked(experiment: type, parameters: str) -> tuple:
+    """The experiment, checked, and its fingerprint; the last one is kept, for all its shards."""
     computed = experiment(json.loads(parameters))
     computed.check()
     return computed, computed.fingerprint()

@@ -37,7 +37,7 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
         executor: that computes the shards.
     """
     shard_size = positive_integer("shard_size", shard_size)
-    results.as_json(parameters)
+    shards.checked.cache_clear()  # files may have changed since an earlier sweep of this process
     key = shards.sweep_key(experiment, parameters)  # refuses bad parameters, before any work
     folder = output_directory(os.path.join(directory, "shards", key[:16]))
 
@@ -49,7 +49,7 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
         shards.ShardSpec(experiment, parameters, start, min(start + shard_size, n), folder, key)
         for start in range(0, n, shard_size)
     ]
-    missing = [spec for spec in specs if spec.read() is None]
+    missing = [spec for spec in specs if shards.read_whole(spec.path, key) is None]
     title, n_done = f"{chapter} {preset}", n - _count(missing)
     with tqdm(total=n, initial=n_done, desc=title, unit=unit, disable=None) as progress:
         try:
@@ -103,7 +103,7 @@ def _count(specs: list[shards.ShardSpec]) -> int:
 def _merge(specs: list[shards.ShardSpec]) -> xr.Dataset:
     """All shards joined along units; what does not go along these must be the same in all."""
     os.listdir(specs[0].directory)  # else NFS may hide new files for a minute
-    parts = [spec.read() for spec in specs]
+    parts = [shards.read_whole(spec.path, spec.key) for spec in specs]
     lost = [spec for spec, part in zip(specs, parts, strict=True) if part is None]
     if lost:
         unread = f"{_ranges(lost)} were computed, but cannot be read in {specs[0].directory}"

@@ -49,7 +49,7 @@ def arguments(folder, **changes):
 
 def key(folder, **changes):
     experiment, _ = registry.find(CHAPTER, "imagenet")
-    shards._checked.cache_clear()
+    shards.checked.cache_clear()
     parameters = registry.all_parameters(CHAPTER, "imagenet", arguments(folder, **changes))
     return shards.sweep_key(experiment, parameters)
 
@@ -137,6 +137,14 @@ def test_an_unchanged_input_in_another_folder_does_not(original, copy, change, m
     assert key(copy) == key(original)
     monkeypatch.chdir(copy)
     assert key(Path()) == key(original)
+
+
+def test_a_change_between_two_sweeps_of_one_process(copy, tmp_path):
+    parameters = arguments(copy, n_per_class=1, n_times=1)
+    for _ in range(2):  # as in a notebook
+        registry.run_sweep(CHAPTER, "imagenet", parameters, tmp_path / "out")
+        CHANGED["weights"](copy)
+    assert len(list((tmp_path / "out/shards").iterdir())) == 2
 
 
 def test_a_repaired_image_changes_the_key(copy):

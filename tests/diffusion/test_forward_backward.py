@@ -8,6 +8,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
 from forward_backward_reference import IMAGES, UNET, VARIANCE_UNET, generators
@@ -51,6 +52,17 @@ def test_state_of_a_scheduler_does_not_mix_rows(scheduler):
             own = [generators()[i]]
             alone = pipeline(IMAGES[i : i + 1], times, generator=own, **call).samples
             assert torch.equal(alone[:, 0], together[kept, i])
+
+
+def test_times_between_integers_have_streams_of_their_own():
+    pipeline = ForwardBackwardPipeline(UNET, FlowMatchEulerDiscreteScheduler())
+    pipeline.scheduler.set_timesteps(1900)
+    near = [t for t in pipeline.scheduler.timesteps.tolist() if int(t) == 2]
+    assert len(near) == 2
+    call = {"num_inference_steps": 1900, "batch_size": 5}
+    together = pipeline(IMAGES, near, generator=generators(), **call).samples
+    for t, own in zip(near, together, strict=True):
+        assert torch.equal(pipeline(IMAGES, [t], generator=generators(), **call).samples[0], own)
 
 
 def test_same_bits_however_images_and_times_are_split():
@@ -181,6 +193,7 @@ def test_saved_pipeline_gives_the_same_samples_in_a_fresh_process(tmp_path):
         ({"generator": [torch.Generator()] * 4}, "a list of 5, one a sample; got 4"),
         ({"x0": torch.zeros(5, 1, 8, 8, dtype=torch.float64)}, "float32 tensor, got torch.float64"),
         ({"x0": np.zeros((5, 1, 8, 8))}, "float32 tensor, got float64"),
+        ({"x0": torch.zeros(5, 1, 0, 8)}, r"channels, ...\), got \(5, 1, 0, 8\)"),
         ({"x0": torch.zeros(5)}, r"shape \(n, channels, ...\), got \(5,\)"),
         ({"x0": torch.full((5, 1, 8, 8), float("inf"))}, "finite, got inf"),
     ],

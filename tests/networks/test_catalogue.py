@@ -45,6 +45,14 @@ def log(directory):
         return [(row["step"], row["loss"], row["learning_rate"]) for row in csv.DictReader(file)]
 
 
+def test_a_training_that_diverges_is_no_result(tmp_path, monkeypatch):
+    changed = dataclasses.replace(catalogue.TRAININGS["rhm-cnn"], learning_rate=1e30)
+    monkeypatch.setitem(catalogue.TRAININGS, "rhm-cnn", changed)
+    with pytest.raises(ValueError, match=r"rhm-cnn: the loss of step [23] is (nan|inf)"):
+        catalogue.train("rhm-cnn", tmp_path, steps=STEPS)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize("name", ["digits", "digits-classifier", "rhm-cnn"])
 def test_killed_training_resumes_to_the_same_weights(name, tmp_path, monkeypatch):
     undisturbed = catalogue.train(name, tmp_path / "undisturbed", steps=STEPS)

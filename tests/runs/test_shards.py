@@ -69,7 +69,7 @@ def test_no_flipped_byte_passes(tmp_path):
         changed = bytearray(content)
         changed[position] ^= 0x10
         one.path.write_bytes(changed)
-        assert one.read() is None, position
+        assert shards.read_whole(one.path, one.key) is None, position
 
 
 def test_key_follows_everything_that_numbers_depend_on(monkeypatch):
@@ -77,10 +77,10 @@ def test_key_follows_everything_that_numbers_depend_on(monkeypatch):
     monkeypatch.setattr(results, "package_versions", lambda: {"torch": "1.0"})
     keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
     monkeypatch.undo()
-    shards._checked.cache_clear()
+    shards.checked.cache_clear()
     monkeypatch.setenv("SLOW_WEIGHTS", "trained anew")
     keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
-    shards._checked.cache_clear()
+    shards.checked.cache_clear()
     assert len(keys) == 4
 
 
