@@ -209,10 +209,9 @@ class SamplerRun:
                         least = _LEAST_VARIANCE[self.scheduler.config.variance_type]
                         predicted = torch.cat([predicted, torch.full_like(predicted, least)], 1)
             except StopIteration as end:
-                rows = [*(given[call] for call in self.calls[k:]), end.value]
-        return [
-            (j, y[0], (y[1:] - y[0]).double().square().sum(0)) for j, y in enumerate(rows, start=k)
-        ]
+                given[None] = end.value
+        steps = [(j, given[call]) for j, call in enumerate([*self.calls, None]) if call in given]
+        return [(j, y[0], (y[1:] - y[0]).double().square().sum(0)) for j, y in steps]
 
 
 class _UnitNoises(TorchFunctionMode):
