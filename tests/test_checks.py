@@ -14,7 +14,7 @@ from hierphase.checks import check_shape
         ((4, 4), ("side side",)),
         ((7, 4, 4), ("... side side",)),
         ((4, 4), ("... side side",)),
-        ((3, 0, 1), ("n ... 1",)),
+        ((3, 7, 1), ("n ... 1",)),
         ((), ("...",)),
     ],
 )
@@ -31,6 +31,7 @@ def test_shapes_that_fit(shape, axes):
         ((4, 5), ("... side side",), "(..., side, side)"),
         ((4,), ("... side side",), "(..., side, side)"),
         ((0, 3), ("n d",), "(n, d)"),
+        ((3, 0, 1), ("n ... 1",), "(n, ..., 1)"),
     ],
 )
 def test_others_are_named(shape, axes, wanted):
