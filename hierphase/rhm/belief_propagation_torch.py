@@ -16,11 +16,10 @@ class SumProduct:
 
     Attributes:
         unit: the entry of a message that says nothing.
-        times: multiplies two messages.
     """
 
     unit = 1.0
-    times = staticmethod(torch.mul)
+    _times = staticmethod(torch.mul)
 
     def over(self, numerator, denominator):
         """Divide two messages; a message divided by zero is zero."""
@@ -49,7 +48,7 @@ class SumProduct:
             messages (n, nodes, symbols), each scaled to a largest entry of 1 (all zero where no
             rule is possible), and that largest entry before scaling, (n, nodes).
         """
-        total = self.plus(reduce(self.times, _factors(children, rules)))
+        total = self.plus(reduce(self._times, _factors(children, rules)))
         scale = total.amax(-1)
         return self.over(total, scale[..., None]), scale
 
@@ -71,11 +70,11 @@ class SumProduct:
         parent = down[..., None].expand_as(factors[0])
         out = []
         for i in range(len(factors)):
-            weight = reduce(self.times, [parent, *factors[:i], *factors[i + 1 :]])
+            weight = reduce(self._times, [parent, *factors[:i], *factors[i + 1 :]])
             out.append(self.scatter(weight.flatten(2), rules[..., i].flatten(), children.shape[-1]))
         out = torch.stack(out, 2)
         out = self.over(out, out.amax(-1, keepdim=True))
-        joint = self.times(out, children)
+        joint = self._times(out, children)
         return out, self.normalise(joint), self.plus(joint)
 
     def choose_level(self, symbols, children, rules, uniform):
@@ -92,7 +91,7 @@ class SumProduct:
         """
         candidates = rules[symbols]  # (k, n, nodes, m, s)
         up = children[None, :, :, None].take_along_dim(candidates[..., None], -1)[..., 0]
-        weight = reduce(self.times, up.unbind(-1))
+        weight = reduce(self._times, up.unbind(-1))
         choice = choose(self.normalise(weight), uniform)[..., None, None]
         return candidates.take_along_dim(choice, -2).squeeze(-2), self.plus(weight)
 
@@ -106,7 +105,7 @@ class LogSumProduct(SumProduct):
     """The same steps on the logarithms of messages."""
 
     unit = 0.0
-    times = staticmethod(torch.add)
+    _times = staticmethod(torch.add)
 
     def over(self, numerator, denominator):
         """See :meth:`SumProduct.over`."""
