@@ -26,7 +26,7 @@ MAX_SIZE = 8192
 #: Folders of these names alone are parts of a data set, not its classes.
 PARTS = {"images", "test", "train", "training", "val", "valid", "validation"}
 CLASS_MAP = "classes.json"
-#: Not looked at: hidden files, and what operating systems leave beside the user's.
+#: Hidden files, and what operating systems leave beside the user's, are not looked at.
 IGNORED = (".", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "__MACOSX", "desktop.ini")
 # ILSVRC2012_val_00000293_n01440764.JPEG and n01440764_10026.JPEG
 SYNSET = re.compile(r"(?:.*_)?(n\d{8})(?:_\d+)?\.\w+")

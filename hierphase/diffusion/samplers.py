@@ -34,7 +34,7 @@ class SamplerRun:
         scheduler: of diffusers; it is copied.
         num_inference_steps: from noise to data; None where ``timesteps`` are given.
         timesteps: the steps themselves, for schedulers that take them.
-        options: of :data:`STEP_OPTIONS`, for every step.
+        options: ``eta`` or ``use_clipped_model_output``, for every step.
 
     Raises:
         ValueError: the scheduler cannot be used, does not know an option, or tells the denoiser

@@ -31,7 +31,7 @@ from hierphase.seeds import derived_generator
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-#: How a network denoises: with the scheduler of its folder, or by the name of a sampler -> class
+#: How a network denoises, with the scheduler of its folder or by the name of a sampler -> class
 #: and settings that replace it, on the same noise.
 SAMPLERS = {
     "own": (None, {}),
