@@ -62,6 +62,28 @@ def fraction(name: str, value) -> float:
     return float(number)
 
 
+def within(name: str, value, low: float, high: float, integer: bool = False):
+    """Return ``value`` as a tensor of PyTorch, of float32, float64 or int64.
+
+    Raises:
+        ValueError: it does not consist of numbers, or integers, from ``low`` to ``high``.
+    """
+    import torch  # here: a command that checks no tensors should not wait for it
+
+    try:
+        x = torch.as_tensor(value)
+        fits = x.dtype in (torch.float32, torch.float64) and not integer
+        if not fits and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            x, fits = x.long(), True  # uint8 would be a mask
+        fits = fits and bool(((x >= low) & (x <= high)).all())
+    except (TypeError, RuntimeError, ValueError):
+        fits = False
+    if not fits:
+        kind = "integer" if integer else "a number"
+        raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
+    return x
+
+
 def increasing(name: str, values, minimum: int = 2) -> np.ndarray:
     """Return ``values`` as float64 (n,).
 
@@ -106,12 +128,10 @@ def check_shape(name: str, x, *axes: str | int) -> None:
     wanted = ", ".join(words) + ("," if len(words) == 1 else "")
     if "..." in words:
         place = words.index("...")
-        words[place : place + 1] = ["..."] * (len(shape) - len(words) + 1)
+        words[place : place + 1] = (f"...{k}" for k in range(len(shape) - len(words) + 1))
     sizes = {}
     fits = len(words) == len(shape) and all(
-        (0 < size if word == "..." else size == int(word))
-        if word == "..." or word.isdigit()
-        else 0 < size == sizes.setdefault(word, size)
+        size == int(word) if word.isdigit() else 0 < size == sizes.setdefault(word, size)
         for word, size in zip(words, shape, strict=True)
     )
     if not fits:

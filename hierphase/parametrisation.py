@@ -8,27 +8,9 @@ denoiser has to speak the one of its scheduler.
 import numpy as np
 import torch
 
+from hierphase.checks import within
+
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
-
-
-def within(name: str, value, low: float, high: float, integer: bool = False) -> torch.Tensor:
-    """Return ``value`` as a tensor of float32, float64 or int64.
-
-    Raises:
-        ValueError: it does not consist of numbers, or integers, from ``low`` to ``high``.
-    """
-    try:
-        x = torch.as_tensor(value)
-        fits = x.dtype in (torch.float32, torch.float64) and not integer
-        if not fits and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-            x, fits = x.long(), True  # uint8 would be a mask
-        fits = fits and bool(((x >= low) & (x <= high)).all())
-    except (TypeError, RuntimeError, ValueError):
-        fits = False
-    if not fits:
-        kind = "integer" if integer else "a number"
-        raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
-    return x
 
 
 class Parametrisation:

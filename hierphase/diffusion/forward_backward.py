@@ -24,9 +24,8 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from hierphase.checks import check_finite, check_shape, positive_integer
+from hierphase.checks import check_finite, check_shape, positive_integer, within
 from hierphase.diffusion.samplers import SamplerRun, check_scheduler, learns_variance
-from hierphase.parametrisation import within
 from hierphase.seeds import checked_generators, derived_generator
 
 #: Rows of a call of the model on a CPU, where more are no faster.
@@ -224,7 +223,8 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         """The start at reversal time t."""
         if t in (0, T):
             return _at_level(run, torch.inf if t == 0 else -torch.inf)._replace(t=t, key=(int(t),))
-        grid, key = run.timesteps.tolist(), (int(t), *([int(t % 1 * 2**32)] if t % 1 else ()))
+        grid = run.timesteps.tolist()
+        key = (int(t), int(t % 1 * 2**32)) if t % 1 else (int(t),)
         below = [step for step in grid if step < t]
         alpha, sigma = (float(level) for level in run.parametrisation.level(t))
         if start_below:

@@ -175,14 +175,21 @@ class SamplerRun:
                     f"mean is off by {off:.2g} and the noise has standard deviation {sd:.3g} "
                     f"instead of {sigma:.3g}; {ADVICE} with other steps, or clip_sample=False"
                 )
-        # (Not changed by clipping, which was just tried: all |x̂0| are below 1/2.)
-        error = float(self._moments(k, torch.zeros(1, 1), DATA_VARIANCE)[-1][2]) / DATA_VARIANCE - 1
+        error = self.variance_error(k)
         if abs(error) > _MAX_VARIANCE_ERROR and not learned:  # that variance is the network's
             warnings.warn(
                 f"{self} changes the variance of Gaussian data of variance {DATA_VARIANCE} by "
                 f"{error:+.1%}: take more steps, or a solver of second order",
                 stacklevel=4,
             )
+
+    def variance_error(self, k: int) -> float:
+        """Relative error of the variance that data of variance 1/4 have after the way from step k.
+
+        Exact, for Gaussian data of mean zero. Clipping does not touch them: all |x̂0| of the rows
+        that tell it are below 1/2.
+        """
+        return float(self._moments(k, torch.zeros(1, 1), DATA_VARIANCE)[-1][2]) / DATA_VARIANCE - 1
 
     def _moments(self, k: int, mean: torch.Tensor, variance: float) -> list[tuple]:
         """Of Gaussian data: of each step from k on mean and variance of what the denoiser is given.

@@ -10,8 +10,7 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch.nn.functional import one_hot
 
-from hierphase.checks import check_shape, fraction, positive_integer
-from hierphase.parametrisation import within
+from hierphase.checks import check_shape, fraction, positive_integer, within
 from hierphase.rhm.model import check_symbols, check_tensor
 from hierphase.seeds import drawn
 
