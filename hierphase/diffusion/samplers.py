@@ -186,8 +186,8 @@ class SamplerRun:
     def variance_error(self, k: int) -> float:
         """Relative error of the variance that data of variance 1/4 have after the way from step k.
 
-        Exact, for Gaussian data of mean zero. Clipping does not touch them: all |x̂0| of the rows
-        that tell it are below 1/2.
+        Exact, for Gaussian data of mean zero. Clipping does not touch them: x̂0 of the rows that
+        tell it lie between -1/2 and 1/2.
         """
         return float(self._moments(k, torch.zeros(1, 1), DATA_VARIANCE)[-1][2]) / DATA_VARIANCE - 1
 
