@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from hierphase.checks import check_known, positive_integer
+from hierphase.parameters import plain
 
 
 class Experiment:
@@ -54,7 +55,7 @@ class Experiment:
             positive_integer(name, parameters[name], minimum, self.most.get(name))
         for name, known in self.choices.items():
             check_known(name, parameters[name], known)
-        self.parameters = parameters
+        self.parameters = {key: plain(f"parameter {key}", parameters[key]) for key in parameters}
 
     def check(self) -> None:
         """Raise where models, data and parameters do not fit one another, before any work.

@@ -72,8 +72,7 @@ def run_sweep(chapter: str, preset: str, changes: dict, directory, shard_size=16
         ShardError: shards failed; the others are kept, and the message names those that failed.
         KeyboardInterrupt: interrupted; its message says what is kept.
     """
-    parameters = all_parameters(chapter, preset, changes)
-    experiment, _ = find(chapter, preset)
+    experiment, parameters = find(chapter, preset)[0], all_parameters(chapter, preset, changes)
     return sweep.run_sweep(experiment, chapter, preset, parameters, directory, shard_size, executor)
 
 
