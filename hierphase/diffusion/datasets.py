@@ -39,9 +39,7 @@ FASHION_MNIST_SUPERCLASSES = {
     **dict.fromkeys(("T-shirt", "pullover", "coat", "shirt"), "tops"),
     **dict.fromkeys(("sandal", "sneaker", "ankle boot"), "footwear"),
 }
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 # SHA-256 of what each file holds (unpacked: packages compress them differently).
 FASHION_MNIST_FILES = {

@@ -50,8 +50,7 @@ PRESETS = {
         "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
         "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
         "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
-        "num_inference_steps": 250,
-        "batch_size": 16, "precision": "float16", "n_shown": 50,
+        "num_inference_steps": 250, "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
 }  # fmt: skip
 #: Samplers and their numbers of steps that are compared on a few images of each data set.
