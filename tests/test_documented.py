@@ -19,6 +19,7 @@ import pytest
 from hierphase.__main__ import main
 from hierphase.diffusion import datasets
 from hierphase.networks import catalogue
+from hierphase.runs import chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -71,6 +72,7 @@ RUN = {
     "python -m pytest tests/rhm/test_model.py -k parse": "",
     "python benchmarks/adm.py": "--small",
     "python benchmarks/bp.py": "--quick",
+    "python benchmarks/chapters.py": "random-hierarchy-model --quick",
     "python benchmarks/correlations.py": "--quick",
     "python benchmarks/forward_backward.py": "--quick",
     "python tests/test_rooms.py": "",
@@ -211,6 +213,25 @@ def test_python_block(name, block, tmp_path, monkeypatch):
     for large, small in SMALLER.items():
         block = block.replace(large, small)
     exec(compile(block, name, "exec"), {})
+
+
+COSTS = [(name, cost) for name in chapters.names() for cost in chapters.load(name).costs]
+
+
+@pytest.mark.parametrize("name, cost", COSTS, ids=[name for name, _ in COSTS])
+def test_command_of_a_chapter(name, cost, tmp_path, monkeypatch, capfd):
+    """What a page and `hierphase list` show, up to the chapter's cells, which nbval runs."""
+    monkeypatch.chdir(tmp_path)
+    executed = []
+    monkeypatch.setattr(chapters, "execute", lambda *given, **_: executed.append(given))
+    words = shlex.split(chapters.command(name, cost["changes"]))
+    assert main(words[1:]) == 0, capfd.readouterr().err
+    ((chapter, values, _),) = executed
+    assert chapter.name == name
+    assert {key: x for key, x in values.items() if key != "output"} == cost["changes"]
+    assert cost.keys() == {"changes", "time", "memory", "disk"}
+    assert re.fullmatch(r"[\d.]+ (s|min|h)", cost["time"])
+    assert all(re.fullmatch(r"[\d.]+ [kMG]B", cost[what]) for what in ("memory", "disk"))
 
 
 if __name__ == "__main__":
