@@ -42,6 +42,10 @@ RUN = {
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
+    "hierphase run image-correlations -p preset digits -p recompute True": (
+        '-p changes \'{"n_per_class": 1, "n_times": 4, "num_inference_steps": 8, '
+        '"n_trajectories": 3}\' -p n_resamples 20'
+    ),
     "hierphase run imagenet-transition -p preset digits -p recompute True "
     "-p num_inference_steps 25": ("-p n_per_class 4 -p n_times 5"),
     "hierphase sweep correlations --preset tree": (
@@ -86,7 +90,7 @@ ELSEWHERE = {
     "cp runs/again/*.nc book/results/": "it would change the book",
     "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
-    '\'{"model": "/data/256x256_diffusion_uncond.pt", "images": "/data/imagenet/val"}\'': BY_NBVAL,
+    '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True -p sizes "
     "'{\"unet\": [[64, 512]]}'": BY_NBVAL,
@@ -96,10 +100,8 @@ ELSEWHERE = {
     "partition gpu --slurm gpus_per_node 1 --slurm time 120 --shard-size 32": (
         "tests/runs/test_executors.py"
     ),
-    "hierphase sweep imagenet-transition --preset imagenet -p model "
-    "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
-        "tests/experiments/test_images.py"
-    ),
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/uncond.pt "
+    "-p images /data/val --output runs/imagenet": "tests/experiments/test_images.py",
     "hierphase sweep imagenet-transition --preset imagenet -p model FILE -p images DIR": (
         "tests/experiments/test_images.py"
     ),
