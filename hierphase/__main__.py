@@ -110,11 +110,10 @@ def _run(chapter, values, output):
     """Execute a chapter, with other parameters if you like."""
     from hierphase.runs import chapters
 
-    values = _parse_values(values, chapters.load(chapter).defaults)
-    notebook = chapters.run(chapter, values, output)
-    _print(f"executed notebook: {notebook}\npage, for any browser: {chapters.page(notebook)}")
-    for path in sorted(notebook.parent.glob("*.nc")):
-        _print(f"result: {path}")
+    notebook = chapters.run(chapter, _parse_values(values, chapters.load(chapter).defaults), output)
+    found = "".join(f"\nresult: {path}" for path in sorted(notebook.parent.glob("*.nc")))
+    _print(f"executed notebook: {notebook}{found}\npage for a browser: {chapters.page(notebook)}")
+    _print("next: open the page; `hierphase compare` tells whether a result agrees with the book's")
 
 
 @commands.command("train")

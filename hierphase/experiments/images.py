@@ -110,10 +110,8 @@ class ImageExperiment(Experiment):
 
     presets = PRESETS
     unit_dimensions = ("image", "shown")
-    least: ClassVar = {
-        "n_per_class": 1, "n_times": 1, "num_inference_steps": 1, "batch_size": 1, "seed": 0,
-        "n_shown": 0,
-    }  # fmt: skip
+    _positive = ("n_per_class", "n_times", "num_inference_steps", "batch_size")
+    least: ClassVar = dict.fromkeys(_positive, 1) | {"seed": 0, "n_shown": 0}
 
     choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 

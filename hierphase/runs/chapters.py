@@ -37,14 +37,11 @@ _OPTIONS = """--log-level=CRITICAL --HistoryManager.enabled=False --InlineBacken
 # There is no option against the profile of the machine, nor against a style in the directory.
 # Figures have no ground, and pictures in them twice the resolution shown.
 _LAUNCH = """
-import matplotlib
-from IPython.core import application
-from ipykernel import kernelapp
+import matplotlib; from IPython.core import application; from ipykernel import kernelapp
 matplotlib.rcdefaults()
 clear = dict.fromkeys(("axes.facecolor", "figure.facecolor", "image.interpolation"), "none")
 matplotlib.rcParams.update(clear | {"figure.dpi": 192, "svg.hashsalt": "hierphase"})
-application.ENV_CONFIG_DIRS.clear()
-application.SYSTEM_CONFIG_DIRS.clear()
+application.ENV_CONFIG_DIRS.clear(); application.SYSTEM_CONFIG_DIRS.clear()
 kernelapp.launch_new_instance()
 """
 
@@ -54,9 +51,8 @@ _PLAIN = {  # what only the book understands -> what stands for it on a page alo
     r"\\(hat|bar) ?(\\\w+|\w)(?=_)": r"{\\\1 \2}",  # docutils puts the index below it
     r"\\dots": r"\\ldots",
 }
-_SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"} | {
-    "myst_enable_extensions": ["amsmath", "colon_fence", "deflist", "dollarmath"], "report_level": 5
-}  # fmt: skip
+_SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}
+_SYNTAX = {"myst_enable_extensions": ["amsmath", "colon_fence", "deflist", "dollarmath"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +172,8 @@ def page(notebook: Path) -> Path:
         for pattern, plain in _PLAIN.items():
             cell.source = re.sub(pattern, plain, cell.source)
     with tempfile.TemporaryDirectory() as figures:
-        settings = {"settings_overrides": _SETTINGS | {"nb_output_folder": figures}}
-        options = {"parser": Parser(), "writer_name": "html5", **settings}
+        settings = _SETTINGS | _SYNTAX | {"nb_output_folder": figures, "report_level": 5}
+        options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
         files.write(docutils.core.publish_string(nbformat.writes(read), **options), path)
     return path
 

@@ -35,7 +35,6 @@ def compare(path: Path | str, directory: Path | str | None = None) -> pd.DataFra
         ValueError: one of the two is missing or damaged, or they have no points in common.
     """
     mine = results.read(Path(path))
-    directory = directory or results.book_directory() / "results"
     stored = results.read(results.result_path(mine.chapter, mine.preset, directory))
     names = [n for n in stored.data_vars if n in mine and stored[n].dtype.kind in "fiu"]
     rows = {name: _row(mine[name], stored[name], 0.01 / len(names)) for name in names}
@@ -58,9 +57,8 @@ def _row(mine: xr.DataArray, stored: xr.DataArray, chance: float) -> tuple[float
         variance = (n * a.var(unit) + m * b.var(unit)) / (n + m - 2) * (1 / n + 1 / m)
         rounding = 1e-5 * abs(b).max()  # by another machine, which is not another result
         in_errors = abs(a.mean(unit) - b.mean(unit)) / np.hypot(variance**0.5, rounding)
-        index = in_errors.fillna(0).argmax(...)
+        worst = in_errors[in_errors.fillna(0).argmax(...)]
     except (KeyError, ValueError, ZeroDivisionError):  # no units, other sizes, nothing left
         return np.nan, np.nan, "not compared"
-    worst = in_errors[index]
     at = ", ".join(f"{d} {worst[d].item()}" for d in in_errors.dims if d in worst.coords)
     return worst.item(), student.isf(chance / 2 / in_errors.size, min(n, m) - 1), at

@@ -48,9 +48,9 @@ def book_directory() -> Path:
     return directory
 
 
-def result_path(chapter: str, preset: str, directory: Path | str) -> Path:
-    """Path of the result file of ``chapter`` and ``preset`` in ``directory``."""
-    return Path(directory) / f"{chapter}-{preset}.nc"
+def result_path(chapter: str, preset: str, directory: Path | str | None = None) -> Path:
+    """Path of the result file of ``chapter`` and ``preset`` in ``directory``, or of the book's."""
+    return Path(directory or book_directory() / "results") / f"{chapter}-{preset}.nc"
 
 
 def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, directory) -> Path:
@@ -147,15 +147,13 @@ def read(path: Path, remedy: str = "") -> xr.Dataset:
         {**json.loads(dataset.attrs["parameters"])}
         return dataset
     except Exception as error:  # no limit to what a damaged file makes the readers raise
-        reason = f"{path} is damaged or no stored result ({type(error).__name__}: {error})"
-        raise ValueError(f"{reason}{remedy}") from None
+        raise ValueError(f"{path} is damaged or no stored result ({error!r}){remedy}") from None
 
 
 def differences(stored: xr.Dataset, parameters: str, whose: str = "wanted") -> list[str]:
     """The parameters of a result that are not as in these, written as JSON, each in words."""
     theirs, ours = json.loads(stored.attrs["parameters"]), json.loads(parameters)
-    names = sorted(theirs.keys() | ours.keys())
-    both = [(name, theirs.get(name, "absent"), ours.get(name, "absent")) for name in names]
+    both = [(n, theirs.get(n, "absent"), ours.get(n, "absent")) for n in sorted(theirs | ours)]
     return [f"{name}: stored {a!r}, {whose} {b!r}" for name, a, b in both if a != b]
 
 
@@ -183,7 +181,7 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
         >>> int(load_result("bp-theory", "mine", {"L": 3}, "runs/mine").answer)
         42
     """
-    path = result_path(chapter, preset, directory or book_directory() / "results")
+    path = result_path(chapter, preset, directory)
     sweep = f"hierphase sweep {chapter} --preset {preset}, which can use all cores"
     remedy = f"compute it with: hierphase run {chapter} -p recompute True (or {sweep})"
     if not path.is_file():

@@ -59,23 +59,23 @@ def saved(tmp_path, dataset, **changes):
     ids="same rounding seed larger tiny finer shifted slightly scaled".split(),
 )
 def test_agreement(stored, tmp_path, mine, agrees, says):
-    comparison = compare(saved(tmp_path, mine), stored)
-    assert comparison.agrees == agrees
-    assert not comparison.parameters
+    table = compare(saved(tmp_path, mine), stored)
+    assert table.attrs["agrees"] == agrees
+    assert not table.attrs["parameters"]
     for name, at in says.items():
-        assert at in comparison.table["at"][name]
-    known = comparison.table.drop("similarity")
+        assert at in table["at"][name]
+    known = table.drop("similarity")
     assert not (known.difference > known.allowed).any(), "only this one was shifted"
 
 
 def test_chance_allows_what_other_seeds_do(stored, tmp_path):
-    agree = [compare(saved(tmp_path, result(seed)), stored).agrees for seed in range(1, 101)]
-    assert sum(agree) >= 95  # 99 are expected
+    agree = [compare(saved(tmp_path, result(seed)), stored).attrs["agrees"] for seed in range(20)]
+    assert sum(agree) >= 19  # 19.8 are expected
 
 
 def test_units_are_combined_standard_errors(stored, tmp_path):
     mine, theirs = result(1, n=50, shift=0.3), result()
-    found = compare(saved(tmp_path, mine), stored).table.difference.similarity
+    found = compare(saved(tmp_path, mine), stored).difference.similarity
     a, b = (x.similarity.sel(layer="late", time=1).values for x in (mine, theirs))
     c, d = (x.similarity.sel(layer="early", time=1).values for x in (mine, theirs))
     pooled = [
@@ -86,17 +86,16 @@ def test_units_are_combined_standard_errors(stored, tmp_path):
 
 
 def test_parameters_that_differ_are_listed(stored, tmp_path):
-    comparison = compare(saved(tmp_path, result(1), seed=1, n=41), stored)
-    assert comparison.parameters == ["n: stored 40, yours 41", "seed: stored 0, yours 1"]
-    assert str(comparison).startswith("n: stored 40, yours 41\n")
+    table = compare(saved(tmp_path, result(1), seed=1, n=41), stored)
+    assert table.attrs["parameters"] == ["n: stored 40, yours 41", "seed: stored 0, yours 1"]
 
 
 @pytest.mark.parametrize(
     "what, error",
     [
-        ("nothing", "no result .*mine.nc"),
-        ("text", "mine.nc is damaged or no result .*"),
-        ("other preset", "no result .*trees-elm.nc"),
+        ("nothing", "mine.nc is damaged or no stored result .*No such file"),
+        ("text", "mine.nc is damaged or no stored result"),
+        ("other preset", "trees-elm.nc is damaged or no stored result .*No such file"),
         ("other times", "have no points in common"),
     ],
 )
@@ -108,7 +107,7 @@ def test_errors(stored, tmp_path, what, error):
         path = results.save(result(), "trees", "elm", PARAMETERS, tmp_path)
     elif what == "other times":
         path = saved(tmp_path, result(1).drop_vars("accuracy").assign_coords(time=np.arange(5) + 7))
-    with pytest.raises((ValueError, FileNotFoundError), match=error) as caught:
+    with pytest.raises(ValueError, match=error) as caught:
         compare(path, stored)
     assert "\n" not in str(caught.value)
 
@@ -126,4 +125,4 @@ def test_command(book, tmp_path, capsys):
         assert "seed: stored 0, yours 1\n" in shown.out and says in shown.out
         assert ("does not agree" in shown.err) == bool(status)
     assert main(["compare", "absent.nc"]) == 2
-    assert capsys.readouterr().err == "hierphase: error: no result absent.nc\n"
+    assert capsys.readouterr().err.startswith("hierphase: error: absent.nc is damaged or no")
