@@ -72,6 +72,7 @@ RUN = {
     "make lint": "make -n lint",
     "make reference": "make -n reference",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
+    "python -m pytest tests/notebooks/bp-theory.ipynb": "",
     "python -m pytest tests/rhm/test_model.py": "",
     "python -m pytest tests/rhm/test_model.py -k parse": "",
     "python benchmarks/adm.py": "--small",
@@ -111,7 +112,9 @@ ELSEWHERE = {
     "make book": ".ci/run",
     "make test": ".ci/run",
     "pip install": "a name, not a command",
+    "pip install .": "tests/test_environment.py",
     "pip install 'hierphase[cluster]'": "Makefile",
+    "python -m pytest tests/notebooks": ".ci/run",
     "pip install torchvision": "no torchvision imports beside this torch; "
     "tests/networks/test_torchvision_classifier.py says so when it skips",
     'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': (

@@ -49,7 +49,7 @@ def frame(app, pagename, templatename, context, doctree):
     context["theme_extra_footer"] = footer
     for group in context["header_buttons"]:
         for button in group.get("buttons", ()):
-            button["text"] = BUTTONS.get(button["label"], button["text"])
+            button["text"] = BUTTONS.get(button.get("label"), button.get("text"))
 
 
 class downloads(nodes.General, nodes.Element):
