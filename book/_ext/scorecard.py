@@ -16,8 +16,8 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 FIELD = re.compile(r"\$[^$]*\$|\{(?P<key>[^{}:±]+)(?P<interval>±?)(?P<spec>:[^{}]+)?\}")
-HEADINGS = "Claim", "The papers", "Here", "Null, or what it is held against", "Verdict", "Look, run"
-COLUMNS = 28, 13, 19, 19, 9, 12
+HEADINGS = "Claim", "The papers", "Here", "Null", "Verdict", "Look, run"
+COLUMNS = 24, 12, 20, 20, 9, 15
 
 
 def numbers(text, chapter, page):

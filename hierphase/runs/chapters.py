@@ -29,13 +29,18 @@ from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
 
 _TAGGED = re.compile(rb"tags:.*\bparameters\b")
-_OPTIONS = ("--log-level=CRITICAL", "--HistoryManager.enabled=False")  # the log, not the output
+# What is printed is the output, not the log; a figure is the same vectors each time.
+_OPTIONS = """--log-level=CRITICAL --HistoryManager.enabled=False --InlineBackend.figure_formats=svg
+--InlineBackend.print_figure_kwargs={'metadata':{'Date':None}}""".split()
 # There is no option against the profile of the machine, nor against a style in the directory.
+# Figures have no ground, and pictures in them twice the resolution shown.
 _LAUNCH = """
 import matplotlib
 from IPython.core import application
 from ipykernel import kernelapp
 matplotlib.rcdefaults()
+clear = dict.fromkeys(("axes.facecolor", "figure.facecolor", "image.interpolation"), "none")
+matplotlib.rcParams.update(clear | {"figure.dpi": 192, "svg.hashsalt": "hierphase"})
 application.ENV_CONFIG_DIRS.clear()
 application.SYSTEM_CONFIG_DIRS.clear()
 kernelapp.launch_new_instance()
