@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 FIELD = re.compile(r"\$[^$]*\$|\{(?P<key>[^{}:±]+)(?P<interval>±?)(?P<spec>:[^{}]+)?\}")
 HEADINGS = "Claim", "The papers", "Here", "Null", "Verdict", "Look, run"
-COLUMNS = 24, 12, 20, 20, 9, 15
+COLUMNS = 22, 11, 20, 20, 11, 16
 
 
 def numbers(text, chapter, page):
