@@ -142,7 +142,7 @@ def test_mean_field_of_the_page_is_that_of_the_package(ask, phases):
         epsilon, v, m, s, L = point
         up, _ = meanfield.beliefs(meanfield.leaf_belief(epsilon, v), v, m, s, L)
         np.testing.assert_allclose(both["p"], up, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(both["P"], meanfield.profile(*point), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(both["pi"], meanfield.profile(*point), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("m, epsilon", [(8, 0.7), (3, 0.35), (18, 0.1), (8, 0), (8, 1)])
@@ -186,8 +186,9 @@ def test_images_at_every_time(ask, times):
     found = ask(
         html,
         "times",
-        """const all = () => [said(), texts(".play-before + .play-label"), texts(".play-after + .play-label"),
-          texts(".play-changed .play-after + .play-label").length, texts(".play-mark-text")[0]];
+        """const labels = (of) => texts(of + " + .play-label");
+        const all = () => [said(), labels(".play-before"), labels(".play-after"),
+          labels(".play-changed .play-after").length, texts(".play-mark-text")[0]];
         const count = () => Number(document.querySelector("input[type=range]").max) + 1;
         return [0, 1].map((world) => {
           document.querySelectorAll("input[type=radio]")[world].click();
@@ -208,7 +209,7 @@ def test_images_at_every_time(ask, times):
             kept = (first[k] == first[0]).mean()
             np.testing.assert_allclose(numbers[:2], [world.result.time[k], kept], atol=6e-4)
             star = world.star
-            assert mark == f"t* = {star.value:.3f} ({star.low:.3f} to {star.high:.3f})"
+            assert mark == f"t*/T = {star.value:.3f} ({star.low:.3f} to {star.high:.3f})"
 
 
 @pytest.mark.parametrize("kind", ["tree", "phases", "times"])
@@ -221,8 +222,8 @@ def test_the_picture_is_for_paper(ask, kind, request):
         const screen = both(), root = document.querySelector(".play");
         root.style.width = "340px";
         const wide = root.scrollWidth;
-        for (const rule of document.styleSheets[0].cssRules)
-          if (rule.media) rule.media.mediaText = { print: "screen", screen: "print" }[rule.media.mediaText];
+        for (const { media } of document.styleSheets[0].cssRules)
+          if (media) media.mediaText = { print: "screen", screen: "print" }[media.mediaText];
         return [screen, both(), wide]""",
     )
     assert screen == [True, False]

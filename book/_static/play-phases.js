@@ -3,24 +3,24 @@
 play.meanfield = {
   /** F(p): belief in the true symbol of a parent from that of each child. */
   upward(p, v, m, s) {
-    const a = (m - 1) / (v ** s - 1), f = (m * v - 1) / (v ** s - 1), w = p ** s;
-    return (w + a * (1 - w)) / (w + f * (1 - w));
+    const b = (m - 1) / (v ** s - 1), f = (m * v - 1) / (v ** s - 1), w = p ** s;
+    return (w + b * (1 - w)) / (w + f * (1 - w));
   },
 
-  /** Upward beliefs p and marginals P of levels 0 (leaves) to L (class) at noise epsilon. */
+  /** Upward beliefs p and marginals pi of levels 0 (leaves) to L (class) at noise epsilon. */
   profile(epsilon, v, m, s, L) {
     const p = [1 - epsilon * (1 - 1 / v)];
     for (let level = 0; level < L; level++) p.push(play.meanfield.upward(p[level], v, m, s));
     let q = 1 / v;
-    const P = [];
+    const pi = [];
     for (let level = L; level >= 0; level--) {
       const right = p[level] * q;
-      P.unshift(right / (right + ((1 - p[level]) * (1 - q)) / (v - 1)));
+      pi.unshift(right / (right + ((1 - p[level]) * (1 - q)) / (v - 1)));
       if (level === 0) break;
       const w = p[level - 1] ** (s - 1), c = (m - q) / (v ** s - 1);
       q = (q * w + c * (1 - w)) / (q * w + c * (v - w));
     }
-    return { p, P };
+    return { p, pi };
   },
 };
 
@@ -37,7 +37,7 @@ play.kinds.phases = (root, data) => {
     const pen = canvas.getContext("2d");
     data.m.forEach((each, i) => {
       for (let row = 0; row < rows; row++) {
-        const known = 2 * profile(1 - (row + 0.5) / rows, v, each, s, L).P[L];
+        const known = 2 * profile(1 - (row + 0.5) / rows, v, each, s, L).pi[L];
         const half = Math.min(1, Math.floor(known));
         const mix = tints[half].map((x, j) => Math.round(x + (tints[half + 1][j] - x) * (known - half)));
         pen.fillStyle = `rgb(${mix})`;
@@ -58,8 +58,8 @@ play.kinds.phases = (root, data) => {
   map.classList.add("play-map");
   const key = play.element("p", { class: "play-key" });
   key.innerHTML = `Left: probability of the true class, from <b>0</b> (dark) to <b>1</b> (bright), ${L} levels; line: ε*
-    of infinite depth; dotted: F′(1) = 1. Click it or move the sliders. Right: <b class="play-true">P, all evidence
-    (solid)</b> and <b class="play-other">p, from below (dashed)</b>; and how F takes p up the levels.`;
+    of infinite depth; dotted: F′(1) = 1. Click it or move the sliders. Right: <b class="play-true">π, from all
+    evidence (solid)</b> and <b class="play-other">p, from below (dashed)</b>; and how F takes p up the levels.`;
   root.append(
     rules.box, noise.box, said,
     play.element("div", { class: "play-row" }, map, play.element("div", { class: "play-stack" }, curves, step)), key
@@ -101,15 +101,15 @@ play.kinds.phases = (root, data) => {
       <circle class="play-point" cx="${X(m)}" cy="${Y(epsilon)}" r="7"/>`);
   }
 
-  function drawCurves(wide, high, { p, P }) {
+  function drawCurves(wide, high, { p, pi }) {
     const axes = play.axes({
       width: wide - 54, height: high - 54, x: [0, L], y: [0, 1], xlabel: "level (0: leaves)",
-      ylabel: "probability", xticks: P.map((_, level) => level).filter((level) => level % 2 === 0), yticks: [0, 0.5, 1],
+      ylabel: "probability", xticks: pi.map((_, level) => level).filter((level) => level % 2 === 0), yticks: [0, 0.5, 1],
     });
-    const dots = P.map((y, x) => `<circle class="play-fill-true" cx="${axes.X(x)}" cy="${axes.Y(y)}" r="3.5"/>`);
-    play.fill(curves, wide, high, `Probability of the true symbol, level by level: ${P.map((x) => x.toFixed(3)).join(", ")}`,
+    const dots = pi.map((y, x) => `<circle class="play-fill-true" cx="${axes.X(x)}" cy="${axes.Y(y)}" r="3.5"/>`);
+    play.fill(curves, wide, high, `Probability of the true symbol, level by level: ${pi.map((x) => x.toFixed(3)).join(", ")}`,
       axes.frame + play.path(axes, [...p.entries()], 'class="play-curve-other"') +
-      play.path(axes, [...P.entries()], 'class="play-curve-true"') + dots.join(""));
+      play.path(axes, [...pi.entries()], 'class="play-curve-true"') + dots.join(""));
   }
 
   function drawStep(wide, high, { p }) {
@@ -136,7 +136,7 @@ play.kinds.phases = (root, data) => {
     noise.input.setAttribute("aria-valuetext", `ε = ${epsilon.toFixed(3)}`);
     const star = of(m) === null ? "no transition" : `ε* = ${of(m).toFixed(3)}`;
     said.textContent = `m = ${m}, ε = ${epsilon.toFixed(3)}: F′(1) = ${slopes[m - first].toFixed(3)}, ${star}. ` +
-      `Probability of the true class ${found.P[L].toFixed(3)}, of a true leaf ${found.P[0].toFixed(3)}.`;
+      `Probability of the true class ${found.pi[L].toFixed(3)}, of a true leaf ${found.pi[0].toFixed(3)}.`;
   }
   play.watch(root, (now) => { width = now; draw(); });
 };

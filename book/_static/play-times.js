@@ -4,7 +4,7 @@ play.kinds.times = (root, { worlds }) => {
   let world = worlds[0];
   const said = play.said(), strip = play.element("div", { class: "play-strip" });
   const slider = play.slider(
-    "Reversal time t", { min: 0, max: 1, step: 1, value: 0 }, () => draw()
+    "Reversal time t/T", { min: 0, max: 1, step: 1, value: 0 }, () => draw()
   );
   const group = `play-world-${root.parentElement.id}`;
   const choice = play.element("fieldset", { class: "play-choice" }, play.element("legend", {}, "Images"));
@@ -32,7 +32,7 @@ play.kinds.times = (root, { worlds }) => {
     slider.input.value = Math.round(index(t));
     slider.marks([{
       at: index(value), low: index(low), high: index(high),
-      text: `t* = ${value.toFixed(3)} (${low.toFixed(3)} to ${high.toFixed(3)})`,
+      text: `t*/T = ${value.toFixed(3)} (${low.toFixed(3)} to ${high.toFixed(3)})`,
     }]);
     strip.replaceChildren(...world.labels[0].map((first, i) => {
       const tile = (extra) => {

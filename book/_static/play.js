@@ -86,7 +86,7 @@ window.play = {
       const now = Math.floor(root.clientWidth);
       if (now && now !== width) draw((width = now));
     };
-    new ResizeObserver(look).observe(root);
+    new ResizeObserver(() => requestAnimationFrame(look)).observe(root);  // not within: it may resize
     look();
   },
 
