@@ -5,15 +5,6 @@ data-kind=KIND data-figure=ID>``; ``_static/play-KIND.js`` draws them into the f
 """
 
 import re
-from pathlib import Path
-
-STATIC = Path(__file__).resolve().parent.parent / "_static"
-
-
-def add_static_path(app, config):
-    """The folder of scripts and styles, where a book has one."""
-    if STATIC.is_dir():
-        config.html_static_path.append(str(STATIC))
 
 
 def add_scripts(app, pagename, templatename, context, doctree):
@@ -27,6 +18,5 @@ def add_scripts(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Connect to Sphinx."""
-    app.connect("config-inited", add_static_path)
     app.connect("html-page-context", add_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
