@@ -12,8 +12,8 @@ def add_scripts(app, pagename, templatename, context, doctree):
     kinds = set(re.findall(r'class="play" data-kind="(\w+)"', context.get("body", "")))
     if kinds:
         app.add_css_file("play.css")
-    for name in ["play", *(f"play-{kind}" for kind in sorted(kinds))] if kinds else []:
-        app.add_js_file(f"{name}.js", loading_method="defer")
+        for name in ("play", *(f"play-{kind}" for kind in sorted(kinds))):
+            app.add_js_file(f"{name}.js", loading_method="defer")
 
 
 def setup(app):
