@@ -86,7 +86,7 @@ def commands():
 
 @commands.command("list")
 def _list():
-    """Show the chapters and their parameters."""
+    """Show the chapters, their parameters and what a run costs."""
     from hierphase.runs import chapters
 
     for name in chapters.names():
@@ -97,6 +97,9 @@ def _list():
             continue
         _print(f"{chapter.name}: {chapter.title}")
         _print(textwrap.indent(chapter.parameters, "    "))
+        for cost in chapter.costs:
+            takes = "    {time}, {memory} of memory, {disk} on disk: ".format_map(cost)
+            _print(takes + chapters.command(name, cost["changes"]))
 
 
 @commands.command("run")

@@ -62,8 +62,14 @@ def disk(tmp_path):
 
 
 CHAPTER = (
-    references.HEADER
-    + """# A chapter about trees
+    references.HEADER.removesuffix("---\n")
+    + """hierphase:
+  costs:
+    - {changes: {}, time: 4 s, memory: 300 MB, disk: 1 kB}
+    - {changes: {L: 12, name: an oak}, time: 2 min, memory: 1 GB, disk: 1 kB}
+---
+
+# A chapter about trees
 
 Some prose.
 

@@ -19,6 +19,7 @@ import pytest
 from hierphase.__main__ import main
 from hierphase.diffusion import datasets
 from hierphase.networks import catalogue
+from hierphase.runs import chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -44,6 +45,10 @@ RUN = {
     ),
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
+    ),
+    "hierphase run image-correlations -p preset digits -p recompute True": (
+        '-p changes \'{"n_per_class": 1, "n_times": 4, "num_inference_steps": 8, '
+        '"n_trajectories": 3}\' -p n_resamples 20'
     ),
     "hierphase run imagenet-transition -p preset digits -p recompute True "
     "-p num_inference_steps 25": ("-p n_per_class 4 -p n_times 5"),
@@ -75,6 +80,7 @@ RUN = {
     "python -m pytest tests/rhm/test_model.py -k parse": "",
     "python benchmarks/adm.py": "--small",
     "python benchmarks/bp.py": "--quick",
+    "python benchmarks/chapters.py": "random-hierarchy-model --quick",
     "python benchmarks/correlations.py": "--quick",
     "python benchmarks/forward_backward.py": "--quick",
     "python tests/test_rooms.py": "",
@@ -88,7 +94,7 @@ ELSEWHERE = {
     "cp runs/again/*.nc book/results/": "it would change the book",
     "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
-    '\'{"model": "/data/256x256_diffusion_uncond.pt", "images": "/data/imagenet/val"}\'': BY_NBVAL,
+    '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True -p sizes "
     "'{\"unet\": [[64, 512]]}'": BY_NBVAL,
@@ -98,10 +104,8 @@ ELSEWHERE = {
     "partition gpu --slurm gpus_per_node 1 --slurm time 120 --shard-size 32": (
         "tests/runs/test_executors.py"
     ),
-    "hierphase sweep imagenet-transition --preset imagenet -p model "
-    "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
-        "tests/experiments/test_images.py"
-    ),
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/uncond.pt "
+    "-p images /data/val --output runs/imagenet": "tests/experiments/test_images.py",
     "hierphase sweep imagenet-transition --preset imagenet -p model FILE -p images DIR": (
         "tests/experiments/test_images.py"
     ),
@@ -217,6 +221,25 @@ def test_python_block(name, block, tmp_path, monkeypatch):
     for large, small in SMALLER.items():
         block = block.replace(large, small)
     exec(compile(block, name, "exec"), {})
+
+
+COSTS = [(name, cost) for name in chapters.names() for cost in chapters.load(name).costs]
+
+
+@pytest.mark.parametrize("name, cost", COSTS, ids=[name for name, _ in COSTS])
+def test_command_of_a_chapter(name, cost, tmp_path, monkeypatch, capfd):
+    """What a page and `hierphase list` show, up to the chapter's cells, which nbval runs."""
+    monkeypatch.chdir(tmp_path)
+    executed = []
+    monkeypatch.setattr(chapters, "execute", lambda *given, **_: executed.append(given))
+    words = shlex.split(chapters.command(name, cost["changes"]))
+    assert main(words[1:]) == 0, capfd.readouterr().err
+    ((chapter, values, _),) = executed
+    assert chapter.name == name
+    assert {key: x for key, x in values.items() if key != "output"} == cost["changes"]
+    assert cost.keys() == {"changes", "time", "memory", "disk"}
+    assert re.fullmatch(r"[\d.]+ (s|min|h)", cost["time"])
+    assert all(re.fullmatch(r"[\d.]+ [kMG]B", cost[what]) for what in ("memory", "disk"))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def assert_clean(path):
     """The executed probe has printed what it should, and has shown its figure."""
     outputs = nbformat.read(path, 4).cells[-1].outputs
     assert [json.loads(o.text) for o in outputs if o.output_type == "stream"] == [CLEAN]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 1
+    assert sum("image/svg+xml" in o.get("data", {}) for o in outputs) == 1
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_page_too_in_a_folder_of_any_name_beside_a_notebook(tmp_path, hostile)
     )
     assert process.returncode == 0, process.stdout[-3000:]
     assert_clean(root / "_build" / "jupyter_execute" / "book" / "probe.ipynb")
-    assert len(list((root / "_build" / "html" / "_images").glob("*.png"))) == 1
+    assert len(list((root / "_build" / "html" / "_images").glob("*.svg"))) == 1
 
 
 def test_make_works_after_the_folder_was_renamed(tmp_path):

@@ -10,8 +10,10 @@ import ast
 import dataclasses
 import functools
 import io
+import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -29,13 +31,18 @@ from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
 
 _TAGGED = re.compile(rb"tags:.*\bparameters\b")
-_OPTIONS = ("--log-level=CRITICAL", "--HistoryManager.enabled=False")  # the log, not the output
+# What is printed is the output, not the log; a figure is the same vectors each time.
+_OPTIONS = """--log-level=CRITICAL --HistoryManager.enabled=False --InlineBackend.figure_formats=svg
+--InlineBackend.print_figure_kwargs={'metadata':{'Date':None}}""".split()
 # There is no option against the profile of the machine, nor against a style in the directory.
+# Figures have no ground, and pictures in them twice the resolution shown.
 _LAUNCH = """
 import matplotlib
 from IPython.core import application
 from ipykernel import kernelapp
 matplotlib.rcdefaults()
+clear = dict.fromkeys(("axes.facecolor", "figure.facecolor", "image.interpolation"), "none")
+matplotlib.rcParams.update(clear | {"figure.dpi": 192, "svg.hashsalt": "hierphase"})
 application.ENV_CONFIG_DIRS.clear()
 application.SYSTEM_CONFIG_DIRS.clear()
 kernelapp.launch_new_instance()
@@ -52,6 +59,8 @@ class Chapter:
         parameters: its parameters cell, as text.
         defaults: parameter -> default, in the order of the chapter.
         notebook: its cells.
+        costs: what a run takes in ``time``, ``memory`` and ``disk``, for some ``changes``, as its
+            front matter says under ``hierphase``.
     """
 
     name: str
@@ -59,6 +68,7 @@ class Chapter:
     parameters: str
     defaults: dict[str, object]
     notebook: NotebookNode
+    costs: list[dict]
 
 
 class CellError(RunError):
@@ -87,7 +97,19 @@ def load(name: str) -> Chapter:
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     heading = re.search("^# (.+)", prose, re.MULTILINE)
     title, parameters = heading[1].strip() if heading else name, _tagged(notebook, "parameters")
-    return Chapter(name, title, parameters, _defaults(path, parameters), notebook)
+    costs = notebook.metadata.get("hierphase", {}).get("costs", [])
+    return Chapter(name, title, parameters, _defaults(path, parameters), notebook, costs)
+
+
+def command(name: str, changes: dict) -> str:
+    """What to type to run a chapter with these values, each run in a folder of its own."""
+    words = ["hierphase", "run", name]
+    for parameter, value in changes.items():
+        text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+        words += ["-p", parameter, text]
+    if changes:
+        words += ["--output", "-".join([f"runs/{name}", *re.findall(r"[\w.]+", str(changes))])]
+    return shlex.join(words)
 
 
 def run(name: str, values: dict, output: Path | str | None = None) -> Path:

@@ -17,6 +17,7 @@ from hierphase.analysis.bootstrap import Estimate
 
 COLORS = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
+WIDTH = 6.9  # of the text of a page, in inches: what is drawn wider is shown smaller
 _LAYOUT = {"squeeze": False, "layout": "constrained"}
 
 
@@ -26,7 +27,7 @@ class Panel:
 
     Attributes:
         curves: name -> (x, estimate), points with a band.
-        xlabel: of the axis.
+        xlabel: of the axis; what is in parentheses after four blanks goes into a second line.
         ylabel: of the axis.
         lines: name -> (x, y), y an estimate if the line has a band; in the colour of the curve of
             that name, or dashed with a name of their own.
@@ -47,7 +48,7 @@ class Panel:
     axes: Mapping[str, object] = field(default_factory=dict)
 
 
-def curves(*content: Panel, ordered=False, shared=False, n_columns=3) -> Figure:
+def curves(*content: Panel, ordered=False, shared=False, n_columns=None) -> Figure:
     """Measured curves with bands, and what to compare them with, in one panel or several.
 
     Args:
@@ -55,12 +56,12 @@ def curves(*content: Panel, ordered=False, shared=False, n_columns=3) -> Figure:
         ordered: the curves are the steps of a scale (levels, depths, sizes): colours from dark to
             light. Of more than twelve only the first and the last are named.
         shared: the panels have axes, colours and one legend in common.
-        n_columns: panels in a row, at most.
+        n_columns: panels in a row, at most; by default three with one legend, two with their own.
     """
-    n_columns = min(n_columns, len(content))
+    n_columns = min(n_columns or 2 + shared, len(content))
     n_rows = -(-len(content) // n_columns)
-    width = 6.4 if len(content) == 1 else 4.6 * n_columns + 1.2 * shared
-    size, axes_in_common = (width, 3.9 * n_rows), {"sharex": shared, "sharey": shared}
+    size = (WIDTH, n_rows * (3.9 if n_columns == 1 else 2.8) + 0.5 * shared)
+    axes_in_common = {"sharex": shared, "sharey": shared}
     figure, axes = plt.subplots(n_rows, n_columns, figsize=size, **axes_in_common, **_LAYOUT)
     for axis in axes.flat[len(content) :]:
         axis.axis("off")
@@ -89,13 +90,13 @@ def curves(*content: Panel, ordered=False, shared=False, n_columns=3) -> Figure:
                     span(at.low, at.high, color=color, alpha=0.25, linewidth=0)
                     at, style = at.value, "-"
                 along(at, color=color, linestyle=style, linewidth=1, label=label)
-        axis.set(xlabel=panel.xlabel, ylabel=panel.ylabel, **panel.axes)
+        axis.set(xlabel=panel.xlabel.replace("    (", "\n("), ylabel=panel.ylabel, **panel.axes)
         lines, labels = axis.get_legend_handles_labels()
         named |= dict(zip(labels, lines, strict=True))
         if not shared:
             axis.legend(frameon=False, fontsize="small")
     if shared:
-        figure.legend(named.values(), named, loc="outside right", frameon=False)
+        figure.legend(named.values(), named, frameon=False, ncols=4, loc="outside lower center")
         for axis in axes[:, 1:].flat:
             axis.set_ylabel("")
     return finished(figure)
@@ -149,8 +150,8 @@ def image_grid(images, framed, above=(), names=(), rows=(), title="") -> Figure:
     """
     images = np.asarray(images)
     n_rows, n_columns = images.shape[:2]
-    width, height = (0.95, 1.25) if len(names) else (0.62, 0.62)
-    size = (width * n_columns, height * n_rows + 0.45)
+    width = min(0.95 if len(names) else 0.62, WIDTH / n_columns)
+    size = (width * n_columns, (width + 0.3 * bool(len(names))) * n_rows + 0.45)
     figure, axes = plt.subplots(n_rows, n_columns, figsize=size, **_LAYOUT)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     for (row, column), axis in np.ndenumerate(axes):
