@@ -43,6 +43,10 @@ RUN = {
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
     "hierphase run image-layers -p preset digits": "",
+    "hierphase run image-correlations -p preset digits -p recompute True": (
+        '-p changes \'{"n_per_class": 1, "n_times": 4, "num_inference_steps": 8, '
+        '"n_trajectories": 3}\' -p n_resamples 20'
+    ),
     "hierphase run imagenet-transition -p preset digits -p recompute True "
     "-p num_inference_steps 25": ("-p n_per_class 4 -p n_times 5"),
     "hierphase sweep correlations --preset tree": (

@@ -138,6 +138,16 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
         FileNotFoundError: there is no such result.
         ValueError: the file is damaged or no result, or the stored parameters differ; the message
             names each difference. All messages name the command that computes the result.
+
+    Example:
+        >>> import xarray as xr
+        >>> from hierphase import load_result
+        >>> from hierphase.runs import results
+        >>> mine = xr.Dataset({"answer": 42})
+        >>> results.save(mine, "bp-theory", "mine", {"L": 3}, "runs/mine").name
+        'bp-theory-mine.nc'
+        >>> int(load_result("bp-theory", "mine", {"L": 3}, "runs/mine").answer)
+        42
     """
     path = result_path(chapter, preset, directory or book_directory() / "results")
     sweep = f"hierphase sweep {chapter} --preset {preset}, which can use all cores"
