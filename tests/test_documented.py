@@ -46,6 +46,7 @@ RUN = {
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
+    "hierphase run image-layers -p preset digits": "",
     "hierphase run image-correlations -p preset digits -p recompute True": (
         '-p changes \'{"n_per_class": 1, "n_times": 4, "num_inference_steps": 8, '
         '"n_trajectories": 3}\' -p n_resamples 20'
@@ -97,7 +98,7 @@ ELSEWHERE = {
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
-    "hierphase run learned-denoisers -p recompute True -p sizes "
+    "hierphase run learned-denoisers -p recompute True -p num_inference_steps 25 -p sizes "
     "'{\"unet\": [[64, 512]]}'": BY_NBVAL,
     "hierphase run probe-curves -p recompute True -p n_networks 2 -p n_blocks 4": BY_NBVAL,
     "hierphase sweep": "a name, not a command",
