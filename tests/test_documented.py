@@ -40,9 +40,14 @@ TINY_DENOISERS = (
 RUN = {
     "hierphase list": "",
     "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
+    "hierphase run gaussian-diffusion -p n_stepwise 1024 --output runs/more-walks": (
+        "hierphase run gaussian-diffusion -p v 8 -p m 3 -p L 4 -p n_rules 2 -p n_data 2 "
+        "-p n_times 3 -p n_stepwise 8 --output runs/more-walks"
+    ),
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
+    "hierphase run image-layers -p preset digits": "",
     "hierphase run image-correlations -p preset digits -p recompute True": (
         '-p changes \'{"n_per_class": 1, "n_times": 4, "num_inference_steps": 8, '
         '"n_trajectories": 3}\' -p n_resamples 20'
@@ -77,6 +82,7 @@ RUN = {
     "make reference": "make -n reference",
     "papermill bp-theory.ipynb shallow.ipynb -p L 8 -p output .": "-p n_rules 2 -p n_data 2",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
+    "python -m pytest tests/notebooks/bp-theory.ipynb": "",
     "python -m pytest tests/rhm/test_model.py": "",
     "python -m pytest tests/rhm/test_model.py -k parse": "",
     "python benchmarks/adm.py": "--small",
@@ -99,7 +105,7 @@ ELSEWHERE = {
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
-    "hierphase run learned-denoisers -p recompute True -p sizes "
+    "hierphase run learned-denoisers -p recompute True -p num_inference_steps 25 -p sizes "
     "'{\"unet\": [[64, 512]]}'": BY_NBVAL,
     "hierphase run probe-curves -p recompute True -p n_networks 2 -p n_blocks 4": BY_NBVAL,
     "hierphase sweep": "a name, not a command",
@@ -118,7 +124,9 @@ ELSEWHERE = {
     "make book": ".ci/run",
     "make test": ".ci/run",
     "pip install": "a name, not a command",
+    "pip install .": "tests/test_environment.py",
     "pip install 'hierphase[cluster]'": "Makefile",
+    "python -m pytest tests/notebooks": ".ci/run",
     "pip install torchvision": "no torchvision imports beside this torch; "
     "tests/networks/test_torchvision_classifier.py says so when it skips",
     "sbatch book/_static/gpu.sbatch imagenet-transition --preset imagenet -p model "
