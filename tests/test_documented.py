@@ -65,6 +65,7 @@ RUN = {
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make clean": "make -n clean",
     "make lint": "make -n lint",
+    "make pdf": "make -n pdf",
     "make reference": "make -n reference",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
     "python -m pytest tests/rhm/test_model.py": "",
