@@ -24,10 +24,10 @@ test: $(INSTALLED)
 reference: $(INSTALLED)
 	$(BIN)/python tests/references.py
 
-# The figure of the README: that of the first page.
+# The figure of the README: that of the scorecard.
 overview: $(INSTALLED)
-	$(BIN)/python -m hierphase run index
-	cp runs/index/overview.png book/overview.png
+	$(BIN)/python -m hierphase run scorecard
+	cp runs/scorecard/overview.png book/overview.png
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

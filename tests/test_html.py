@@ -192,6 +192,8 @@ def test_page(book, chromium, tmp_path, name):
     formulas = [a for tag in ("span", "div") for a in page.all(tag, "math notranslate")]
     assert len(page.all("mjx-container")) >= len(formulas)
     assert page.all("mjx-merror") == []
+    # Figures to play with: each script of numbers has been drawn.
+    assert len(page.all("script", "play")) == len(page.all("div", "play play-"))
 
     for image in page.all("img"):
         assert image.get("alt", "").strip(), f"no alternative text: {image['src']}"
