@@ -284,7 +284,8 @@ def small_book(tmp_path):
     (book / "results").mkdir(parents=True)
     (book / "results" / "stored.nc").write_text("stored 1")
     (book / "small.md").write_text(CHAPTER)
-    shutil.copytree(ROOT / "book" / "_ext", book / "_ext")
+    for folder in ("_ext", "_static"):
+        shutil.copytree(ROOT / "book" / folder, book / folder)
     shutil.copy(ROOT / "book" / "references.bib", book)
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/small\n")
