@@ -244,6 +244,13 @@ def test_python_block(name, block, tmp_path, monkeypatch):
 COSTS = [(name, cost) for name in chapters.names() for cost in chapters.load(name).costs]
 
 
+def test_every_chapter_says_what_it_costs():
+    for name in set(chapters.names()) - {"index"}:
+        costs = chapters.load(name).costs
+        assert costs and not costs[0]["changes"], f"{name}: the first costs are of no changes"
+        assert "```{run-this-chapter}\n```\n" in (ROOT / "book" / f"{name}.md").read_text(), name
+
+
 @pytest.mark.parametrize("name, cost", COSTS, ids=[name for name, _ in COSTS])
 def test_command_of_a_chapter(name, cost, tmp_path, monkeypatch, capfd):
     """What a page and `hierphase list` show, up to the chapter's cells, which nbval runs."""
