@@ -40,8 +40,8 @@ RUN = {
     "hierphase list": "",
     "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
     "hierphase run gaussian-diffusion -p n_stepwise 1024 --output runs/more-walks": (
-        "hierphase run gaussian-diffusion -p v 8 -p m 3 -p L 4 -p n_rules 2 -p n_data 2 -p n_times 3 "
-        "-p n_stepwise 8 --output runs/more-walks"
+        "hierphase run gaussian-diffusion -p v 8 -p m 3 -p L 4 -p n_rules 2 -p n_data 2 "
+        "-p n_times 3 -p n_stepwise 8 --output runs/more-walks"
     ),
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
