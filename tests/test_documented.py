@@ -63,9 +63,6 @@ RUN = {
     ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
-    "hierphase train rhm-cnn --steps 1500 --output ...": (
-        "hierphase train rhm-cnn --steps 2 --output trained"
-    ),
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make clean": "make -n clean",
