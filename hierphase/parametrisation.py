@@ -1,4 +1,4 @@
-"""What a denoiser is given, x_t = alpha x_0 + sigma z at a time t, and what it predicts.
+r"""What a denoiser is given, :math:`x_t = \alpha x_0 + \sigma z`, and what it predicts.
 
 Every kind of diffusion model that diffusers runs (variance preserving, variance exploding, EDM,
 flow matching) is one choice of alpha and sigma, and of the number that stands for x_0. An exact
@@ -77,11 +77,12 @@ class Parametrisation:
         return alpha, sigma
 
     def prediction(self, x_t: torch.Tensor, x_0: torch.Tensor, alpha, sigma) -> torch.Tensor:
-        """What a denoiser predicts that takes x_0 for the mean of the data given x_t.
+        r"""What a denoiser predicts that takes x_0 for the mean of the data given x_t.
 
-        This is z = (x_t - alpha x_0) / sigma (``epsilon``), x_0 (``sample``), alpha z - sigma x_0
-        (``v_prediction``), z - x_0 (``flow_prediction``), or F with x_0 = c_skip x + c_out F of
-        EDM (Karras et al. 2022, table 1).
+        This is :math:`z = (x_t - \alpha x_0) / \sigma` (``epsilon``), :math:`x_0` (``sample``),
+        :math:`\alpha z - \sigma x_0` (``v_prediction``), :math:`z - x_0` (``flow_prediction``), or,
+        of EDM, F with :math:`x_0 = c_\mathrm{skip} x + c_\mathrm{out} F` (Karras et al. 2022, table
+        1).
 
         Args:
             x_t: what the denoiser is given.

@@ -10,7 +10,7 @@ from hierphase.checks import check_finite, check_shape, increasing, positive_int
 
 
 def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Exponents of y ~ x^exponent, by least squares on both logarithms.
+    r"""Exponents g of :math:`y \sim x^g`, by least squares on both logarithms.
 
     Args:
         x: (n,) positive.

@@ -34,7 +34,9 @@ class GaussianField(GaussianMixture):
 
 
 def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> np.ndarray:
-    """Covariance of a window of an isotropic field with power spectrum ``|k|^-exponent``.
+    r"""Covariance of a window of an isotropic field of a power-law spectrum.
+
+    The power falls with the wave vector k as :math:`\lvert k\rvert^{-g}`, g the exponent.
 
     The field lives on a torus of twice the side, so that no two pixels of the window are neighbours
     around it; its mean mode is left out.
@@ -63,7 +65,9 @@ def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> n
 
 
 def spectral_exponent(images: np.ndarray) -> float:
-    """Exponent g of the power spectrum ``|k|^-g`` of images around their mean image.
+    r"""Exponent g of the power spectrum of images around their mean image.
+
+    The power is fitted by :math:`\lvert k\rvert^{-g}`.
 
     Least squares on logarithms, over rings of whole ``|k|`` from 1 to half the side (in cycles a
     side); ``|k|`` and the power, averaged over images, enter with their geometric mean over the

@@ -84,8 +84,8 @@ class Standardiser:
 
         Args:
             layer: activations.
-            uncentred: divide by the root mean square, sqrt(mean^2 + std^2), instead of the standard
-                deviation, as the script behind the paper does. It damps channels of large mean.
+            uncentred: divide by the root mean square instead of the standard deviation, as the
+                script behind the paper does. It damps channels of large mean.
 
         Raises:
             ValueError: not of as many channels as the statistics.
@@ -217,6 +217,20 @@ def layer_similarity(
 
     Raises:
         ValueError: ``samples`` are not made from ``x0`` by shape, or as :func:`activations`.
+
+    Example:
+        >>> import torch
+        >>> from hierphase import layer_similarity
+        >>> from hierphase.analysis.representations import fit_standardisers
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
+        >>> images = torch.randn(10, 1, 8, 8)
+        >>> scales = fit_standardisers(network, [images], names=["0", "1"])
+        >>> samples = torch.stack([images, -images])
+        >>> same = layer_similarity(network, images, samples, scales).cosine
+        >>> same.shape  # layers, times, images
+        torch.Size([2, 2, 10])
+        >>> round(float(same[0, 0].mean()), 2)  # an image and itself
+        1.0
     """
     check_shape("samples", samples, "n_times", *x0.shape)
     batch_size = positive_integer("batch_size", batch_size)

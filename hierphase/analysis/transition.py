@@ -68,6 +68,16 @@ def transition_time(
         ValueError: shapes that do not fit, kept flags outside [0, 1] or NaN, times that do not
             increase, chance or confidence out of range, or a curve that does not cross within the
             times, for all images or for a resample.
+
+    Example:
+        >>> import numpy as np
+        >>> from hierphase import transition_time
+        >>> times = np.linspace(0, 1, 11)
+        >>> keeps = 1 / (1 + np.exp((times - 0.6) / 0.05))
+        >>> random = np.random.default_rng(0).random((11, 500))
+        >>> t_star = transition_time(times, random < 0.1 + 0.9 * keeps[:, None], chance=0.1)
+        >>> print(f"{t_star.value:.2f}, from {t_star.low:.2f} to {t_star.high:.2f}")
+        0.60, from 0.59 to 0.61
     """
     curves, level = _kept_curves(times, kept, chance, **resampling), (1 + chance) / 2
     value, resampled = (crossing_time(times, curve, level) for curve in curves)
@@ -80,9 +90,11 @@ def transition_time(
 
 
 def fitted_transition(times, kept, chance: float, n_resamples=300, **resampling) -> Transition:
-    """t* and width from a logistic fit, P(t) = chance + (1 - chance) / (1 + exp((t - t*) / w)).
+    r"""t* and width from a logistic fit, by least squares over the times.
 
-    Least squares over the times; the width is the time from 90% to 10% of the fall, 2 ln(9) w.
+    .. math:: P(t) = \mathrm{chance} + \frac{1 - \mathrm{chance}}{1 + e^{(t - t^*)/w}}
+
+    The width is the time from 90% to 10% of the fall, :math:`2 \ln(9) w`.
 
     Args and errors: as :func:`transition_time`; a fit that does not converge is a ValueError too.
     """

@@ -16,17 +16,19 @@ _TEST_SEED = 0
 
 @dataclass(frozen=True)
 class TwoModeMixture(GaussianMixture):
-    """x_0 = y mu + z in d dimensions, with y = +1 or -1 and z normal of a power-law spectrum.
+    r"""Two Gaussians in d dimensions, :math:`x_0 = y \mu + z` with y = +1 or -1.
 
-    The principal components of z are the cosines of the discrete cosine transform (DCT-II), from
-    the mean over all positions (k = 1) to the finest (k = d). Their variances fall as k^-exponent
-    and are 1 on average. mu lies along one of them, and its size is r sqrt(d). By default z is
-    white and mu = (r, ..., r); for white z the direction of mu does not matter, as z has none.
+    The noise z is normal with a power-law spectrum. Its principal components are the cosines of the
+    discrete cosine transform (DCT-II), from the mean over all positions (k = 1) to the finest
+    (k = d). Their variances fall as :math:`k^{-g}`, g the exponent, and are 1 on average.
+    :math:`\mu` lies along one of them, and its size is :math:`r \sqrt d`. By default z is white and
+    :math:`\mu = (r, \dots, r)`; for white z the direction of :math:`\mu` does not matter, as z has
+    none.
 
     Args:
         d: number of dimensions.
         r: root mean square of mu over the dimensions, positive; in white noise the modes are
-            2 r sqrt(d) standard deviations apart.
+            :math:`2 r \sqrt d` standard deviations apart.
         exponent: of the spectrum, at least 0.
         component: k of mu, 1 to d.
 

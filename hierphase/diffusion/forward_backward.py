@@ -1,11 +1,11 @@
-"""The forward-backward experiment: noise x_0 up to time t, then denoise it back to x̂0(t).
+r"""The forward-backward experiment: noise x_0 up to time t, then denoise it back to x̂0(t).
 
-Noise levels. What samplers of all kinds share is ln SNR = 2 ln(alpha / sigma) of the state
-x_t = alpha x_0 + sigma z, so that a run can start at the beginning of any of its steps. Where a
-process was trained at times t = 0 to T (``num_train_timesteps``), these name levels too: for
-0 < t < T the first denoising step is taken at the very time t that x_t was noised to, followed by
-every respaced step below t. t = 0 is no noise at all and returns x_0 itself; t = T is pure noise,
-denoised from the first respaced step.
+Noise levels. What samplers of all kinds share is :math:`\ln \mathrm{SNR} = 2 \ln(\alpha/\sigma)`
+of the state :math:`x_t = \alpha x_0 + \sigma z`, so that a run can start at the
+beginning of any of its steps. Where a process was trained at times t = 0 to T
+(``num_train_timesteps``), these name levels too: for 0 < t < T the first denoising step is taken at
+the very time t that x_t was noised to, followed by every respaced step below t. t = 0 is no noise
+at all and returns x_0 itself; t = T is pure noise, denoised from the first respaced step.
 
 The paper's published code noises at time t as well, but takes its first denoising step at the
 next respaced time below t, as if x_t were that much less noisy: ``start_below=True``.
@@ -84,6 +84,23 @@ class ForwardBackwardPipeline(DiffusionPipeline):
 
     Raises:
         ValueError: a scheduler that cannot be used.
+
+    Example:
+        >>> from hierphase import BayesDenoiser, BeliefPropagation, ForwardBackwardPipeline
+        >>> from hierphase import RandomHierarchyModel
+        >>> from hierphase.rhm.corruption import ddpm_scheduler, encode
+        >>> rhm, scheduler = RandomHierarchyModel(v=8, m=2, s=2, L=2), ddpm_scheduler()
+        >>> pipeline = ForwardBackwardPipeline(
+        ...     BayesDenoiser(BeliefPropagation(rhm), scheduler), scheduler
+        ... )
+        >>> x_0 = encode(rhm.sample(6)[0], v=8)
+        >>> times = [0, 300, 1000]
+        >>> samples = pipeline(x_0, times, num_inference_steps=100).samples
+        >>> samples.shape  # x_0 denoised from each of the times
+        torch.Size([3, 6, 8, 4])
+        >>> kept = (samples.argmax(2) == x_0.argmax(1)).float().mean((1, 2))
+        >>> float(kept[0])  # without noise nothing changes
+        1.0
     """
 
     def __init__(self, model, scheduler):

@@ -118,6 +118,19 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
         ValueError: the folder holds no images, class folders beside images, parts of a data set in
             place of classes, an image of unknown class, a class with fewer than ``n_per_class``
             usable images, or a ``classes.json`` that does not map names to names.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import PIL.Image
+        >>> from hierphase import image_folder
+        >>> for name in ("cats", "dogs"):
+        ...     Path("pets", name).mkdir(parents=True)
+        ...     PIL.Image.new("RGB", (80, 60)).save(f"pets/{name}/first.png")
+        >>> pets = image_folder("pets", n_per_class=1, image_size=32)
+        >>> pets.class_names
+        ('cats', 'dogs')
+        >>> pets.load([0, 1]).shape  # in [-1, 1]
+        torch.Size([2, 3, 32, 32])
     """
     path = Path(path)
     n_per_class = positive_integer("n_per_class", n_per_class)

@@ -71,6 +71,13 @@ def run_sweep(chapter: str, preset: str, changes: dict, directory, shard_size=16
         OSError: the directory cannot be written.
         ShardError: shards failed; the others are kept, and the message names those that failed.
         KeyboardInterrupt: interrupted; its message says what is kept.
+
+    Example:
+        >>> from hierphase import run_sweep
+        >>> small = {"n_per_class": 1, "n_times": 2, "num_inference_steps": 4}
+        >>> digits = run_sweep("imagenet-transition", "digits", small, "runs/small")
+        >>> digits.similarity.dims
+        ('layer', 'time', 'image')
     """
     experiment, parameters = find(chapter, preset)[0], all_parameters(chapter, preset, changes)
     return sweep.run_sweep(experiment, chapter, preset, parameters, directory, shard_size, executor)
@@ -90,6 +97,12 @@ def result(chapter: str, preset: str, changes=None, recompute=False, output=None
     Raises:
         FileNotFoundError: there is no stored result.
         ValueError: as for :func:`all_parameters`, or the stored result is of other parameters.
+
+    Example:
+        >>> from hierphase import result
+        >>> tree = result("correlations", "tree")  # as the book stores it
+        >>> sorted(tree.coords)
+        ['depth', 'epsilon', 'part', 'process', 'unit']
     """
     parameters = all_parameters(chapter, preset, changes)
     if recompute:

@@ -14,10 +14,13 @@ def nearest_distance(images: torch.Tensor, references: torch.Tensor) -> torch.Te
 
 
 def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
+    r"""Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017).
 
-    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``, with means mu and covariances S. With
-    ``S = R^T R`` the last trace is the sum of the singular values of ``R_1 R_2^T``.
+    .. math::
+        \lVert\mu_1 - \mu_2\rVert^2 + \mathrm{tr}\big(S_1 + S_2 - 2 (S_1 S_2)^{1/2}\big)
+
+    with means :math:`\mu` and covariances S. With :math:`S = R^T R` the last trace is the sum of
+    the singular values of :math:`R_1 R_2^T`.
 
     Args:
         first: (n, features), n > features, or the covariance is singular and the distance biased.

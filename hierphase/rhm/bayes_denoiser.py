@@ -10,12 +10,15 @@ from hierphase.rhm.model import check_tensor
 
 
 class BayesDenoiser:
-    """Bayes-optimal denoiser: the score of the model's own data at every noise level.
+    r"""Bayes-optimal denoiser, the score of the model's own data at every noise level.
 
-    E[x_0 | x_t] are the leaf marginals of belief propagation; the predicted noise is
-    (x_t - alpha E[x_0 | x_t]) / sigma. With it, the reverse process of any diffusers scheduler
-    draws (in the limit of small steps) from the exact posterior p(x_0 | x_t), or, where it is
-    deterministic, from its law p(x_0) alone.
+    The leaf marginals of belief propagation are :math:`E[x_0 \mid x_t]`. The predicted noise is
+
+    .. math:: \frac{x_t - \alpha E[x_0 \mid x_t]}{\sigma}
+
+    With it, the reverse process of any diffusers scheduler draws (in the limit of small steps) from
+    the exact posterior :math:`p(x_0 \mid x_t)`, or, where it is deterministic, from its law
+    :math:`p(x_0)` alone.
 
     Args:
         bp: inference on the model.
@@ -24,6 +27,15 @@ class BayesDenoiser:
 
     Raises:
         ValueError: the scheduler has no known noise levels, or another prediction type.
+
+    Example:
+        >>> import torch
+        >>> from hierphase import BayesDenoiser, BeliefPropagation, RandomHierarchyModel
+        >>> from hierphase.rhm.corruption import ddpm_scheduler
+        >>> rhm = RandomHierarchyModel(v=8, m=2, s=2, L=3)
+        >>> denoiser = BayesDenoiser(BeliefPropagation(rhm), ddpm_scheduler())
+        >>> denoiser(torch.randn(2, 8, 8), 999).sample.shape  # the noise in x_t, (n, v, d)
+        torch.Size([2, 8, 8])
     """
 
     def __init__(self, bp: BeliefPropagation, scheduler: SchedulerMixin):

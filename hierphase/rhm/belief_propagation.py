@@ -1,11 +1,16 @@
-"""Exact inference on the Random Hierarchy Model by belief propagation.
+r"""Exact inference on the Random Hierarchy Model by belief propagation.
 
 Two sweeps over the tree give the marginal of every node; the upward one alone gives the evidence
-and posterior samples. Messages, as products and sums over the rules y -> (x_1..x_s):
+and posterior samples. Up and down go the messages :math:`\nu_\uparrow` and
+:math:`\nu_\downarrow`, products and sums over the rules :math:`y \to (x_1, \dots, x_s)`:
 
-    up(y)     ∝ sum over rules of y of prod_i up(x_i)
-    down(x_i) ∝ sum over rules with i-th entry x_i of down(y) prod_{j != i} up(x_j)
-    marginal  ∝ up · down,    down(root) uniform
+.. math::
+    \nu_\uparrow(y) &\propto \sum_{y \to (x_1 \dots x_s)} \prod_i \nu_\uparrow(x_i) \\
+    \nu_\downarrow(x_i) &\propto \sum_{y \to (\dots x_i \dots)}
+    \nu_\downarrow(y) \prod_{j \neq i} \nu_\uparrow(x_j)
+
+The marginal of a node is proportional to :math:`\nu_\uparrow \nu_\downarrow`; at the root
+:math:`\nu_\downarrow` is uniform.
 
 (Mézard and Montanari, Information, Physics, and Computation, ch. 14; Sclocchi et al., arXiv
 2402.16991.) On the CPU a numba kernel does the work
@@ -42,6 +47,20 @@ class BeliefPropagation:
 
     Raises:
         ValueError: not a model, or an unknown backend.
+
+    Example:
+        >>> from hierphase import BeliefPropagation, EpsilonProcess, RandomHierarchyModel
+        >>> rhm = RandomHierarchyModel(v=32, m=8, s=2, L=6)
+        >>> levels = rhm.sample(16)
+        >>> beliefs = EpsilonProcess(v=32).beliefs(levels[0], epsilon=0.3)
+        >>> posterior = BeliefPropagation(rhm)(beliefs)
+        >>> posterior.marginals[6].shape  # p(class | observation) of 16 data
+        torch.Size([16, 1, 32])
+        >>> known = posterior.probability_of(levels).mean(0)  # of the truth, by level
+        >>> print(f"class {known[6]:.2f}, leaves {known[0]:.2f}")
+        class 0.99, leaves 1.00
+        >>> posterior.sample(5)[0].shape  # leaves of five draws from each
+        torch.Size([5, 16, 64])
     """
 
     rhm: RandomHierarchyModel

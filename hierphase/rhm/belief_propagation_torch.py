@@ -38,7 +38,9 @@ class SumProduct:
         return message
 
     def up_level(self, children, rules):
-        """up(y) = sum over rules of y of prod_i up(x_i), for all parents of one level.
+        r"""Upward messages to all parents of one level.
+
+        :math:`\nu_\uparrow(y) = \sum_{y \to (x_1 \dots x_s)} \prod_i \nu_\uparrow(x_i)`.
 
         Args:
             children: (n, nodes, s, v) upward messages of the children.
@@ -53,7 +55,10 @@ class SumProduct:
         return self.over(total, scale[..., None]), scale
 
     def down_level(self, down, children, rules, keep):
-        """down(x_i) = sum over rules with i-th entry x_i of down(y) prod_{j != i} up(x_j).
+        r"""Downward messages to all children of one level.
+
+        :math:`\nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} \nu_\downarrow(y)
+        \prod_{j \neq i} \nu_\uparrow(x_j)`.
 
         Args:
             down: (n, nodes, symbols) downward messages of the parents.

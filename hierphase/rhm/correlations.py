@@ -17,13 +17,15 @@ from hierphase.rhm.model import check_symbols
 
 
 def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Mean and variance of the sum of ``values`` over the leaves below each node, exactly.
+    r"""Mean and variance of the sum of ``values`` over the leaves below each node, exactly.
 
     Given the observation the tree is a Markov chain from the top down, in which rule r of symbol y
-    has the weight w_r ∝ prod_i up(x_i). So the sum S of a node's leaves has, given its symbol,
+    has a weight :math:`w_r \propto \prod_i \nu_\uparrow(x_i)`, a product of upward messages. So the
+    sum S of a node's leaves has, given its symbol, the mean and the variance
 
-        M(y) = sum_r w_r sum_i M(x_i),
-        V(y) = sum_r w_r [sum_i V(x_i) + (sum_i M(x_i) - M(y))^2],
+    .. math::
+        M(y) = \sum_r w_r \sum_i M(x_i), \qquad
+        V(y) = \sum_r w_r \Big[\sum_i V(x_i) + \Big(\sum_i M(x_i) - M(y)\Big)^2\Big]
 
     and the marginal of y gives the moments of S.
 
@@ -83,19 +85,19 @@ def _parent_moments(rules, up, means, variances, mean, variance):
 
 
 def posterior_covariance(posterior: Posterior, leaves: Tensor) -> np.ndarray:
-    """Covariances of the changes of leaves over posterior samples, exactly.
+    r"""Covariances of the changes of leaves over posterior samples, exactly.
 
-    sigma = +1 if a leaf differs from x_0, -1 if not. The variance of its sum over blocks of s^l
-    leaves, summed over the blocks, grows from l-1 to l by the covariances of the pairs whose
-    common ancestor is l levels up.
+    :math:`\sigma = +1` if a leaf differs from x_0, -1 if not. The variance of its sum over blocks
+    of :math:`s^l` leaves, summed over the blocks, grows from l-1 to l by the covariances of the
+    pairs whose common ancestor is l levels up.
 
     Args:
         posterior: of n observations x_t.
         leaves: (n, s**L) integer symbols, the x_0 of each.
 
     Returns:
-        (n, L+1), the sum of C_ij over all ordered pairs at tree distance 0 (the variances) to L,
-        as many as :func:`tree_pairs` says.
+        (n, L+1), the sum of :math:`C_{ij}` over all ordered pairs at tree distance 0 (the
+        variances) to L, as many as :func:`tree_pairs` says.
 
     Raises:
         ValueError: leaves of wrong shape, type or range.
@@ -159,7 +161,11 @@ def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.nda
 
 
 def moments(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """M_j = sum_ij r_ij^j C_ij / sum_i C_ii for j = 0, 1, 2; M_0 is the susceptibility chi.
+    r"""Moments of the correlations over the distance, for j = 0, 1, 2.
+
+    .. math:: M_j = \frac{\sum_{ik} r_{ik}^j C_{ik}}{\sum_i C_{ii}}
+
+    :math:`M_0` is the susceptibility :math:`\chi`.
 
     Args:
         covariance: (..., n_distances) sums of C_ij over the pairs at each distance, 0 first, from
@@ -175,24 +181,29 @@ def moments(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
 
 
 def correlation_length(covariance: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """xi = M_2 / M_1, the mean distance of pairs weighted by r C(r); see :func:`moments`.
+    r"""Correlation length :math:`\xi = M_2 / M_1`, the mean distance weighted by r C(r).
 
-    With weights that grow with r, ``xi ~ |eps - eps*|^-nu`` holds early. In the more usual
-    sqrt(M_2 / M_0), the sum M_0 grows like a logarithm for long where C(r) ~ r^-a with a near 1.
+    The :func:`moments` have weights that grow with r, with which
+    :math:`\xi \sim \lvert\epsilon - \epsilon^*\rvert^{-\nu}` holds early. In the more usual
+    :math:`\sqrt{M_2 / M_0}`, the sum :math:`M_0` grows like a logarithm for long where
+    :math:`C(r) \sim r^{-a}` with a near 1.
     """
     _, first, second = moments(covariance, distances)
     return second / first
 
 
 def tree_distances(s: int, L: int) -> np.ndarray:
-    """(L+1,) real distances r of leaves at tree distance 0..L: 0, s, s^2, ..., s^L."""
+    r"""(L+1,) real distances r of leaves at tree distance 0..L, :math:`0, s, s^2, \dots, s^L`."""
     s = positive_integer("s", s, minimum=2)
     L = tree_depth(L, s)
     return np.array([0, *(float(s) ** k for k in range(1, L + 1))])
 
 
 def tree_pairs(s: int, L: int) -> np.ndarray:
-    """(L+1,) ordered pairs of leaves at tree distance 0..L: s^L times 1, s-1, (s-1) s, ..."""
+    r"""(L+1,) ordered pairs at tree distance 0..L.
+
+    :math:`s^L` times :math:`1, s - 1, (s - 1) s, \dots`
+    """
     s = positive_integer("s", s, minimum=2)
     L = tree_depth(L, s)
     return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)

@@ -34,6 +34,13 @@ class EpsilonProcess:
 
     Args:
         v: number of symbols, at least 2.
+
+    Example:
+        >>> import torch
+        >>> from hierphase import EpsilonProcess
+        >>> EpsilonProcess(v=4).beliefs(torch.tensor([[2, 0]]), epsilon=0.4)
+        tensor([[[0.1000, 0.1000, 0.7000, 0.1000],
+                 [0.7000, 0.1000, 0.1000, 0.1000]]])
     """
 
     v: int
@@ -42,7 +49,7 @@ class EpsilonProcess:
         positive_integer("v", self.v, minimum=2)
 
     def beliefs(self, leaves: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """Belief 1 - eps + eps/v in the true symbol, eps/v in every other.
+        r"""Belief :math:`1 - \epsilon + \epsilon/v` in the true symbol, else :math:`\epsilon/v`.
 
         Args:
             leaves: (n, d) integer symbols.
@@ -61,15 +68,27 @@ class EpsilonProcess:
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """The forward process of a diffusion model, on one-hot encoded leaves.
+    r"""The forward process of a diffusion model, on one-hot encoded leaves.
 
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) z, with abar_t = ``scheduler.alphas_cumprod[t]`` and
-    z standard normal.
+    .. math:: x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, z
+
+    with :math:`\bar\alpha_t` = ``scheduler.alphas_cumprod[t]`` and z standard normal.
 
     Args:
         scheduler: a diffusers scheduler with ``alphas_cumprod``, e.g. DDPMScheduler.
         v: number of symbols; None takes the largest symbol seen plus one, as
             :func:`torch.nn.functional.one_hot` does. Say it wherever a symbol could be absent.
+
+    Example:
+        >>> import torch
+        >>> from hierphase import GaussianProcess
+        >>> from hierphase.rhm.corruption import ddpm_scheduler
+        >>> process = GaussianProcess(ddpm_scheduler(), v=4)
+        >>> x_t = process.corrupt(torch.tensor([[2, 0]]), t=300)  # two leaves
+        >>> x_t.shape  # one-hot and noisy: (n, v, d)
+        torch.Size([1, 4, 2])
+        >>> process.beliefs(x_t, t=300).shape  # for BeliefPropagation
+        torch.Size([1, 2, 4])
     """
 
     scheduler: SchedulerMixin
@@ -85,7 +104,7 @@ class GaussianProcess:
             positive_integer("v", self.v, minimum=2)
 
     def alpha_bar(self, t) -> torch.Tensor:
-        """abar_t as float64; t an integer or an integer tensor, 0..T-1.
+        r""":math:`\bar\alpha_t` as float64; t an integer or an integer tensor, 0..T-1.
 
         Raises:
             ValueError: t is not an integer in that range.
@@ -94,7 +113,7 @@ class GaussianProcess:
         return self.scheduler.alphas_cumprod.to(t.device)[t].double()
 
     def snr(self, t) -> torch.Tensor:
-        """Signal-to-noise ratio abar_t / (1 - abar_t) of time t (see :meth:`alpha_bar`)."""
+        r"""Signal-to-noise ratio :math:`\bar\alpha_t / (1 - \bar\alpha_t)` of :meth:`alpha_bar`."""
         alpha_bar = self.alpha_bar(t)
         return alpha_bar / (1 - alpha_bar)
 
@@ -120,7 +139,9 @@ class GaussianProcess:
         return alpha_bar.sqrt().float() * x_0 + (1 - alpha_bar).sqrt().float() * noise
 
     def log_beliefs(self, x_t: torch.Tensor, t) -> torch.Tensor:
-        """Log-likelihood of each symbol up to a constant, x_t sqrt(abar)/(1-abar).
+        r"""Log-likelihood of each symbol up to a constant.
+
+        .. math:: \frac{\sqrt{\bar\alpha_t}}{1 - \bar\alpha_t}\, x_t
 
         For ``BeliefPropagation(...)(..., log=True)``: at low noise the likelihoods themselves are
         beyond the range of floating-point numbers.
@@ -144,7 +165,9 @@ class GaussianProcess:
         return self.log_beliefs(x_t, t).softmax(-1)
 
     def noise(self, x_t: torch.Tensor, x_0: torch.Tensor, t) -> torch.Tensor:
-        """The noise that takes x_0 to x_t; of E[x_0 | x_t], the noise that is best predicted.
+        r"""The noise that takes x_0 to x_t; of E[x_0 | x_t], the noise that is best predicted.
+
+        .. math:: z = \frac{x_t - \sqrt{\bar\alpha_t}\, x_0}{\sqrt{1 - \bar\alpha_t}}
 
         Args:
             x_t: (n, v, d), the noisy code.
@@ -152,7 +175,7 @@ class GaussianProcess:
             t: time index, an integer or an integer tensor (n,).
 
         Returns:
-            (x_t - sqrt(abar) x_0) / sqrt(1 - abar), in the dtype of ``x_t``.
+            z, in the dtype of ``x_t``.
         """
         alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
         return (x_t - alpha_bar.sqrt().to(x_t.dtype) * x_0) / (1 - alpha_bar).sqrt().to(x_t.dtype)
@@ -165,6 +188,19 @@ class MaskingProcess:
     Args:
         v: number of symbols, at least 2. An erased leaf holds the symbol v.
         T: time at which every leaf is erased.
+
+    Example:
+        >>> import torch
+        >>> from hierphase import MaskingProcess
+        >>> process = MaskingProcess(v=4, T=10)
+        >>> leaves = torch.tensor([[2, 0, 1, 3]])
+        >>> generator = torch.Generator().manual_seed(1)
+        >>> x_t = process.corrupt(leaves, t=5, generator=generator)
+        >>> x_t  # the symbol 4 stands where a leaf was erased
+        tensor([[2, 4, 4, 3]])
+        >>> process.beliefs(x_t)[0, :2]
+        tensor([[0., 0., 1., 0.],
+                [1., 1., 1., 1.]])
     """
 
     v: int

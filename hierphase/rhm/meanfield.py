@@ -1,13 +1,23 @@
-"""Mean-field theory of belief propagation on the Random Hierarchy Model.
+r"""Mean-field theory of belief propagation on the Random Hierarchy Model.
 
 Messages are averaged over the draw of the rules and their fluctuations neglected. What remains
 is one number a level: p, the upward belief in the true symbol, and q, the downward one. With
 
-    a = (m-1)/(v^s-1),    f = (m v-1)/(v^s-1)
+.. math:: a = \frac{m - 1}{v^s - 1}, \qquad f = \frac{m v - 1}{v^s - 1}
 
-the upward recursion F has the fixed points 1 and 1/v. Where both attract, a repulsive p* between
-them separates noise that leaves the class known from noise that destroys it. (Sclocchi, Favero,
-Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv 2410.13770.)
+the upward recursion F (:func:`upward`) has the fixed points 1 and 1/v. Where both attract, a
+repulsive :math:`p^*` between them separates noise that leaves the class known from noise that
+destroys it. (Sclocchi, Favero, Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv
+2410.13770.)
+
+Example:
+    >>> from hierphase import meanfield
+    >>> round(meanfield.critical_epsilon(v=32, m=8, s=2), 3)
+    0.731
+    >>> meanfield.profile(0.5, v=32, m=8, s=2, L=4).round(2).tolist()
+    [0.97, 0.97, 0.96, 0.93, 0.88]
+    >>> print(meanfield.critical_epsilon(v=32, m=32, s=2))  # no transition
+    None
 """
 
 import numpy as np
@@ -24,7 +34,9 @@ from hierphase.checks import (
 
 
 def upward(p, v, m, s):
-    """F(p) = [p^s + a (1 - p^s)] / [p^s + f (1 - p^s)]: belief in the true symbol, a level up.
+    r"""F(p), the belief in the true symbol a level up.
+
+    .. math:: F(p) = \frac{p^s + a (1 - p^s)}{p^s + f (1 - p^s)}
 
     Args:
         p: belief in the true symbol of each child, in [0, 1]; float or array.
@@ -41,7 +53,11 @@ def upward(p, v, m, s):
 
 
 def downward(q, p, v, m, s):
-    """q_child = [q w + c (1-w)] / [q w + c (v-w)], w = p^(s-1), c = (m-q)/(v^s-1).
+    r"""Downward belief in the true symbol of a child.
+
+    .. math::
+        q_\mathrm{child} = \frac{q w + c (1 - w)}{q w + c (v - w)}, \qquad
+        w = p^{s-1}, \quad c = \frac{m - q}{v^s - 1}
 
     Args:
         q: downward belief in the true symbol of the parent; float or array.
@@ -57,9 +73,11 @@ def downward(q, p, v, m, s):
 
 
 def slopes(v, m, s) -> tuple[float, float]:
-    """F'(1) and F'(1/v); a fixed point attracts where its slope is below 1.
+    r"""Slopes of F at its two trivial fixed points, which attract where it is below 1.
 
-    F'(1) = s m (v-1)/(v^s-1), close to s f;  F'(1/v) = s (v-1) v^(s-1)/(m (v^s-1)).
+    .. math::
+        F'(1) = \frac{s m (v - 1)}{v^s - 1} \approx s f, \qquad
+        F'(1/v) = \frac{s (v - 1) v^{s-1}}{m (v^s - 1)}
 
     Raises:
         ValueError: sizes without unambiguous rules.
@@ -69,10 +87,10 @@ def slopes(v, m, s) -> tuple[float, float]:
 
 
 def fixed_point(v, m, s) -> float | None:
-    """Repulsive fixed point p* of F between 1/v and 1, or None where there is no transition.
+    r"""Repulsive fixed point p* of F between 1/v and 1, or None where there is no transition.
 
-    There is none where F'(1) >= 1 (any noise loses the class) or F'(1/v) >= 1 (no noise does).
-    For s = 2, p* = (m-1)/(v-m).
+    There is none where :math:`F'(1) \geq 1` (any noise loses the class) or :math:`F'(1/v) \geq 1`
+    (no noise does). For s = 2, :math:`p^* = (m - 1)/(v - m)`.
 
     Raises:
         ValueError: sizes without unambiguous rules.
@@ -85,7 +103,9 @@ def fixed_point(v, m, s) -> float | None:
 
 
 def slope(p, v, m, s) -> float:
-    """F'(p), the factor by which a small difference in belief grows in one level.
+    r"""The factor :math:`F'(p)` by which a small difference in belief grows in one level.
+
+    .. math:: F'(p) = \frac{s p^{s-1} (f - a)}{[p^s + f (1 - p^s)]^2}
 
     Raises:
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
@@ -97,7 +117,9 @@ def slope(p, v, m, s) -> float:
 
 
 def critical_epsilon(v, m, s) -> float | None:
-    """Critical noise eps* = (1 - p*)/(1 - 1/v), or None where there is no transition.
+    r"""Critical noise of the epsilon-process, or None where there is no transition.
+
+    .. math:: \epsilon^* = \frac{1 - p^*}{1 - 1/v}
 
     Raises:
         ValueError: sizes without unambiguous rules.
@@ -107,10 +129,12 @@ def critical_epsilon(v, m, s) -> float | None:
 
 
 def length_exponent(v, m, s) -> float | None:
-    """nu = ln s / ln F'(p*) of the correlation length, or None where there is no transition.
+    r"""Exponent of the correlation length, or None where there is no transition.
 
-    A deviation from p* grows by F'(p*) a level, so the number of leaves below
-    the level at which it decides is ``|eps - eps*|^-nu``.
+    .. math:: \nu = \frac{\ln s}{\ln F'(p^*)}
+
+    A deviation from :math:`p^*` grows by :math:`F'(p^*)` a level, so the number of leaves below
+    the level at which it decides is :math:`\lvert\epsilon - \epsilon^*\rvert^{-\nu}`.
 
     Raises:
         ValueError: sizes without unambiguous rules.
@@ -120,7 +144,9 @@ def length_exponent(v, m, s) -> float | None:
 
 
 def leaf_belief(epsilon, v):
-    """p_0 = 1 - eps + eps/v: belief in the true symbol of a leaf in the epsilon-process.
+    r"""Belief in the true symbol of a leaf in the epsilon-process.
+
+    .. math:: p_0 = 1 - \epsilon + \epsilon / v
 
     Raises:
         ValueError: v is not an integer >= 2, or epsilon is outside [0, 1].
@@ -137,7 +163,7 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
         L: depth.
 
     Returns:
-        p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; q_L = 1/v.
+        p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; :math:`q_L = 1/v`.
 
     Raises:
         ValueError: sizes without unambiguous rules, L out of range, or p_0 outside [0, 1].
@@ -153,7 +179,9 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
 
 
 def marginal(p, q, v):
-    """P = p q / [p q + (1-p)(1-q)/(v-1)]: probability of the true symbol, from both directions.
+    r"""Probability of the true symbol, from both directions.
+
+    .. math:: P = \frac{p q}{p q + (1 - p)(1 - q)/(v - 1)}
 
     Raises:
         ValueError: v is not an integer >= 2, or beliefs outside [0, 1], or 0 and 1, which exclude
@@ -188,8 +216,8 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
 
     Gaussian noise or masking leaves each leaf with a belief of its own. Here a whole population of
     beliefs goes up and down the tree (population dynamics, or density evolution): a parent takes
-    s members at random, w is the product of their beliefs instead of p^s. Where all members are
-    equal this is :func:`profile`.
+    s members at random, w is the product of their beliefs instead of :math:`p^s`. Where all members
+    are equal this is :func:`profile`.
 
     Args:
         p_0: (size,) sample of the leaves' beliefs in their true symbol.
@@ -224,15 +252,19 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
 
 
 def correlation(epsilon, v, m, s, L) -> np.ndarray:
-    """Connected correlation of the changes of two leaves, against their tree distance.
+    r"""Connected correlation of the changes of two leaves, against their tree distance.
 
-    sigma = +1 if a leaf changed between x_0 and a posterior sample, -1 if not. For a pair whose
-    common ancestor lies k levels up, with q its downward belief and u the upward belief of its
-    children, the weights that the two children are right (1) or wrong (0) are
+    :math:`\sigma = +1` if a leaf changed between x_0 and a posterior sample, -1 if not. For a pair
+    whose common ancestor lies k levels up, with q its downward belief and u the upward belief of
+    its children, the weights that the two children are right (1) or wrong (0) are
 
-        W11 = q u^s + u^2 (1 - u^(s-2)) c,  W10 = W01 = u (1-u) c,  W00 = (1-u)^2 c,
+    .. math::
+        W_{11} = q u^s + u^2 (1 - u^{s-2}) c, \quad
+        W_{10} = W_{01} = u (1 - u) c, \quad
+        W_{00} = (1 - u)^2 c
 
-    c = (m-q)/(v^s-1). Each child's state then goes down to its leaf, from q = 1 or q = 0.
+    with :math:`c = (m - q)/(v^s - 1)`. Each child's state then goes down to its leaf, from q = 1 or
+    q = 0.
 
     Args:
         epsilon: noise in (0, 1], a float.
@@ -266,7 +298,9 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
 
 
 def susceptibility(epsilon, v, m, s, L) -> float:
-    """chi = sum_ij C_ij / sum_i C_ii: how many leaves change together.
+    r"""How many leaves change together.
+
+    .. math:: \chi = \frac{\sum_{ij} C_{ij}}{\sum_i C_{ii}}
 
     Args:
         epsilon: noise in (0, 1], a float.

@@ -1,6 +1,6 @@
-"""The Random Hierarchy Model: a random context-free grammar on a regular tree.
+r"""The Random Hierarchy Model, a random context-free grammar on a regular tree.
 
-Level L is the class, level 0 the d = s**L visible leaves. Every symbol of level l+1 owns m
+Level L is the class, level 0 the :math:`d = s^L` visible leaves. Every symbol of level l+1 owns m
 production rules, tuples of s symbols of level l; no tuple has two owners, so data can be parsed
 back without ambiguity. (Cagnetta et al., arXiv 2307.02129.)
 """
@@ -29,18 +29,27 @@ class RandomHierarchyModel:
         v: number of symbols at each level below the top, at least 2.
         m: number of rules of each symbol (synonyms).
         s: number of symbols in a rule (the branching of the tree), at least 2.
-        L: depth; the data have d = s**L leaves.
+        L: depth; the data have :math:`d = s^L` leaves.
         n_classes: number of symbols at level L; None means v.
         seed: of the draw of the rules; equal arguments give equal rules.
 
     Attributes:
         rules: list of L LongTensors; ``rules[l-1]``, of shape (v or n_classes, m, s), holds the
             tuples of level l-1 symbols that each symbol of level l can produce. Drawn uniformly
-            without replacement from the v**s possible ones.
+            without replacement from the :math:`v^s` possible ones.
 
     Raises:
-        ValueError: a size is not a positive integer, the rules do not fit into the v**s tuples or
-            into memory, or there are more than 2**62 leaves.
+        ValueError: a size is not a positive integer, the rules do not fit into the :math:`v^s`
+            tuples or into memory, or there are more than :math:`2^{62}` leaves.
+
+    Example:
+        >>> from hierphase import RandomHierarchyModel
+        >>> rhm = RandomHierarchyModel(v=8, m=2, s=2, L=3, seed=0)
+        >>> levels = rhm.sample(4)  # four trees: the leaves first, the class last
+        >>> [tuple(level.shape) for level in levels]
+        [(4, 8), (4, 4), (4, 2), (4, 1)]
+        >>> bool((rhm.parse(levels[0])[3] == levels[3]).all())  # read back
+        True
     """
 
     v: int
@@ -73,12 +82,12 @@ class RandomHierarchyModel:
 
     @property
     def d(self) -> int:
-        """Number of leaves, s**L."""
+        """:math:`s^L`, the number of leaves."""
         return self.s**self.L
 
     @property
     def n_nodes(self) -> int:
-        """Number of nodes of all levels, 1 + s + ... + s**L."""
+        r"""Number of nodes of all levels, :math:`1 + s + \dots + s^L`."""
         return sum(self.s**above for above in range(self.L + 1))
 
     def n_symbols(self, level: int) -> int:
