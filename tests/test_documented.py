@@ -69,9 +69,6 @@ RUN = {
     ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
-    "hierphase train rhm-cnn --steps 1500 --output ...": (
-        "hierphase train rhm-cnn --steps 2 --output trained"
-    ),
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (
