@@ -1,4 +1,5 @@
-# make book: the book as HTML.  make test: every test.  Both install what they need into .venv.
+# make book: the book as HTML.  make pdf: as one PDF, printed by Chromium.  make test: every test.
+# They install what they need into .venv.
 
 PYTHON = python3
 VENV = .venv
@@ -8,11 +9,14 @@ INSTALLED = $(VENV)/.installed
 # All is run by name of the interpreter, from this folder: it may have been renamed since.
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: book test reference overview lint clean
+.PHONY: book pdf test reference overview lint clean
 
 book: $(INSTALLED)
 	$(BIN)/python $(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+pdf: book
+	$(BIN)/python book/_ext/pdf.py _build/html _build/book.pdf
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -20,10 +24,10 @@ test: $(INSTALLED)
 reference: $(INSTALLED)
 	$(BIN)/python tests/references.py
 
-# The figure of the README: that of the first page.
+# The figure of the README: that of the scorecard.
 overview: $(INSTALLED)
-	$(BIN)/python -m hierphase run index
-	cp runs/index/overview.png book/overview.png
+	$(BIN)/python -m hierphase run scorecard
+	cp runs/scorecard/overview.png book/overview.png
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -43,10 +43,8 @@ def memory(process):
 def measure(name, changes):
     """What a run takes: seconds, bytes of memory, bytes on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        words = shlex.split(chapters.command(name, changes))
-        if "--output" in words:
-            words = words[:-2]
-        command = [sys.executable, "-m", *words, "--output", f"{folder}/{name}"]
+        words = shlex.split(chapters.command(name, changes))[:-1]  # without the folder
+        command = [sys.executable, "-m", *words, f"{folder}/{name}"]
         start, peak = time.perf_counter(), 0
         running = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while running.poll() is None:

@@ -1,4 +1,4 @@
-"""The command line: ``hierphase list``, ``run``, ``train``, ``sweep`` and ``convert-adm``."""
+"""The command line: ``hierphase list``, ``run``, ``sweep``, ``compare``, ``train`` ..."""
 
 import os
 import signal
@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words after the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, 1 for a cell or shards that failed, 2 for wrong usage, 130 after Ctrl-C
-        and after SIGTERM.
+        The exit status: 0, 1 for a cell or shards that failed and results that disagree, 2 for
+        wrong usage, 130 after Ctrl-C and after SIGTERM.
     """
     _open_standard_streams()
     if threading.current_thread() is threading.main_thread():
@@ -99,7 +99,7 @@ def _list():
         _print(textwrap.indent(chapter.parameters, "    "))
         for cost in chapter.costs:
             takes = "    {time}, {memory} of memory, {disk} on disk: ".format_map(cost)
-            _print(takes + chapters.command(name, cost["changes"]))
+            _print(f"{takes}{chapters.command(name, cost['changes'])}")
 
 
 @commands.command("run")
@@ -110,8 +110,10 @@ def _run(chapter, values, output):
     """Execute a chapter, with other parameters if you like."""
     from hierphase.runs import chapters
 
-    values = _parse_values(values, chapters.load(chapter).defaults)
-    _print(f"executed notebook: {chapters.run(chapter, values, output)}")
+    notebook = chapters.run(chapter, _parse_values(values, chapters.load(chapter).defaults), output)
+    found = "".join(f"\nresult: {path}" for path in sorted(notebook.parent.glob("*.nc")))
+    _print(f"executed notebook: {notebook}{found}\npage for a browser: {chapters.page(notebook)}")
+    _print("next: open the page; `hierphase compare` tells whether a result agrees with the book's")
 
 
 @commands.command("train")
@@ -148,6 +150,23 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
     with open_executor(executor, output, workers, scheduler, _parse_values(slurm, {})) as opened:
         registry.run_sweep(chapter, preset, values, output, shard_size, opened)
     _print(f"result: {results.result_path(chapter, preset, output)}")
+
+
+@commands.command("compare")
+@click.argument("result", metavar="RESULT.nc")
+def _compare(result):
+    """Say whether a result agrees with the book's of the same chapter and preset.
+
+    Differences are those of means over units, in combined standard errors. The status is 0 where no
+    variable differs by more than chance allows, and 1 where one does.
+    """
+    from hierphase.runs.comparison import compare
+
+    table = compare(result)
+    _print("\n".join([*table.attrs["parameters"], table.round(2).to_string(na_rep="")]))
+    if not table.attrs["agrees"]:
+        raise RunError(f"{result} does not agree with the book's result")
+    _print("agrees: nothing differs by more than chance allows")
 
 
 @commands.command("convert-adm")

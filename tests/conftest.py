@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import references
@@ -26,6 +27,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if EXTRAS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("extras")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Where a reference differs, say what to do."""
+    failed = {Path(r.nodeid.split("::")[0]) for r in terminalreporter.getreports("failed")}
+    names = sorted(path.stem for path in failed if path.suffix == ".ipynb")
+    if names:
+        terminalreporter.section("a chapter and its reference differ")
+        terminalreporter.write_line(references.ADVICE.format(names=", ".join(names)))
 
 
 @pytest.fixture

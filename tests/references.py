@@ -1,7 +1,8 @@
 """Make the reference notebooks of tests/notebooks, which pytest executes and compares (nbval).
 
 A reference is a chapter's code with small parameters injected, and the outputs of its cells tagged
-``nbval-check-output``. ``python tests/references.py`` writes all of them anew.
+``nbval-check-output``. ``python tests/references.py`` writes all of them anew. The one rule: what a
+kernel can execute in the book, now or later, has a reference.
 """
 
 import os
@@ -30,6 +31,13 @@ kernelspec:
 ---
 """
 
+ADVICE = """{names}: a number is not the one stored in tests/notebooks.
+If you changed the chapter, the package or a version on purpose: run `make reference`, and look at
+`git diff tests/notebooks`. What differs there belongs to your change, or is a mistake.
+If you changed nothing, your machine rounds otherwise, or something is wrong with it. Such numbers
+should not be printed: please report the lines above, with `python -c "import numpy, torch;
+numpy.show_config(); print(torch.__config__.show())"`, as an issue."""
+
 # One thread: sums come out the same to the last bit however many cores there are.
 ENVIRONMENT = dict.fromkeys(
     ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"], "1"
@@ -40,8 +48,13 @@ def small_parameters(path=NOTEBOOKS / "parameters.yml"):
     """Chapter -> the parameters of its reference; every chapter must be there, and nothing else."""
     wanted = yaml.safe_load(path.read_text()) or {}
     known = chapters.names()
-    if sorted(wanted) != known:
-        raise ValueError(f"{path} names the chapters {sorted(wanted)}, the book has {known}")
+    if missing := [name for name in known if name not in wanted]:
+        raise ValueError(
+            f"no reference of {', '.join(missing)}: add a line `{missing[0]}: {{L: 4}}` with small "
+            f"parameters (or {{}}) to {path}, then `make reference`"
+        )
+    if gone := [name for name in wanted if name not in known]:
+        raise ValueError(f"{path} names {', '.join(gone)}, but the book has only {known}")
     return {
         name: check_values(f"chapter {name}", chapters.load(name).defaults, wanted[name] or {})
         for name in known

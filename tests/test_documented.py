@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
 import pytest
 
 from hierphase.__main__ import main
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"  # its Python is run by tests/test_contributing.py
 PROGRAMS = (
-    "apt-get", "conda", "cp", "hierphase", "jupyter-book", "jupytext", "make", "npm", "pip",
-    "python", "sbatch",
+    "apt-get", "conda", "cp", "hierphase", "jupyter-book", "jupytext", "make", "npm",
+    "papermill", "pip", "python", "sbatch",
 )  # fmt: skip
 
 TINY = "-p n_per_class 1 -p n_times 2 -p num_inference_steps 4"
@@ -39,6 +40,10 @@ TINY_DENOISERS = (
 RUN = {
     "hierphase list": "",
     "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
+    "hierphase run gaussian-diffusion -p n_stepwise 1024 --output runs/more-walks": (
+        "hierphase run gaussian-diffusion -p v 8 -p m 3 -p L 4 -p n_rules 2 -p n_data 2 "
+        "-p n_times 3 -p n_stepwise 8 --output runs/more-walks"
+    ),
     "hierphase run imagenet-transition -p recompute True --output runs/again": (
         "-p preset digits -p n_per_class 4 -p n_times 5 -p num_inference_steps 8"
     ),
@@ -69,10 +74,15 @@ RUN = {
     ),
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
+    "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (
+        "make -n book"
+    ),
     "make clean": "make -n clean",
     "make lint": "make -n lint",
     "make reference": "make -n reference",
+    "papermill bp-theory.ipynb shallow.ipynb -p L 8 -p output .": "-p n_rules 2 -p n_data 2",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
+    "python -m pytest tests/notebooks/bp-theory.ipynb": "",
     "python -m pytest tests/rhm/test_model.py": "",
     "python -m pytest tests/rhm/test_model.py -k parse": "",
     "python benchmarks/adm.py": "--small",
@@ -89,6 +99,8 @@ ELSEWHERE = {
     "apt-get install chromium dataset-fashion-mnist slurm-wlm munge": ".ci/run",
     "conda env create -f environment.yml": "no conda here; tests/test_project.py compares the pins",
     "cp runs/again/*.nc book/results/": "it would change the book",
+    "hierphase compare RESULT": "tests/runs/test_comparison.py",
+    "hierphase compare runs/again/imagenet-transition-digits.nc": "tests/runs/test_comparison.py",
     "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
@@ -112,9 +124,15 @@ ELSEWHERE = {
     "make book": ".ci/run",
     "make test": ".ci/run",
     "pip install": "a name, not a command",
+    "pip install .": "tests/test_environment.py",
     "pip install 'hierphase[cluster]'": "Makefile",
+    "python -m pytest tests/notebooks": ".ci/run",
     "pip install torchvision": "no torchvision imports beside this torch; "
     "tests/networks/test_torchvision_classifier.py says so when it skips",
+    "sbatch book/_static/gpu.sbatch imagenet-transition --preset imagenet -p model "
+    "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
+        "tests/runs/test_executors.py"
+    ),
     'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': (
         "tests/runs/test_executors.py"
     ),
@@ -200,8 +218,10 @@ def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
         shutil.copy(ROOT / "LICENSE", tmp_path)
     if program == "python":
         words[0] = sys.executable
-    elif program in ("pip", "jupytext"):
+    elif program in ("pip", "jupytext", "papermill"):
         words = [sys.executable, "-m", *words]
+    if program == "papermill":  # of the notebook that the line before it makes
+        jupytext.write(jupytext.read(ROOT / "book" / "bp-theory.md"), "bp-theory.ipynb")
     done = subprocess.run(
         words,
         capture_output=True,

@@ -95,11 +95,12 @@ class Page(html.parser.HTMLParser):
         return [a for t, a in self.tags if t == tag and cls in (a.get("class") or "")]
 
 
-def open_page(chromium, url, tmp_path):
+def open_page(chromium, url, tmp_path, width=1280):
     """Open ``url``, wait until scripts are done, and report."""
     log = tmp_path / "net.json"
+    own = [f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}"]
     process = subprocess.run(
-        [chromium, *CHROMIUM, f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}", url],
+        [chromium, *CHROMIUM, *own, f"--window-size={width},800", url],
         capture_output=True,
         text=True,
         timeout=120,
@@ -119,6 +120,40 @@ def open_page(chromium, url, tmp_path):
         if ":CONSOLE" in line and not re.search(r'"\[(PST|togglebutton)\]: ', line)
     ]
     return Page(requests, console, process.stdout)
+
+
+def faults(chromium, path, tmp_path, width):
+    """What probe.js finds on a page in a window of that width."""
+    probe = f"<script>{(ROOT / 'tests' / 'probe.js').read_text()}</script></body>"
+    page = path.read_text().replace("<head>", f'<head><base href="{path.as_uri()}">', 1)
+    (tmp_path / "probed.html").write_text(page.replace("</body>", probe, 1))
+    opened = open_page(chromium, (tmp_path / "probed.html").as_uri(), tmp_path, width)
+    (body,) = opened.all("body")
+    assert int(body["data-width"]) == width
+    return json.loads(body["data-found"])
+
+
+FAULTY = """<!doctype html><html><head></head><body><article><div style="width: 2000px">wide</div>
+<pre style="overflow: auto; width: 300px">%s</pre><button></button>
+<button aria-label="Find">Search</button><details class="hide"><summary>How</summary></details>
+<img width="40" height="40" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" style="background:
+#fff"></article></body></html>""" % ("code " * 99)
+
+
+def test_the_probe_finds_planted_faults(chromium, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(FAULTY)
+    found = [fault.partition(":")[0] for fault in faults(chromium, page, tmp_path, 1280)]
+    assert found == [
+        "the page scrolls sideways",
+        "code is cut",
+        "nothing names it",
+        "its name is not what it shows",
+        "a figure is blurred",
+        "a figure has a ground in the dark",
+        "lines are black in the dark",
+        "the switch does not open it",
+    ]
 
 
 def test_the_log_shows_what_a_page_asks_for(chromium, tmp_path):
@@ -151,6 +186,8 @@ def test_page(book, chromium, tmp_path, name):
     formulas = [a for tag in ("span", "div") for a in page.all(tag, "math notranslate")]
     assert len(page.all("mjx-container")) >= len(formulas)
     assert page.all("mjx-merror") == []
+    # Figures to play with: each script of numbers has been drawn.
+    assert len(page.all("script", "play")) == len(page.all("div", "play play-"))
 
     for image in page.all("img"):
         assert image.get("alt", "").strip(), f"no alternative text: {image['src']}"
@@ -173,6 +210,24 @@ def test_search_finds_pages(book, chromium, tmp_path):
     assert page.requests == page.console == []
     found = page.dom.partition('id="search-results"')[2].partition("</ul>")[0]
     assert "book/random-hierarchy-model.html" in found
+    assert re.search('<p class="context">[^<]*hierarchy', found, re.IGNORECASE), "no context"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_readers_stumble_over_nothing(book, chromium, tmp_path, name, width):
+    assert faults(chromium, book / name, tmp_path, width) == []
+
+
+def test_figures_are_light_to_carry_and_have_no_ground(book):
+    for name in PAGES:
+        page = Page([], [], (book / name).read_text())
+        images = {(book / name).parent / urllib.parse.unquote(a["src"]) for a in page.all("img")}
+        assert sum(path.stat().st_size for path in {book / name, *images}) < 2e6, name
+        for figure in images:
+            if figure.suffix == ".svg" and "matplotlib" in (text := figure.read_text()):
+                assert re.search(r'id="patch_1">\s*<path [^>]*style="fill: none', text), figure
+                assert "<dc:date>" not in text, figure
 
 
 def test_a_chapter_has_its_buttons(book):

@@ -12,7 +12,7 @@ def test_list(book, capsys):
     assert lines[0] == "tree: A chapter about trees"
     assert lines[1] == "    L = 10  # depth"
     assert lines[8:] == [
-        "    4 s, 300 MB of memory, 1 kB on disk: hierphase run tree",
+        "    4 s, 300 MB of memory, 1 kB on disk: hierphase run tree --output runs/tree",
         "    2 min, 1 GB of memory, 1 kB on disk: "
         "hierphase run tree -p L 12 -p name 'an oak' --output runs/tree-L-12-name-an-oak",
     ]

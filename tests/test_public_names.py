@@ -18,6 +18,7 @@ from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, MaskingProcess
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.runs import results
+from hierphase.runs.comparison import compare
 
 PUBLIC = {
     "BayesDenoiser": BayesDenoiser,
@@ -27,6 +28,7 @@ PUBLIC = {
     "GaussianProcess": GaussianProcess,
     "MaskingProcess": MaskingProcess,
     "RandomHierarchyModel": RandomHierarchyModel,
+    "compare": compare,
     "convert_state_dict": convert_state_dict,
     "image_folder": image_folder,
     "layer_similarity": layer_similarity,

@@ -63,7 +63,8 @@ def test_a_reference_comes_out_byte_identical(book):
 @pytest.mark.parametrize(
     "wanted, message",
     [
-        ({}, "names the chapters \\[\\], the book has \\['tree'\\]"),
+        ({}, "no reference of tree: add a line `tree: {L: 4}` .* then `make reference`"),
+        ({"tree": {}, "bush": {}}, "names bush, but the book has only \\['tree'\\]"),
         ({"tree": {"l": 3}}, "did you mean 'L'"),
         ({"tree": {"L": "ten"}}, "'ten' is of type str"),
     ],
@@ -106,3 +107,16 @@ def test_a_wrong_constant_in_the_theory_fails_the_reference(tmp_path, constant, 
     )
     assert process.returncode == status, process.stdout[-3000:]
     assert ("Cell outputs differ" in process.stdout) == bool(status)
+
+
+def test_a_mismatch_says_what_to_do(book, tmp_path):
+    tests = Path(references.__file__).parent
+    for name in ("conftest.py", "references.py"):
+        shutil.copy(tests / name, tmp_path)
+    text = references.reference("tree", {"L": 4})
+    (tmp_path / "tree.ipynb").write_text(text.replace("(4, 0.5", "(4, 0.6"))
+    words = [sys.executable, "-m", "pytest", "--nbval-lax", "-p", "no:xdist", "tree.ipynb"]
+    process = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "tree: a number is not the one stored" in process.stdout
+    assert "run `make reference`" in process.stdout

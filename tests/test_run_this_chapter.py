@@ -42,7 +42,7 @@ def test_commands_and_a_table(build):
     page, warned = build(COSTS)
     assert not warned
     words = html.unescape(re.sub("<.*?>", "", page))
-    assert "\nhierphase run tree\n" in words
+    assert "\nhierphase run tree --output runs/tree\n" in words
     for line in (
         "hierphase run tree",
         "    -p recompute True",

@@ -1,9 +1,9 @@
-"""Sphinx extension: pages of the interface, and of sources, are set closer than prose.
+"""Sphinx extension: pages of the interface, of sources and of entries to copy are set closer.
 
 They have a style sheet of their own, and no other page loads it.
 """
 
-PAGES = ("book/api", "_modules/")
+PAGES = ("book/api", "book/cite", "_modules/")
 
 
 def style(app, pagename, templatename, context, doctree):
@@ -12,14 +12,7 @@ def style(app, pagename, templatename, context, doctree):
         app.add_css_file("interface.css")
 
 
-def find_styles(app, config):
-    """Have Sphinx copy the folder where the style sheet is."""
-    if "book/_static" not in config.html_static_path:
-        config.html_static_path.append("book/_static")
-
-
 def setup(app):
     """Connect to Sphinx."""
-    app.connect("config-inited", find_styles)
     app.connect("html-page-context", style)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -225,7 +225,8 @@ def layer_similarity(
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU())
         >>> images = torch.randn(10, 1, 8, 8)
         >>> scales = fit_standardisers(network, [images], names=["0", "1"])
-        >>> same = layer_similarity(network, images, torch.stack([images, -images]), scales).cosine
+        >>> samples = torch.stack([images, -images])
+        >>> same = layer_similarity(network, images, samples, scales).cosine
         >>> same.shape  # layers, times, images
         torch.Size([2, 2, 10])
         >>> round(float(same[0, 0].mean()), 2)  # an image and itself

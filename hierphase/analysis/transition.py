@@ -73,7 +73,7 @@ def transition_time(
         >>> import numpy as np
         >>> from hierphase import transition_time
         >>> times = np.linspace(0, 1, 11)
-        >>> keeps = 1 / (1 + np.exp((times - 0.6) / 0.05))  # ten classes: falls from 1 to 0.1
+        >>> keeps = 1 / (1 + np.exp((times - 0.6) / 0.05))
         >>> random = np.random.default_rng(0).random((11, 500))
         >>> t_star = transition_time(times, random < 0.1 + 0.9 * keeps[:, None], chance=0.1)
         >>> print(f"{t_star.value:.2f}, from {t_star.low:.2f} to {t_star.high:.2f}")

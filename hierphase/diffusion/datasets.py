@@ -30,18 +30,14 @@ DIGIT_CLASSES = tuple(map(str, range(10)))
 #: Where Debian's package ``dataset-fashion-mnist`` puts its files.
 FASHION_MNIST_SYSTEM = Path("/usr/share/datasets/fashion-mnist")
 FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
-FASHION_MNIST_CLASSES = (
-    "T-shirt", "trouser", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
+_CLOTHES = "T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
+FASHION_MNIST_CLASSES = tuple(_CLOTHES.split(", "))
 #: The classes that have close relatives -> their group; the others stand alone.
 FASHION_MNIST_SUPERCLASSES = {
     **dict.fromkeys(("T-shirt", "pullover", "coat", "shirt"), "tops"),
     **dict.fromkeys(("sandal", "sneaker", "ankle boot"), "footwear"),
 }
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 # SHA-256 of what each file holds (unpacked: packages compress them differently).
 FASHION_MNIST_FILES = {

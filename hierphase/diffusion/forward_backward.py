@@ -94,7 +94,8 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         ...     BayesDenoiser(BeliefPropagation(rhm), scheduler), scheduler
         ... )
         >>> x_0 = encode(rhm.sample(6)[0], v=8)
-        >>> samples = pipeline(x_0, timesteps=[0, 300, 1000], num_inference_steps=100).samples
+        >>> times = [0, 300, 1000]
+        >>> samples = pipeline(x_0, times, num_inference_steps=100).samples
         >>> samples.shape  # x_0 denoised from each of the times
         torch.Size([3, 6, 8, 4])
         >>> kept = (samples.argmax(2) == x_0.argmax(1)).float().mean((1, 2))

@@ -50,8 +50,7 @@ PRESETS = {
         "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
         "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
         "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
-        "num_inference_steps": 250,
-        "batch_size": 16, "precision": "float16", "n_shown": 50,
+        "num_inference_steps": 250, "batch_size": 16, "precision": "float16", "n_shown": 50,
     },
 }  # fmt: skip
 #: Samplers and their numbers of steps that are compared on a few images of each data set.
@@ -111,10 +110,8 @@ class ImageExperiment(Experiment):
 
     presets = PRESETS
     unit_dimensions = ("image", "shown")
-    least: ClassVar = {
-        "n_per_class": 1, "n_times": 1, "num_inference_steps": 1, "batch_size": 1, "seed": 0,
-        "n_shown": 0,
-    }  # fmt: skip
+    _positive = ("n_per_class", "n_times", "num_inference_steps", "batch_size")
+    least: ClassVar = dict.fromkeys(_positive, 1) | {"seed": 0, "n_shown": 0}
 
     choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 

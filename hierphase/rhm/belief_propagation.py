@@ -52,13 +52,14 @@ class BeliefPropagation:
         >>> from hierphase import BeliefPropagation, EpsilonProcess, RandomHierarchyModel
         >>> rhm = RandomHierarchyModel(v=32, m=8, s=2, L=6)
         >>> levels = rhm.sample(16)
-        >>> posterior = BeliefPropagation(rhm)(EpsilonProcess(32).beliefs(levels[0], epsilon=0.3))
+        >>> beliefs = EpsilonProcess(v=32).beliefs(levels[0], epsilon=0.3)
+        >>> posterior = BeliefPropagation(rhm)(beliefs)
         >>> posterior.marginals[6].shape  # p(class | observation) of 16 data
         torch.Size([16, 1, 32])
-        >>> known = posterior.probability_of(levels).mean(0)  # of the true symbols, level by level
+        >>> known = posterior.probability_of(levels).mean(0)  # of the truth, by level
         >>> print(f"class {known[6]:.2f}, leaves {known[0]:.2f}")
         class 0.99, leaves 1.00
-        >>> posterior.sample(5)[0].shape  # the leaves of five trees drawn from each posterior
+        >>> posterior.sample(5)[0].shape  # leaves of five draws from each
         torch.Size([5, 16, 64])
     """
 

@@ -84,10 +84,10 @@ class GaussianProcess:
         >>> from hierphase import GaussianProcess
         >>> from hierphase.rhm.corruption import ddpm_scheduler
         >>> process = GaussianProcess(ddpm_scheduler(), v=4)
-        >>> x_t = process.corrupt(torch.tensor([[2, 0]]), t=300)  # one datum of two leaves
+        >>> x_t = process.corrupt(torch.tensor([[2, 0]]), t=300)  # two leaves
         >>> x_t.shape  # one-hot and noisy: (n, v, d)
         torch.Size([1, 4, 2])
-        >>> process.beliefs(x_t, t=300).shape  # ready for BeliefPropagation: (n, d, v)
+        >>> process.beliefs(x_t, t=300).shape  # for BeliefPropagation
         torch.Size([1, 2, 4])
     """
 
@@ -194,7 +194,8 @@ class MaskingProcess:
         >>> from hierphase import MaskingProcess
         >>> process = MaskingProcess(v=4, T=10)
         >>> leaves = torch.tensor([[2, 0, 1, 3]])
-        >>> x_t = process.corrupt(leaves, t=5, generator=torch.Generator().manual_seed(1))
+        >>> generator = torch.Generator().manual_seed(1)
+        >>> x_t = process.corrupt(leaves, t=5, generator=generator)
         >>> x_t  # the symbol 4 stands where a leaf was erased
         tensor([[2, 4, 4, 3]])
         >>> process.beliefs(x_t)[0, :2]

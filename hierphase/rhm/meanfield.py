@@ -12,11 +12,11 @@ destroys it. (Sclocchi, Favero, Wyart, arXiv 2402.16991; the correlations: Scloc
 
 Example:
     >>> from hierphase import meanfield
-    >>> round(meanfield.critical_epsilon(v=32, m=8, s=2), 3)  # above it a deep tree loses its class
+    >>> round(meanfield.critical_epsilon(v=32, m=8, s=2), 3)
     0.731
-    >>> meanfield.profile(0.5, v=32, m=8, s=2, L=4).round(2).tolist()  # leaves first, class last
+    >>> meanfield.profile(0.5, v=32, m=8, s=2, L=4).round(2).tolist()
     [0.97, 0.97, 0.96, 0.93, 0.88]
-    >>> print(meanfield.critical_epsilon(v=32, m=32, s=2))  # every pair of symbols is a rule
+    >>> print(meanfield.critical_epsilon(v=32, m=32, s=2))  # no transition
     None
 """
 

@@ -48,7 +48,7 @@ class RandomHierarchyModel:
         >>> levels = rhm.sample(4)  # four trees: the leaves first, the class last
         >>> [tuple(level.shape) for level in levels]
         [(4, 8), (4, 4), (4, 2), (4, 1)]
-        >>> bool((rhm.parse(levels[0])[3] == levels[3]).all())  # the class, from the leaves alone
+        >>> bool((rhm.parse(levels[0])[3] == levels[3]).all())  # read back
         True
     """
 

@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import functools
 import io
-import json
 import os
 import re
 import shlex
@@ -21,6 +20,7 @@ import time
 from pathlib import Path
 
 import jupytext
+import nbformat
 from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 
@@ -37,16 +37,22 @@ _OPTIONS = """--log-level=CRITICAL --HistoryManager.enabled=False --InlineBacken
 # There is no option against the profile of the machine, nor against a style in the directory.
 # Figures have no ground, and pictures in them twice the resolution shown.
 _LAUNCH = """
-import matplotlib
-from IPython.core import application
-from ipykernel import kernelapp
+import matplotlib; from IPython.core import application; from ipykernel import kernelapp
 matplotlib.rcdefaults()
 clear = dict.fromkeys(("axes.facecolor", "figure.facecolor", "image.interpolation"), "none")
 matplotlib.rcParams.update(clear | {"figure.dpi": 192, "svg.hashsalt": "hierphase"})
-application.ENV_CONFIG_DIRS.clear()
-application.SYSTEM_CONFIG_DIRS.clear()
+application.ENV_CONFIG_DIRS.clear(); application.SYSTEM_CONFIG_DIRS.clear()
 kernelapp.launch_new_instance()
 """
+
+_PLAIN = {  # what only the book understands -> what stands for it on a page alone
+    r"\{(?!glue)[\w:]+\}`~?([^`<]+)[^`]*`|\[\]\((.+?)\)": r"*\1\2*",
+    r"(:::|```)\{choice\}": r"\1{admonition}",
+    r"\\(hat|bar) ?(\\\w+|\w)(?=_)": r"{\\\1 \2}",  # docutils puts the index below it
+    r"\\dots": r"\\ldots",
+}
+_SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}
+_SYNTAX = {"myst_enable_extensions": ["amsmath", "colon_fence", "deflist", "dollarmath"]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +109,9 @@ def load(name: str) -> Chapter:
 
 def command(name: str, changes: dict) -> str:
     """What to type to run a chapter with these values, each run in a folder of its own."""
-    words = ["hierphase", "run", name]
-    for parameter, value in changes.items():
-        text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-        words += ["-p", parameter, text]
-    if changes:
-        words += ["--output", "-".join([f"runs/{name}", *re.findall(r"[\w.]+", str(changes))])]
-    return shlex.join(words)
+    values = [("-p", key, str(value).replace("'", '"')) for key, value in changes.items()]
+    folder = "-".join([f"runs/{name}", *re.findall(r"[\w.]+", str(changes))])
+    return shlex.join(["hierphase", "run", name, *sum(values, ()), "--output", folder])
 
 
 def run(name: str, values: dict, output: Path | str | None = None) -> Path:
@@ -151,6 +153,29 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
         ended = str(error) or f"chapter {name} was interrupted"
         raise type(error)(f"{ended}\nwhat was done until then: {notebook}{kept}") from None
     return notebook
+
+
+def page(notebook: Path) -> Path:
+    """Write an executed notebook as a page of HTML that needs no other file and no network.
+
+    Its formulas are MathML and its figures are in it. What only the whole book has stands there as
+    plain text: references to its pages and to the literature.
+
+    Returns:
+        Its path, that of the notebook with ``.html``.
+    """
+    import docutils.core
+    from myst_nb.docutils_ import Parser
+
+    read, path = nbformat.read(notebook, 4), notebook.with_suffix(".html")
+    for cell in (cell for cell in read.cells if cell.cell_type == "markdown"):
+        for pattern, plain in _PLAIN.items():
+            cell.source = re.sub(pattern, plain, cell.source)
+    with tempfile.TemporaryDirectory() as figures:
+        settings = _SETTINGS | _SYNTAX | {"nb_output_folder": figures, "report_level": 5}
+        options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
+        files.write(docutils.core.publish_string(nbformat.writes(read), **options), path)
+    return path
 
 
 def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) -> NotebookNode:

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from hierphase.analysis.bootstrap import Estimate
 
@@ -68,7 +69,7 @@ def curves(*content: Panel, ordered=False, shared=False, n_columns=None) -> Figu
     named = {}
     for axis, panel in zip(axes.flat, content, strict=False):
         names = dict.fromkeys(n for p in (content if shared else [panel]) for n in p.curves)
-        scale = sns.color_palette("viridis", len(names)) if ordered else COLORS
+        scale = sns.color_palette("viridis", 5 * len(names) // 4 + 1) if ordered else COLORS
         looks = dict(zip(names, zip(cycle(scale), cycle(MARKERS), strict=False), strict=False))
         for i, (name, (x, estimate)) in enumerate(panel.curves.items()):
             hidden = ordered and len(names) > 12 and 0 < i < len(panel.curves) - 1
@@ -166,6 +167,7 @@ def image_grid(images, framed, above=(), names=(), rows=(), title="") -> Figure:
     for axis, label in zip(axes[:, 0], rows, strict=bool(rows)):
         axis.set_ylabel(label)
     figure.suptitle(title, fontsize="medium")
+    plt.setp(figure.findobj(Text), color="0.47")  # legible on light and on dark
     plt.close(figure)
     return figure
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -22,9 +23,8 @@ from hierphase import files
 from hierphase.parameters import plain
 
 PACKAGE = Path(__file__).resolve().parents[1]
-RECORDED_PACKAGES = (
-    "hierphase", "numpy", "torch", "diffusers", "numba", "xarray", "pillow", "scikit-learn",
-)  # fmt: skip
+RECORDED_PACKAGES = "hierphase numpy torch diffusers numba xarray pillow scikit-learn".split()
+_OF_LINUX = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
 
 
 def book_directory() -> Path:
@@ -48,9 +48,9 @@ def book_directory() -> Path:
     return directory
 
 
-def result_path(chapter: str, preset: str, directory: Path | str) -> Path:
-    """Path of the result file of ``chapter`` and ``preset`` in ``directory``."""
-    return Path(directory) / f"{chapter}-{preset}.nc"
+def result_path(chapter: str, preset: str, directory: Path | str | None = None) -> Path:
+    """Path of the result file of ``chapter`` and ``preset`` in ``directory``, or of the book's."""
+    return Path(directory or book_directory() / "results") / f"{chapter}-{preset}.nc"
 
 
 def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, directory) -> Path:
@@ -78,6 +78,7 @@ def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, direc
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         commit=_git_commit(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        device=dataset.attrs.get("device") or device(),
         packages=json.dumps(package_versions()),
     )
     files.write(netcdf(dataset), path)
@@ -87,6 +88,16 @@ def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, direc
 def package_versions() -> dict[str, str]:
     """Versions of the packages that numbers may depend on."""
     return {package: importlib.metadata.version(package) for package in RECORDED_PACKAGES}
+
+
+def device() -> str:
+    """The GPU that PyTorch has, with its driver, or "cpu"; and the processor."""
+    import torch  # here: what only reads results should not wait for it
+
+    said = "".join(path.read_text() for path in _OF_LINUX if path.exists())
+    names = re.findall(r"(?:NVRM version|model name\s*): (.*)", said)
+    gpu = torch.cuda.is_available() and f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    return "; ".join([gpu or "cpu", *dict.fromkeys(names)])
 
 
 def as_json(parameters: dict) -> str:
@@ -125,6 +136,27 @@ def from_netcdf(content: bytes) -> xr.Dataset:
     return xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
 
 
+def read(path: Path, remedy: str = "") -> xr.Dataset:
+    """A result, whatever its parameters.
+
+    Raises:
+        ValueError: there is none, or it is damaged; the message ends with ``remedy``.
+    """
+    try:
+        dataset = from_netcdf(path.read_bytes())
+        {**json.loads(dataset.attrs["parameters"])}
+        return dataset
+    except Exception as error:  # no limit to what a damaged file makes the readers raise
+        raise ValueError(f"{path} is damaged or no stored result ({error!r}){remedy}") from None
+
+
+def differences(stored: xr.Dataset, parameters: str, whose: str = "wanted") -> list[str]:
+    """The parameters of a result that are not as in these, written as JSON, each in words."""
+    theirs, ours = json.loads(stored.attrs["parameters"]), json.loads(parameters)
+    both = [(n, theirs.get(n, "absent"), ours.get(n, "absent")) for n in sorted(theirs | ours)]
+    return [f"{name}: stored {a!r}, {whose} {b!r}" for name, a, b in both if a != b]
+
+
 def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Dataset:
     """Read a stored result, refusing one that was computed with other parameters.
 
@@ -149,22 +181,13 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
         >>> int(load_result("bp-theory", "mine", {"L": 3}, "runs/mine").answer)
         42
     """
-    path = result_path(chapter, preset, directory or book_directory() / "results")
+    path = result_path(chapter, preset, directory)
     sweep = f"hierphase sweep {chapter} --preset {preset}, which can use all cores"
     remedy = f"compute it with: hierphase run {chapter} -p recompute True (or {sweep})"
     if not path.is_file():
         raise FileNotFoundError(f"no stored result {path}; {remedy}")
-    try:
-        dataset = from_netcdf(path.read_bytes())
-        theirs = {**json.loads(dataset.attrs["parameters"])}
-    except Exception as error:  # no limit to what a damaged file makes the readers raise
-        reason = f"{path} is damaged or no stored result ({type(error).__name__}: {error})"
-        raise ValueError(f"{reason}: delete it and {remedy}") from None
-    ours = json.loads(as_json(parameters))
-    names = sorted(theirs.keys() | ours.keys())
-    both = [(name, theirs.get(name, "absent"), ours.get(name, "absent")) for name in names]
-    different = [f"{name}: stored {a!r}, wanted {b!r}" for name, a, b in both if a != b]
-    if different:
+    dataset = read(path, f": delete it and {remedy}")
+    if different := differences(dataset, as_json(parameters)):
         reason = f"stored result {path.name} was computed with other parameters"
         wanted = f"{remedy} and the parameters you want"
         raise ValueError(f"{reason} ({'; '.join(different)}); {wanted}")

@@ -179,8 +179,8 @@ def _prepare(spec: ShardSpec, experiment) -> xr.Dataset:
 def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
     """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
     spec.experiment.check_finite(dataset, spec.parameters)
-    key = f"{path.name} of {spec.key}"
-    content = results.netcdf(dataset.drop_encoding().assign_attrs(key=key))
+    said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
+    content = results.netcdf(dataset.drop_encoding().assign_attrs(said))
     files.write(content, path, sealed=True)
 
 

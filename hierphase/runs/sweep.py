@@ -113,4 +113,5 @@ def _merge(specs: list[shards.ShardSpec]) -> xr.Dataset:
     for dimension in dimensions:
         along = [part.drop_dims({*dimensions} - {dimension}, errors="ignore") for part in parts]
         joined.append(xr.concat(along, dimension, data_vars="minimal", coords="minimal", **same))
-    return xr.merge(joined, **same)
+    devices = sorted({part.attrs.pop("device", "unknown") for part in parts})
+    return xr.merge(joined, **same).assign_attrs(device="; ".join(devices))

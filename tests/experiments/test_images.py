@@ -1,8 +1,7 @@
-import adm_reference
 import numpy as np
 import pytest
+import small_imagenet
 import torch
-from PIL import Image
 
 from hierphase.__main__ import main
 from hierphase.analysis.representations import activations
@@ -135,45 +134,22 @@ def test_seed_changes_the_noise_and_nothing_else(small):
 
 def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
     """The command of the chapter, with guided-diffusion's file format and a folder of JPEGs."""
-    for synset, shade in (("n01440764", 60), ("n01443537", 160)):
-        folder = tmp_path / "val" / synset
-        folder.mkdir(parents=True)
-        for i in range(3):
-            pixels = np.random.default_rng([shade, i]).normal(shade, 30, (70 + i, 90, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.JPEG")
+    values = small_imagenet.parameters(tmp_path)
     (tmp_path / "val" / "n01440764" / "0.JPEG").write_bytes(b"no image")
-    flags = {
-        "image_size": 32, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2),
-        "attention_resolutions": (16,), "num_head_channels": 16,
-    }  # fmt: skip
-    weights = adm_reference.Weights(torch.Generator().manual_seed(0))
-    x, t = torch.zeros(1, 3, 32, 32), torch.zeros(1)
-    adm_reference.forward(weights, x, t, None, **flags)
-    torch.save(dict(weights), tmp_path / "adm.pt")
-    names = ("n01443537", "other", "n01440764")
-    classifier = ConvClassifier(in_channels=3, n_classes=7, channels=(8, 8), class_names=names)
-    classifier.save_pretrained(tmp_path / "classifier")
-    values = {
-        "images": tmp_path / "val", "model": tmp_path / "adm.pt", "model_flags": flags,
-        "classifier": tmp_path / "classifier", "layers": ["stages.0", "stages.1", "logits"],
-        "n_per_class": 2, "num_inference_steps": 5, "n_times": 4, "precision": "bfloat16",
-        "n_shown": 1, "batch_size": 4,
-    }  # fmt: skip
-    command = ["sweep", "imagenet-transition", "--preset", "imagenet"]
-    for name, value in values.items():
-        command += ["-p", name, str(value)]
+    command = small_imagenet.sweep(values)
     with pytest.warns(UserWarning, match=r"1 files .* n01440764/0.JPEG"):
         assert main([*command, "--output", str(tmp_path / "out")]) == 0
     (path,) = (tmp_path / "out").glob("*.nc")
     assert str(path) in capsys.readouterr().out
     values |= {name: str(values[name]) for name in ("images", "model", "classifier")}
-    values["model_flags"] = flags | {"channel_mult": [1, 2], "attention_resolutions": [16]}
+    lists = {"channel_mult": [1, 2], "attention_resolutions": [16]}
+    values["model_flags"] = values["model_flags"] | lists
     result = results.load(
         "imagenet-transition", "imagenet", preset_parameters("imagenet", **values), path.parent
     )
     assert result.sizes["image"] == 4 and result.sizes["time"] == 5
     assert result.label.values.tolist() == [2, 0, 2, 0]  # by name, not by place
-    assert result.class_name.values.tolist() == [*names, "3", "4", "5", "6"]
+    assert result.class_name.values.tolist() == [*small_imagenet.NAMES, "3", "4", "5", "6"]
     assert result.pixels.shape == (5, 1, 3, 32, 32)
     with pytest.warns(UserWarning, match="1 files"):
         folder = image_folder(tmp_path / "val", 2, 32)

@@ -8,12 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from slow_experiment import NAME, PRESETS
-from sweeps import COMMAND, assert_same, begun, wait_for
+from sweeps import COMMAND, TESTS, assert_same, begun, wait_for
 
 from hierphase.runs import results
 
@@ -60,7 +61,7 @@ def free_ports(n):
 
 
 def run(*command):
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert answer.returncode == 0, f"{command}: {answer.stdout}{answer.stderr}"
     return answer.stdout
 
@@ -148,3 +149,19 @@ def test_cancelled_array_resumes_to_the_same_bits(slurm, undisturbed, tmp_path):
     assert len(begun(tmp_path)) == n_begun + 4 - len(first)  # what was done is not done again
     assert os.getpid() not in {pid for _, _, pid in begun(tmp_path)}
     assert_same(results.load(NAME, "tiny", PRESETS["tiny"], output), undisturbed)
+
+
+def test_batch_script(slurm, tmp_path, monkeypatch):
+    """The script for a GPU on a machine without one; its result names the device."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "hierphase").write_text(f'#!/bin/sh\nexec {sys.executable} -m hierphase "$@"\n')
+    (folder / "hierphase").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    script = TESTS.parent / "book" / "_static" / "gpu.sbatch"
+    options = ["--wait", "--gres=none", "--cpus-per-task=1", "--mem=0", f"--output={tmp_path}/log"]
+    sweep = ["correlations", "--preset", "tree", "-p", "depths", "[2, 3]", "-p", "L", "2"]
+    sweep += ["-p", "n_rules", "2", "-p", "n_data", "2", "-p", "n_times", "3", "-p", "n_draws", "2"]
+    run("sbatch", *options, script, *sweep, "--output", tmp_path / "out")
+    assert "result: " in (tmp_path / "log").read_text()
+    assert results.read(tmp_path / "out" / "correlations-tree.nc").device == results.device()
