@@ -69,9 +69,6 @@ RUN = {
     ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
-    "hierphase train rhm-cnn --steps 1500 --output ...": (
-        "hierphase train rhm-cnn --steps 2 --output trained"
-    ),
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (
@@ -79,6 +76,7 @@ RUN = {
     ),
     "make clean": "make -n clean",
     "make lint": "make -n lint",
+    "make pdf": "make -n pdf",
     "make reference": "make -n reference",
     "papermill bp-theory.ipynb shallow.ipynb -p L 8 -p output .": "-p n_rules 2 -p n_data 2",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
