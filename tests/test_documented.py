@@ -79,6 +79,7 @@ RUN = {
     ),
     "make clean": "make -n clean",
     "make lint": "make -n lint",
+    "make pdf": "make -n pdf",
     "make reference": "make -n reference",
     "papermill bp-theory.ipynb shallow.ipynb -p L 8 -p output .": "-p n_rules 2 -p n_data 2",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
