@@ -69,9 +69,6 @@ RUN = {
     ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
-    "hierphase train rhm-cnn --steps 1500 --output ...": (
-        "hierphase train rhm-cnn --steps 2 --output trained"
-    ),
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (
@@ -242,6 +239,13 @@ def test_python_block(name, block, tmp_path, monkeypatch):
 
 
 COSTS = [(name, cost) for name in chapters.names() for cost in chapters.load(name).costs]
+
+
+def test_every_chapter_says_what_it_costs():
+    for name in set(chapters.names()) - {"index"}:
+        costs = chapters.load(name).costs
+        assert costs and not costs[0]["changes"], f"{name}: the first costs are of no changes"
+        assert "```{run-this-chapter}\n```\n" in (ROOT / "book" / f"{name}.md").read_text(), name
 
 
 @pytest.mark.parametrize("name, cost", COSTS, ids=[name for name, _ in COSTS])

@@ -2,6 +2,7 @@
 
 import html
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,10 @@ def build(tmp_path, monkeypatch, capsys):
     (tmp_path / "conf.py").write_text("extensions = ['myst_parser', 'run_this_chapter']\n")
     (tmp_path / "book" / "running.md").write_text("---\norphan: true\n---\n# Running\n")
 
-    def page(front_matter):
+    def page(front_matter, root="book/tree"):
         header = references.HEADER.removesuffix("---\n") + front_matter + "---\n"
         (tmp_path / "book" / "tree.md").write_text(header + PAGE)
-        options = ["-q", "-D", "root_doc=book/tree", str(tmp_path), str(tmp_path / "html")]
+        options = ["-q", "-D", f"root_doc={root}", str(tmp_path), str(tmp_path / "html")]
         assert build_main(options) == 0
         return (tmp_path / "html" / "book" / "tree.html").read_text(), capsys.readouterr().err
 
@@ -58,3 +59,13 @@ def test_commands_and_a_table(build):
 
 def test_a_chapter_without_costs_is_a_warning(build):
     assert "WARNING: no costs in the front matter" in build("")[1]
+
+
+@pytest.mark.parametrize("root, warned", [("book/tree", False), ("book/running", True)])
+def test_a_chapter_without_the_directive_is_a_warning(build, tmp_path, monkeypatch, root, warned):
+    from run_this_chapter import chapters
+
+    monkeypatch.setattr(chapters, "names", lambda: ["tree"])
+    monkeypatch.setattr(sys.modules[__name__], "PAGE", "# Tree\n")
+    said = build(COSTS, root)[1]
+    assert ("WARNING: a chapter without {run-this-chapter}" in said) == warned

@@ -1,7 +1,7 @@
 """Sphinx extension: how a chapter is run and what that costs, from its front matter.
 
 The directive ``run-this-chapter`` shows a command for each entry of ``hierphase: costs:``, and a
-table of time, memory and disk.
+table of time, memory and disk. A chapter without it is a warning; the first page needs none.
 """
 
 import re
@@ -51,7 +51,18 @@ class RunThisChapter(SphinxDirective):
         return [box]
 
 
+def check(app, doctree):
+    """Warn of a chapter that does not say how it is run."""
+    boxes = (
+        node for node in doctree.findall(nodes.container) if "run-this-chapter" in node["classes"]
+    )
+    name = app.env.docname.removeprefix("book/")
+    if app.env.docname != app.config.root_doc and name in chapters.names() and not any(boxes):
+        LOGGER.warning("a chapter without {run-this-chapter}", location=app.env.docname)
+
+
 def setup(app):
     """Connect to Sphinx."""
+    app.connect("doctree-read", check)
     app.add_directive("run-this-chapter", RunThisChapter)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

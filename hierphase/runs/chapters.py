@@ -46,7 +46,8 @@ kernelapp.launch_new_instance()
 """
 
 _PLAIN = {  # what only the book understands -> what stands for it on a page alone
-    r"\{(?!glue)[\w:]+\}`~?([^`<]+)[^`]*`|\[\]\((.+?)\)": r"*\1\2*",
+    r"\{(?!glue)[\w:]+\}`~?([^`<]+?)\s*(?:<[^`]*)?`": r"*\1*",
+    r"\[\]\((.+?)\)|\[([^]]+)\]\(\S+?\.md\S*?\)": r"*\1\2*",
     r"(:::|```)\{choice\}": r"\1{admonition}",
     r"\\(hat|bar) ?(\\\w+|\w)(?=_)": r"{\\\1 \2}",  # docutils puts the index below it
     r"\\dots": r"\\ldots",

@@ -189,8 +189,7 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
     dataset = read(path, f": delete it and {remedy}")
     if different := differences(dataset, as_json(parameters)):
         reason = f"stored result {path.name} was computed with other parameters"
-        wanted = f"{remedy} and the parameters you want"
-        raise ValueError(f"{reason} ({'; '.join(different)}); {wanted}")
+        raise ValueError(f"{reason} ({'; '.join(different)}); {remedy} and the parameters you want")
     return dataset
 
 
