@@ -49,7 +49,7 @@ _PLAIN = {  # what only the book understands -> what stands for it on a page alo
     r"\{(?!glue)[\w:]+\}`~?([^`<]+?)\s*(?:<[^`]*)?`": r"*\1*",
     r"\[\]\((.+?)\)|\[([^]]+)\]\(\S+?\.md\S*?\)": r"*\1\2*",
     r"(:::|```)\{choice\}": r"\1{admonition}",
-    r"\\(hat|bar) ?(\\\w+|\w)(?=_)": r"{\\\1 \2}",  # docutils puts the index below it
+    r"\\(hat|bar) ?(\\\w+|\w)(?=[_^])": r"\\\1{\2}{}",  # docutils puts the index below it
     r"\\dots": r"\\ldots",
 }
 _SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}

@@ -58,7 +58,7 @@ def test_prose_formulas_and_figures(page):
     assert "someone2025tree says of fig-tree in the list and in sec-below" in words
     assert "Where the paper is silent We chose" in words
     assert html.count("<math") == 3 and "<mfrac>" in html
-    assert "<mover" in html.partition("<msub>")[2]  # the hat is on x, and the index beside both
+    assert "<mover" in html.partition("<msub>")[0]  # the hat is on x, and the index beside both
     assert 'd="M0 0h9v9z"' in html or "data:image/svg+xml" in html
     assert "draw()" in words and "glue(...)" not in words
     assert not re.search(r"\{\w+(:\w+)?\}", words), "a role that nobody resolved"
