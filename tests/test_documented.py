@@ -97,9 +97,11 @@ ELSEWHERE = {
     "apt-get install chromium dataset-fashion-mnist slurm-wlm munge": ".ci/run",
     "conda env create -f environment.yml": "no conda here; tests/test_project.py compares the pins",
     "cp runs/again/*.nc book/results/": "it would change the book",
+    "hierphase compare": "a name, not a command",
     "hierphase compare RESULT": "tests/runs/test_comparison.py",
     "hierphase compare runs/again/imagenet-transition-digits.nc": "tests/runs/test_comparison.py",
     "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
+    "hierphase run CHAPTER -p NAME VALUE": BY_NBVAL,
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
@@ -131,6 +133,7 @@ ELSEWHERE = {
     "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
         "tests/runs/test_executors.py"
     ),
+    "sbatch --partition gpu --gres gpu:a100:1 ...": "tests/runs/test_executors.py",
     'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': (
         "tests/runs/test_executors.py"
     ),
