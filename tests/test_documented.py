@@ -257,6 +257,7 @@ def test_command_of_a_chapter(name, cost, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     executed = []
     monkeypatch.setattr(chapters, "execute", lambda *given, **_: executed.append(given))
+    monkeypatch.setattr(chapters, "page", lambda notebook: notebook)
     words = shlex.split(chapters.command(name, cost["changes"]))
     assert main(words[1:]) == 0, capfd.readouterr().err
     ((chapter, values, _),) = executed
