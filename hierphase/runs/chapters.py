@@ -53,7 +53,7 @@ _PLAIN = {  # what only the book understands -> what stands for it on a page alo
     r"\\dots": r"\\ldots",
 }
 _SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}
-_SYNTAX = {"myst_enable_extensions": ["amsmath", "colon_fence", "deflist", "dollarmath"]}
+_OF_MYST = {"myst_enable_extensions": ["colon_fence", "dollarmath"], "nb_output_stderr": "remove"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def page(notebook: Path) -> Path:
         for pattern, plain in _PLAIN.items():
             cell.source = re.sub(pattern, plain, cell.source)
     with tempfile.TemporaryDirectory() as figures:
-        settings = _SETTINGS | _SYNTAX | {"nb_output_folder": figures, "report_level": 5}
+        settings = _SETTINGS | _OF_MYST | {"nb_output_folder": figures, "report_level": 5}
         options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
         files.write(docutils.core.publish_string(nbformat.writes(read), **options), path)
     return path
