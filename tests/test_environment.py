@@ -219,6 +219,7 @@ def test_the_wheel_serves_anywhere(distributions, tmp_path):
     assert left == [
         "runs/imagenet-transition-digits/imagenet-transition-digits.nc",
         "runs/random-hierarchy-model/random-hierarchy-model-statistics.nc",
+        "runs/random-hierarchy-model/random-hierarchy-model.html",
         "runs/random-hierarchy-model/random-hierarchy-model.ipynb",
     ]
 

@@ -33,6 +33,13 @@ def compare(path: Path | str, directory: Path | str | None = None) -> pd.DataFra
 
     Raises:
         ValueError: one of the two is missing or damaged, or they have no points in common.
+
+    Example:
+        >>> from hierphase import compare
+        >>> from hierphase.runs import results
+        >>> table = compare(results.result_path("probe-curves", "depth-1"))
+        >>> table.attrs["agrees"]
+        True
     """
     mine = results.read(Path(path))
     stored = results.read(results.result_path(mine.chapter, mine.preset, directory))
