@@ -25,7 +25,7 @@ function measure() {
     const text = e.innerText.replace(/\s+/g, " ").trim();
     return text && said(e) && !said(e).toLowerCase().includes(text.toLowerCase());
   }));
-  const images = all("article img").filter(shown);
+  const images = all("article img:not(.toggler)").filter(shown);  // the theme's plus signs
   const vector = (e) => /\.svg$/.test(e.src);
   fault("a figure is blurred", images.filter((e) => !vector(e) && e.naturalWidth < 2 * e.width - 1));
 
@@ -33,7 +33,7 @@ function measure() {
   const style = (e) => getComputedStyle(e);
   const grounds = (e) => style(e).backgroundColor !== "rgba(0, 0, 0, 0)";
   fault("a figure has a ground in the dark", images.filter(grounds));
-  const lines = images.filter((e) => !e.classList.contains("pictures"));
+  const lines = images.filter((e) => !e.closest(".pictures"));
   fault("lines are black in the dark", lines.filter((e) => !style(e).filter.includes("invert")));
 
   const folded = all("article details.hide");

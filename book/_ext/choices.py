@@ -51,6 +51,7 @@ def collect(app, doctree, docname):
                 found.append(rubric(app, docname, page))
             found += [entry(app, docname, page, box) for box in boxes]
         place.replace_self(found)
+        app.env.get_domain("math").data["has_equations"][docname] = True  # loads MathJax here
 
 
 def pages(env, name):

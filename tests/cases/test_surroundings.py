@@ -177,7 +177,9 @@ def test_what_is_imported_is_installed_with_the_package():
     found = {path: path.read_text() for path in (ROOT / "hierphase").rglob("*.py")}
     for name in chapters.names():
         cells = [c.source for c in chapters.load(name).notebook.cells if c.cell_type == "code"]
-        found[ROOT / "book" / f"{name}.md"] = re.sub(r"^\s*[%!].*", "", "\n".join(cells), flags=re.MULTILINE)
+        found[ROOT / "book" / f"{name}.md"] = re.sub(
+            r"^\s*[%!].*", "", "\n".join(cells), flags=re.MULTILINE
+        )
     of = importlib.metadata.packages_distributions()
     for path, source in found.items():
         names = {*imported(source)} - sys.stdlib_module_names - EXTRA - {"hierphase"}
