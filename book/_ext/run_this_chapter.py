@@ -19,7 +19,8 @@ TABLE = """
 | parameters | time | memory | disk |
 |:--|--:|--:|--:|"""
 NEXT = """
-Measured on two cores, without a GPU. A run leaves the executed notebook, the page as HTML and the
+On two cores, without a GPU; larger sizes are estimates (`benchmarks/chapters.py` measures them).
+A run leaves the executed notebook, the page as HTML and the
 results in its folder, and says what next. [](/book/running.md) shows the same with plain papermill
 and on a cluster, and how to compare a result with the book's.
 """
