@@ -9,6 +9,8 @@ import pytest
 import references
 from sphinx.cmd.build import build_main
 
+from hierphase.runs import chapters
+
 ROOT = Path(__file__).resolve().parent.parent
 COSTS = """hierphase:
   costs:
@@ -25,6 +27,8 @@ PAGE = "# Tree\n\n## Run this chapter\n\n```{run-this-chapter}\n```\n"
 def build(tmp_path, monkeypatch, capsys):
     """Builds a page as Sphinx does; its HTML, and what the build warns of."""
     monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
+    monkeypatch.setenv("HIERPHASE_BOOK", str(tmp_path / "book"))
+    monkeypatch.setattr(chapters, "names", lambda: ["tree"])
     (tmp_path / "book").mkdir()
     (tmp_path / "conf.py").write_text("extensions = ['myst_parser', 'run_this_chapter']\n")
     (tmp_path / "book" / "running.md").write_text("---\norphan: true\n---\n# Running\n")
@@ -63,9 +67,6 @@ def test_a_chapter_without_costs_is_a_warning(build):
 
 @pytest.mark.parametrize("root, warned", [("book/tree", False), ("book/running", True)])
 def test_a_chapter_without_the_directive_is_a_warning(build, tmp_path, monkeypatch, root, warned):
-    from run_this_chapter import chapters
-
-    monkeypatch.setattr(chapters, "names", lambda: ["tree"])
     monkeypatch.setattr(sys.modules[__name__], "PAGE", "# Tree\n")
     said = build(COSTS, root)[1]
     assert ("WARNING: a chapter without {run-this-chapter}" in said) == warned

@@ -6,7 +6,6 @@ table of time, memory and disk. A chapter without it is a warning; the first pag
 
 import re
 
-import jupytext
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util import logging
@@ -20,9 +19,9 @@ TABLE = """
 |:--|--:|--:|--:|"""
 NEXT = """
 On two cores, without a GPU; larger sizes are estimates (`benchmarks/chapters.py` measures them).
-A run leaves the executed notebook, the page as HTML and the
-results in its folder, and says what next. [](/book/running.md) shows the same with plain papermill
-and on a cluster, and how to compare a result with the book's.
+A run leaves the executed notebook, the page as HTML and the results in its folder, and says what
+next. [](/book/running.md) shows the same with plain papermill and on a cluster, and how to compare
+a result with the book's.
 """
 LOGGER = logging.getLogger(__name__)
 
@@ -32,14 +31,14 @@ class RunThisChapter(SphinxDirective):
 
     def run(self):
         """A container, of Markdown."""
-        page = self.env.doc2path(self.env.docname)
-        costs = jupytext.read(page).metadata.get("hierphase", {}).get("costs", [])
+        name = self.env.docname.rpartition("/")[2]
+        costs = chapters.load(name).costs
         if not costs:
             LOGGER.warning("no costs in the front matter", location=self.env.docname)
         commands, rows = [], []
         for cost in costs:
             changes = cost["changes"]
-            command = chapters.command(self.env.docname.rpartition("/")[2], changes)
+            command = chapters.command(name, changes)
             if len(command) > 72:  # an option on each line, as a narrow window needs
                 command = re.sub(" (?=-p |--output )", " \\\\\n    ", command)
             commands.append(f"```bash\n{command}\n```")
@@ -48,7 +47,7 @@ class RunThisChapter(SphinxDirective):
             rows.append("| {} | {time} | {memory} | {disk} |".format(changed, **cost))
         box = nodes.container(classes=["run-this-chapter"])
         lines = "\n".join([*commands, TABLE, *rows, NEXT]).splitlines()
-        self.state.nested_parse(StringList(lines, page), self.content_offset, box)
+        self.state.nested_parse(StringList(lines, self.env.docname), self.content_offset, box)
         return [box]
 
 

@@ -76,7 +76,7 @@ def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, direc
         preset=preset,
         parameters=as_json(parameters),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        commit=_git_commit(),
+        commit=git_commit(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         device=dataset.attrs.get("device") or device(),
         packages=json.dumps(package_versions()),
@@ -193,7 +193,7 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
     return dataset
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Commit of the checkout that holds the package, '+' when modified, 'unknown' outside git.
 
     A repository further up, or one that the environment names, is another's.
