@@ -1,4 +1,4 @@
-"""The book's chapters as programs: what parameters each has, and running one with other values.
+"""The book's chapters as programs: their parameters, running one, and the page that a run leaves.
 
 A chapter is a file ``NAME.md`` of the book directory with a cell tagged ``parameters``, whose lines
 read ``name = literal  # comment``. One of them is ``output = None``: the directory that receives
@@ -109,7 +109,12 @@ def load(name: str) -> Chapter:
 
 
 def command(name: str, changes: dict) -> str:
-    """What to type to run a chapter with these values, each run in a folder of its own."""
+    """What to type to run a chapter with these values, each run in a folder of its own.
+
+    Args:
+        name: the chapter.
+        changes: parameter -> value.
+    """
     values = [("-p", key, str(value).replace("'", '"')) for key, value in changes.items()]
     folder = "-".join([f"runs/{name}", *re.findall(r"[\w.]+", str(changes))])
     return shlex.join(["hierphase", "run", name, *sum(values, ()), "--output", folder])
@@ -162,8 +167,15 @@ def page(notebook: Path) -> Path:
     Its formulas are MathML and its figures are in it. What only the whole book has stands there as
     plain text: references to its pages and to the literature.
 
+    Args:
+        notebook: what :func:`run` has left.
+
     Returns:
-        Its path, that of the notebook with ``.html``.
+        The path of the page, that of the notebook with ``.html``.
+
+    Raises:
+        FileNotFoundError: there is no such notebook.
+        WriteError: the page cannot be written.
     """
     import docutils.core
     from myst_nb.docutils_ import Parser
