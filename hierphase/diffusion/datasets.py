@@ -198,6 +198,15 @@ def cifar10(size: int = 32) -> ImageData:
     return ImageData(train, labels("train"), test, labels("test"), CIFAR10_CLASSES)
 
 
+#: Data sets that come whole, by name: calls without arguments.
+DATASETS = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "mnist": mnist,
+    **{f"cifar10-{size}": partial(cifar10, size) for size in (8, 16, 32)},
+}
+
+
 def cache_directory() -> Path:
     """``$XDG_CACHE_HOME/hierphase``, by default ``~/.cache/hierphase``; need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hierphase"
