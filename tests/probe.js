@@ -1,4 +1,4 @@
-// What a reader would stumble over on this page, measured in the browser; written into the page.
+// What a reader would stumble over on this page, measured in the browser; told to the frame around it.
 "use strict";
 const found = [];
 
@@ -20,12 +20,12 @@ function measure() {
   }
   const said = (e) => e.getAttribute("aria-label") || "";
   const controls = all("button, summary").filter(shown);
-  fault("nothing names it", controls.filter((e) => !(e.innerText.trim() || said(e) || e.title)));
+  fault("nothing names it", controls.filter((e) => !(e.textContent.trim() || said(e) || e.title)));
   fault("its name is not what it shows", controls.filter((e) => {
     const text = e.innerText.replace(/\s+/g, " ").trim();
     return text && said(e) && !said(e).toLowerCase().includes(text.toLowerCase());
   }));
-  const images = all("article img").filter(shown);
+  const images = all("article img:not(.toggler)").filter(shown);  // the theme's plus signs
   const vector = (e) => /\.svg$/.test(e.src);
   fault("a figure is blurred", images.filter((e) => !vector(e) && e.naturalWidth < 2 * e.width - 1));
 
@@ -33,7 +33,7 @@ function measure() {
   const style = (e) => getComputedStyle(e);
   const grounds = (e) => style(e).backgroundColor !== "rgba(0, 0, 0, 0)";
   fault("a figure has a ground in the dark", images.filter(grounds));
-  const lines = images.filter((e) => !e.classList.contains("pictures"));
+  const lines = images.filter((e) => !e.closest(".pictures"));
   fault("lines are black in the dark", lines.filter((e) => !style(e).filter.includes("invert")));
 
   const folded = all("article details.hide");
@@ -50,7 +50,6 @@ addEventListener("load", async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   setTimeout(() => {
     measure();
-    document.body.dataset.width = innerWidth;
-    document.body.dataset.found = JSON.stringify(found);
+    parent.postMessage(JSON.stringify([innerWidth, found]), "*");
   }, 500);
 });

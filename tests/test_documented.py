@@ -69,9 +69,6 @@ RUN = {
     ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
-    "hierphase train rhm-cnn --steps 1500 --output ...": (
-        "hierphase train rhm-cnn --steps 2 --output trained"
-    ),
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (
@@ -79,6 +76,7 @@ RUN = {
     ),
     "make clean": "make -n clean",
     "make lint": "make -n lint",
+    "make pdf": "make -n pdf",
     "make reference": "make -n reference",
     "papermill bp-theory.ipynb shallow.ipynb -p L 8 -p output .": "-p n_rules 2 -p n_data 2",
     "pip wheel --no-deps .": "pip wheel --no-deps --no-build-isolation .",
@@ -99,9 +97,11 @@ ELSEWHERE = {
     "apt-get install chromium dataset-fashion-mnist slurm-wlm munge": ".ci/run",
     "conda env create -f environment.yml": "no conda here; tests/test_project.py compares the pins",
     "cp runs/again/*.nc book/results/": "it would change the book",
+    "hierphase compare": "a name, not a command",
     "hierphase compare RESULT": "tests/runs/test_comparison.py",
     "hierphase compare runs/again/imagenet-transition-digits.nc": "tests/runs/test_comparison.py",
     "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
+    "hierphase run CHAPTER -p NAME VALUE": BY_NBVAL,
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
     "hierphase run learned-denoisers -p recompute True": BY_NBVAL,
@@ -133,6 +133,7 @@ ELSEWHERE = {
     "/data/256x256_diffusion_uncond.pt -p images /data/imagenet/val --output runs/imagenet": (
         "tests/runs/test_executors.py"
     ),
+    "sbatch --partition gpu --gres gpu:a100:1 ...": "tests/runs/test_executors.py",
     'sbatch --wrap "hierphase run bp-theory -p L 12 --output runs/depth-12"': (
         "tests/runs/test_executors.py"
     ),
@@ -243,12 +244,20 @@ def test_python_block(name, block, tmp_path, monkeypatch):
 COSTS = [(name, cost) for name in chapters.names() for cost in chapters.load(name).costs]
 
 
+def test_every_chapter_says_what_it_costs():
+    for name in set(chapters.names()) - {"index"}:
+        costs = chapters.load(name).costs
+        assert costs and not costs[0]["changes"], f"{name}: the first costs are of no changes"
+        assert "```{run-this-chapter}\n```\n" in (ROOT / "book" / f"{name}.md").read_text(), name
+
+
 @pytest.mark.parametrize("name, cost", COSTS, ids=[name for name, _ in COSTS])
 def test_command_of_a_chapter(name, cost, tmp_path, monkeypatch, capfd):
     """What a page and `hierphase list` show, up to the chapter's cells, which nbval runs."""
     monkeypatch.chdir(tmp_path)
     executed = []
     monkeypatch.setattr(chapters, "execute", lambda *given, **_: executed.append(given))
+    monkeypatch.setattr(chapters, "page", lambda notebook: notebook)
     words = shlex.split(chapters.command(name, cost["changes"]))
     assert main(words[1:]) == 0, capfd.readouterr().err
     ((chapter, values, _),) = executed

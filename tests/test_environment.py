@@ -112,7 +112,8 @@ def test_a_page_too_in_a_folder_of_any_name_beside_a_notebook(tmp_path, hostile)
     root = tmp_path / "pct%20 {x}"
     (root / "book").mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", root)
-    shutil.copytree(ROOT / "book" / "_ext", root / "book" / "_ext")
+    for folder in ("_ext", "_static"):
+        shutil.copytree(ROOT / "book" / folder, root / "book" / folder)
     (root / "book" / "references.bib").touch()
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/probe\n")
     (root / "book" / "probe.md").write_text(PROBE)
@@ -218,6 +219,7 @@ def test_the_wheel_serves_anywhere(distributions, tmp_path):
     assert left == [
         "runs/imagenet-transition-digits/imagenet-transition-digits.nc",
         "runs/random-hierarchy-model/random-hierarchy-model-statistics.nc",
+        "runs/random-hierarchy-model/random-hierarchy-model.html",
         "runs/random-hierarchy-model/random-hierarchy-model.ipynb",
     ]
 

@@ -95,12 +95,11 @@ class Page(html.parser.HTMLParser):
         return [a for t, a in self.tags if t == tag and cls in (a.get("class") or "")]
 
 
-def open_page(chromium, url, tmp_path, width=1280):
+def open_page(chromium, url, tmp_path):
     """Open ``url``, wait until scripts are done, and report."""
     log = tmp_path / "net.json"
-    own = [f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}"]
     process = subprocess.run(
-        [chromium, *CHROMIUM, *own, f"--window-size={width},800", url],
+        [chromium, *CHROMIUM, f"--user-data-dir={tmp_path}/profile", f"--log-net-log={log}", url],
         capture_output=True,
         text=True,
         timeout=120,
@@ -122,15 +121,22 @@ def open_page(chromium, url, tmp_path, width=1280):
     return Page(requests, console, process.stdout)
 
 
+FRAME = """<body><iframe width="%d" height="800" src="probed.html"></iframe><script>
+addEventListener("message", (found) => { document.body.dataset.found = found.data; });
+</script></body>"""
+
+
 def faults(chromium, path, tmp_path, width):
-    """What probe.js finds on a page in a window of that width."""
+    """What probe.js finds on a page in a frame of that width (a window cannot be as narrow)."""
     probe = f"<script>{(ROOT / 'tests' / 'probe.js').read_text()}</script></body>"
     page = path.read_text().replace("<head>", f'<head><base href="{path.as_uri()}">', 1)
     (tmp_path / "probed.html").write_text(page.replace("</body>", probe, 1))
-    opened = open_page(chromium, (tmp_path / "probed.html").as_uri(), tmp_path, width)
+    (tmp_path / "frame.html").write_text(FRAME % width)
+    opened = open_page(chromium, (tmp_path / "frame.html").as_uri(), tmp_path)
     (body,) = opened.all("body")
-    assert int(body["data-width"]) == width
-    return json.loads(body["data-found"])
+    seen, found = json.loads(body["data-found"])
+    assert seen == width
+    return found
 
 
 FAULTY = """<!doctype html><html><head></head><body><article><div style="width: 2000px">wide</div>
@@ -278,7 +284,8 @@ def small_book(tmp_path):
     (book / "results").mkdir(parents=True)
     (book / "results" / "stored.nc").write_text("stored 1")
     (book / "small.md").write_text(CHAPTER)
-    shutil.copytree(ROOT / "book" / "_ext", book / "_ext")
+    for folder in ("_ext", "_static"):
+        shutil.copytree(ROOT / "book" / folder, book / folder)
     shutil.copy(ROOT / "book" / "references.bib", book)
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/small\n")

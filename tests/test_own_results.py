@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import jupytext
 import pytest
+import references
 import small_imagenet
 
 from hierphase.__main__ import main
+from hierphase.experiments import registry
 from hierphase.runs import chapters, results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +30,7 @@ def own_results(monkeypatch):
 def mine(tmp_path_factory):
     """The result of a sweep, of a stand-in for ImageNet."""
     folder = tmp_path_factory.mktemp("mine")
-    words = small_imagenet.sweep(small_imagenet.parameters(folder))
+    words = small_imagenet.sweep(small_imagenet.parameters(folder) | {"precision": "float32"})
     assert main([*words, "--output", str(folder / "out")]) == 0
     (path,) = (folder / "out").glob("*.nc")
     return path
@@ -44,7 +46,7 @@ def page(own_results, name, setting):
 
 
 @pytest.mark.parametrize("name", ["imagenet-transition", "image-layers"])
-def test_a_chapter_shows_it_and_says_so(own_results, mine, tmp_path, monkeypatch, name):
+def test_a_page_gets_its_parameters_and_says_so(own_results, mine, name):
     text, depends = page(own_results, name, mine)
     assert depends == [str(mine)]
     about = results.read(mine).attrs
@@ -59,7 +61,20 @@ def test_a_chapter_shows_it_and_says_so(own_results, mine, tmp_path, monkeypatch
     exec(code[place + 1].source, given)
     del given["__builtins__"]
     assert given["preset"] == "imagenet" and given["stored"] == str(mine.parent)
-    chapters.run(name, given, tmp_path / "out")  # the same values, in the same place
+    changes, stored = given["changes"], given["stored"]
+    shown = registry.result("imagenet-transition", given["preset"], changes, stored=stored)
+    assert shown.identical(results.read(mine))
+
+
+def test_a_chapter_draws_it(own_results, tmp_path):
+    """A cheap one: nothing can be said of a handful of images through random weights."""
+    small = references.small_parameters()["correlations"]
+    del small["recompute"]
+    registry.run_sweep("correlations", "tree", small.pop("changes") | {"seed": 1}, tmp_path)
+    given = own_results.values(tmp_path / "correlations-tree.nc", chapters.load("correlations"))
+    assert given["changes"]["seed"] == 1 and given["stored"] == str(tmp_path)
+    drawn = chapters.run("correlations", given | small, tmp_path / "out")
+    assert drawn.read_text().count("image/svg+xml") > 2
 
 
 @pytest.mark.parametrize("name, setting", [("imagenet-transition", ""), ("bp-theory", "mine")])

@@ -9,8 +9,9 @@ import graphlib
 import re
 from pathlib import Path
 
-import jupytext
 import pytest
+
+from hierphase.runs import chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 #: From the top down. Rooms of one floor do not import one another.
@@ -140,9 +141,9 @@ def test_no_file_is_too_long(folder):
 def test_no_chapter_has_too_much_code():
     """Blank lines aside, which in a cell only part it."""
     lines = {
-        path.name: sum(len(re.findall(r"^.*\S", c.source, re.M)) for c in cells)
-        for path in (ROOT / "book").glob("*.md")
-        for cells in [[c for c in jupytext.read(path).cells if c.cell_type == "code"]]
+        name: sum(len(re.findall(r"^.*\S", c.source, re.M)) for c in cells)
+        for name in chapters.names()
+        for cells in [[c for c in chapters.load(name).notebook.cells if c.cell_type == "code"]]
     }
     assert not {name: n for name, n in lines.items() if n > LONGEST}
 

@@ -45,19 +45,13 @@ def collect(app, doctree, docname):
     """Fill the lists of a page with the choices of all pages."""
     for place in list(doctree.findall(choice_list)):
         found = []
-        for page in pages(app.env, app.config.root_doc):
+        for page in app.env.collect_relations():
             boxes = list(app.env.get_doctree(page).findall(choice))
             if boxes:
                 found.append(rubric(app, docname, page))
             found += [entry(app, docname, page, box) for box in boxes]
         place.replace_self(found)
-
-
-def pages(env, name):
-    """Names of the pages in the order of the contents."""
-    yield name
-    for child in env.toctree_includes.get(name, ()):
-        yield from pages(env, child)
+        app.env.get_domain("math").data["has_equations"][docname] = True  # loads MathJax here
 
 
 def link(app, docname, page, anchor, *text):

@@ -15,6 +15,8 @@ import yaml
 from docutils import nodes
 from sphinx.util.docutils import SphinxRole
 
+from hierphase.runs import chapters
+
 PAGES = {"book/cite", "book/how-made"}
 SKIPPED = {
     tokenize.COMMENT,
@@ -78,31 +80,32 @@ def compared(root):
     return sum(len(text.splitlines()) for text in texts)
 
 
-def chapter_texts(root):
-    """The sources of the pages."""
-    return [path.read_text() for path in (root / "book").glob("*.md")]
-
-
-def chapters(root):
+def chapter_count(root):
     """Pages that compute."""
-    return sum("```{code-cell}" in text for text in chapter_texts(root))
+    return len(chapters.names())
 
 
 def chapter_lines(root):
-    """Lines of code in the chapters, blank ones aside."""
-    cell = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-    cells = [code for text in chapter_texts(root) for code in cell.findall(text)]
-    return sum(len(re.findall(r"^(?!:tags:).*\S", code, re.MULTILINE)) for code in cells)
+    """Lines of code in the chapters, without comments and blank lines."""
+    notebooks = [chapters.load(name).notebook for name in chapters.names()]
+    cells = [cell for notebook in notebooks for cell in notebook.cells]
+    return sum(code_lines(cell.source) for cell in cells if cell.cell_type == "code")
+
+
+def in_pages(root, pattern):
+    """How often a line of a page begins with this."""
+    texts = [path.read_text() for path in (root / "book").glob("*.md")]
+    return sum(len(re.findall(f"^{pattern}", text, re.MULTILINE)) for text in texts)
 
 
 def choices(root):
     """Choices where the papers are silent."""
-    return sum(len(re.findall(r"^:::+\{choice\}", t, re.MULTILINE)) for t in chapter_texts(root))
+    return in_pages(root, r":::+\{choice\}")
 
 
 def exercises(root):
     """Exercises with a solution."""
-    return sum(len(re.findall(r"^:class: .*solution", t, re.M)) for t in chapter_texts(root))
+    return in_pages(root, ":class: .*solution")
 
 
 def claims(root, verdict=None):
@@ -123,7 +126,7 @@ def models(root):
 
 COUNTS = {
     "chapter lines": chapter_lines,
-    "chapters": chapters,
+    "chapters": chapter_count,
     "choices": choices,
     "claims": claims,
     "compared": compared,

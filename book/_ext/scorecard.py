@@ -100,8 +100,8 @@ class Findings(FromFile):
 
 
 def read_again(app, env):
-    """The scorecard is written whenever a chapter is: its numbers are those of the chapters."""
-    return [name for name in env.found_docs if name.split("/")[-1] == "scorecard"]
+    """Pages with numbers of other chapters are written whenever anything is."""
+    return [name for name in env.found_docs if name.split("/")[-1] in ("index", "scorecard")]
 
 
 def setup(app):

@@ -26,7 +26,7 @@ BUTTONS = {
 
 def edition() -> str:
     """Version of the package, and the commit where git knows it; ``+`` where files differ."""
-    commit = results._git_commit()
+    commit = results.git_commit()
     return f"hierphase {hierphase.__version__}" + ("" if commit == "unknown" else f", {commit}")
 
 
@@ -68,7 +68,7 @@ def list_downloads(app, doctree, docname):
     """Fill the list when all chapters have been executed."""
     for place in list(doctree.findall(downloads)):
         items = nodes.bullet_list()
-        for page in pages(app.env, app.config.root_doc):
+        for page in app.env.collect_relations():
             if not executed(app, page).is_file():
                 continue
             size = executed(app, page).stat().st_size / 1e6
@@ -81,13 +81,6 @@ def list_downloads(app, doctree, docname):
             words = [title, nodes.Text(": "), link, nodes.Text(f", {size:.1f} MB")]
             items += nodes.list_item("", nodes.paragraph("", "", *words))
         place.replace_self(items)
-
-
-def pages(env, name):
-    """Names of the pages in the order of the contents."""
-    yield name
-    for child in env.toctree_includes.get(name, ()):
-        yield from pages(env, child)
 
 
 class Bibtex(SphinxDirective):

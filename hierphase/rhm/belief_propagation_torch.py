@@ -57,8 +57,9 @@ class SumProduct:
     def down_level(self, down, children, rules, keep):
         r"""Downward messages to all children of one level.
 
-        :math:`\nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} \nu_\downarrow(y)
-        \prod_{j \neq i} \nu_\uparrow(x_j)`.
+        .. math::
+            \nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} \nu_\downarrow(y)
+            \prod_{j \neq i} \nu_\uparrow(x_j)
 
         Args:
             down: (n, nodes, symbols) downward messages of the parents.

@@ -1,4 +1,4 @@
-"""The book's chapters as programs: what parameters each has, and running one with other values.
+"""The book's chapters as programs: their parameters, running one, and the page that a run leaves.
 
 A chapter is a file ``NAME.md`` of the book directory with a cell tagged ``parameters``, whose lines
 read ``name = literal  # comment``. One of them is ``output = None``: the directory that receives
@@ -46,13 +46,14 @@ kernelapp.launch_new_instance()
 """
 
 _PLAIN = {  # what only the book understands -> what stands for it on a page alone
-    r"\{(?!glue)[\w:]+\}`~?([^`<]+)[^`]*`|\[\]\((.+?)\)": r"*\1\2*",
+    r"\{(?!glue)[\w:]+\}`~?([^`<]+?)\s*(?:<[^`]*)?`": r"*\1*",
+    r"\[\]\((.+?)\)|\[([^]]+)\]\(\S+?\.md\S*?\)": r"*\1\2*",
     r"(:::|```)\{choice\}": r"\1{admonition}",
-    r"\\(hat|bar) ?(\\\w+|\w)(?=_)": r"{\\\1 \2}",  # docutils puts the index below it
+    r"\\(hat|bar) ?(\\\w+|\w)(?=[_^])": r"\\\1{\2}{}",  # docutils puts the index below it
     r"\\dots": r"\\ldots",
 }
 _SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}
-_SYNTAX = {"myst_enable_extensions": ["amsmath", "colon_fence", "deflist", "dollarmath"]}
+_OF_MYST = {"myst_enable_extensions": ["colon_fence", "dollarmath"], "nb_output_stderr": "remove"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,12 @@ def load(name: str) -> Chapter:
 
 
 def command(name: str, changes: dict) -> str:
-    """What to type to run a chapter with these values, each run in a folder of its own."""
+    """What to type to run a chapter with these values, each run in a folder of its own.
+
+    Args:
+        name: the chapter.
+        changes: parameter -> value.
+    """
     values = [("-p", key, str(value).replace("'", '"')) for key, value in changes.items()]
     folder = "-".join([f"runs/{name}", *re.findall(r"[\w.]+", str(changes))])
     return shlex.join(["hierphase", "run", name, *sum(values, ()), "--output", folder])
@@ -161,8 +167,15 @@ def page(notebook: Path) -> Path:
     Its formulas are MathML and its figures are in it. What only the whole book has stands there as
     plain text: references to its pages and to the literature.
 
+    Args:
+        notebook: what :func:`run` has left.
+
     Returns:
-        Its path, that of the notebook with ``.html``.
+        The path of the page, that of the notebook with ``.html``.
+
+    Raises:
+        FileNotFoundError: there is no such notebook.
+        WriteError: the page cannot be written.
     """
     import docutils.core
     from myst_nb.docutils_ import Parser
@@ -172,7 +185,7 @@ def page(notebook: Path) -> Path:
         for pattern, plain in _PLAIN.items():
             cell.source = re.sub(pattern, plain, cell.source)
     with tempfile.TemporaryDirectory() as figures:
-        settings = _SETTINGS | _SYNTAX | {"nb_output_folder": figures, "report_level": 5}
+        settings = _SETTINGS | _OF_MYST | {"nb_output_folder": figures, "report_level": 5}
         options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
         files.write(docutils.core.publish_string(nbformat.writes(read), **options), path)
     return path

@@ -33,6 +33,13 @@ def compare(path: Path | str, directory: Path | str | None = None) -> pd.DataFra
 
     Raises:
         ValueError: one of the two is missing or damaged, or they have no points in common.
+
+    Example:
+        >>> from hierphase import compare
+        >>> from hierphase.runs import results
+        >>> table = compare(results.result_path("probe-curves", "depth-1"))
+        >>> table.attrs["agrees"]
+        True
     """
     mine = results.read(Path(path))
     stored = results.read(results.result_path(mine.chapter, mine.preset, directory))
@@ -55,10 +62,10 @@ def _row(mine: xr.DataArray, stored: xr.DataArray, chance: float) -> tuple[float
         a, b = xr.align(mine.astype(float), stored.astype(float), join="inner", exclude=[unit])
         n, m = a.sizes[unit], b.sizes[unit]
         variance = (n * a.var(unit) + m * b.var(unit)) / (n + m - 2) * (1 / n + 1 / m)
-        rounding = 1e-5 * abs(b).max()  # by another machine, which is not another result
-        in_errors = abs(a.mean(unit) - b.mean(unit)) / np.hypot(variance**0.5, rounding)
-        worst = in_errors[in_errors.fillna(0).argmax(...)]
+        # Rounding by another machine is no difference.
+        errors = abs(a.mean(unit) - b.mean(unit)) / np.hypot(variance**0.5, 1e-5 * abs(b).max())
+        worst = errors[errors.fillna(0).argmax(...)]
     except (KeyError, ValueError, ZeroDivisionError):  # no units, other sizes, nothing left
         return np.nan, np.nan, "not compared"
-    at = ", ".join(f"{d} {worst[d].item()}" for d in in_errors.dims if d in worst.coords)
-    return worst.item(), student.isf(chance / 2 / in_errors.size, min(n, m) - 1), at
+    at = ", ".join(f"{d} {worst[d].item()}" for d in errors.dims if d in worst.coords)
+    return worst.item(), student.isf(chance / 2 / errors.size, min(n, m) - 1), at

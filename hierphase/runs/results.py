@@ -76,7 +76,7 @@ def save(dataset: xr.Dataset, chapter: str, preset: str, parameters: dict, direc
         preset=preset,
         parameters=as_json(parameters),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        commit=_git_commit(),
+        commit=git_commit(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         device=dataset.attrs.get("device") or device(),
         packages=json.dumps(package_versions()),
@@ -189,12 +189,11 @@ def load(chapter: str, preset: str, parameters: dict, directory=None) -> xr.Data
     dataset = read(path, f": delete it and {remedy}")
     if different := differences(dataset, as_json(parameters)):
         reason = f"stored result {path.name} was computed with other parameters"
-        wanted = f"{remedy} and the parameters you want"
-        raise ValueError(f"{reason} ({'; '.join(different)}); {wanted}")
+        raise ValueError(f"{reason} ({'; '.join(different)}); {remedy} and the parameters you want")
     return dataset
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Commit of the checkout that holds the package, '+' when modified, 'unknown' outside git.
 
     A repository further up, or one that the environment names, is another's.

@@ -180,8 +180,7 @@ def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
     """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
     spec.experiment.check_finite(dataset, spec.parameters)
     said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
-    content = results.netcdf(dataset.drop_encoding().assign_attrs(said))
-    files.write(content, path, sealed=True)
+    files.write(results.netcdf(dataset.drop_encoding().assign_attrs(said)), path, sealed=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,7 +11,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import jupytext
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -176,9 +175,11 @@ def test_what_is_imported_is_installed_with_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
     found = {path: path.read_text() for path in (ROOT / "hierphase").rglob("*.py")}
-    for path in (ROOT / "book").glob("*.md"):
-        cells = [c.source for c in jupytext.read(path).cells if c.cell_type == "code"]
-        found[path] = re.sub(r"^\s*[%!].*", "", "\n".join(cells), flags=re.MULTILINE)
+    for name in chapters.names():
+        cells = [c.source for c in chapters.load(name).notebook.cells if c.cell_type == "code"]
+        found[ROOT / "book" / f"{name}.md"] = re.sub(
+            r"^\s*[%!].*", "", "\n".join(cells), flags=re.MULTILINE
+        )
     of = importlib.metadata.packages_distributions()
     for path, source in found.items():
         names = {*imported(source)} - sys.stdlib_module_names - EXTRA - {"hierphase"}

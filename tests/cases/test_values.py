@@ -152,6 +152,15 @@ REFUSED = {
         ("n_data", "0", "n_data must be at least 2, got 0"),
     ],
     "index": [
+        ("rows", "0", "rows must be at least 1, got 0"),
+        ("step", "0", "step must be at least 1, got 0"),
+    ],
+    "samplers": [
+        ("data_sets", "[]", "data_sets is empty: name one of"),
+        ("data_sets", '["digit"]', "unknown preset of imagenet-transition 'digit-ddpm-50'"),
+        ("changes", '{"n_times": 1.5}', "parameter n_times of preset digits-ddpm-50 is of type"),
+    ],
+    "scorecard": [
         ("n_rules", "0", "n_rules must be at least 1, got 0"),
         ("n_data", "0", "n_data must be at least 1, got 0"),
     ],

@@ -159,9 +159,9 @@ def test_batch_script(slurm, tmp_path, monkeypatch):
     (folder / "hierphase").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     script = TESTS.parent / "book" / "_static" / "gpu.sbatch"
-    options = ["--wait", "--gres=none", "--cpus-per-task=1", "--mem=0", f"--output={tmp_path}/log"]
+    options = ["--wait", "--gres=none", "--cpus-per-task=1", "--mem=0", f"--output={tmp_path}/said"]
     sweep = ["correlations", "--preset", "tree", "-p", "depths", "[2, 3]", "-p", "L", "2"]
     sweep += ["-p", "n_rules", "2", "-p", "n_data", "2", "-p", "n_times", "3", "-p", "n_draws", "2"]
     run("sbatch", *options, script, *sweep, "--output", tmp_path / "out")
-    assert "result: " in (tmp_path / "log").read_text()
+    assert "result: " in (tmp_path / "said").read_text()
     assert results.read(tmp_path / "out" / "correlations-tree.nc").device == results.device()

@@ -68,10 +68,10 @@ def test_two_writers_do_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "OSError: "),
-        (lambda path: path.write_bytes(b""), "OSError: "),
-        (lambda path: path.write_text("no NetCDF"), "OSError: "),
-        (lambda path: DATA.to_netcdf(path, engine="h5netcdf"), "KeyError: 'parameters'"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "OSError("),
+        (lambda path: path.write_bytes(b""), "OSError("),
+        (lambda path: path.write_text("no NetCDF"), "OSError("),
+        (lambda path: DATA.to_netcdf(path, engine="h5netcdf"), "KeyError('parameters')"),
         *(
             (
                 lambda path, text=text: DATA.assign_attrs(parameters=text).to_netcdf(
