@@ -17,7 +17,7 @@ from hierphase.networks import objectives
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import in_patches, mirrored, shifted
 from hierphase.networks.rhm_catalogue import TREE_CLASSIFIERS, TREE_TRAININGS
-from hierphase.networks.training import Training, run
+from hierphase.networks.training import Training, judge_saved, run
 from hierphase.runs.results import book_directory
 
 
@@ -69,6 +69,27 @@ def train(
     output = book_directory() / "models" / name if output is None else Path(output)
     run(training, name, output, steps, seed)
     return output
+
+
+def judge(name: str, seed: int = 0) -> Path:
+    """Say anew how good a trained model of the book is, in its card and its ``quality.json``.
+
+    Args:
+        name: key of :data:`TRAININGS`.
+        seed: of what is random in it, as for :func:`train`.
+
+    Returns:
+        The directory of the model.
+
+    Raises:
+        ValueError: unknown name, or a damaged model.
+        FileNotFoundError: it has not been trained.
+        WriteError: a file cannot be written.
+    """
+    check_known("training", name, TRAININGS)
+    directory = model_directory(name)
+    judge_saved(TRAININGS[name], name, directory, seed)
+    return directory
 
 
 def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:

@@ -116,4 +116,6 @@ def image_denoiser_report(
         patches = functional.pixel_unshuffle(images[:n], patch)
         losses[name] = denoising_loss(model, patches, None, derived_generator(seed, 0)).item()
     classifier = load_model(judge(), ConvClassifier)
-    return losses | sample_quality(functional.pixel_shuffle(samples, patch), data, classifier)
+    return losses | sample_quality(
+        functional.pixel_shuffle(samples, patch), data, classifier=classifier
+    )
