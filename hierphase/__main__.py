@@ -128,16 +128,6 @@ def _train(name, output, steps, seed):
     catalogue.train(name, output, steps, seed)
 
 
-@commands.command("judge")
-@click.argument("name")
-@click.option("--seed", type=int, default=0)
-def _judge(name, seed):
-    """Say anew how good a trained model of the book is. An unknown NAME lists them."""
-    from hierphase.networks import catalogue
-
-    _print(f"judged: {catalogue.judge(name, seed)}")
-
-
 @commands.command("sweep")
 @click.argument("chapter")
 @click.option("--preset", required=True, metavar="NAME", help="An unknown one lists them.")
