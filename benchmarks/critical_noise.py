@@ -20,13 +20,11 @@ from sklearn.linear_model import RidgeClassifier
 
 from hierphase.analysis import speciation
 from hierphase.analysis.gaussian_mixture import GaussianMixture
-from hierphase.diffusion.datasets import cifar10, digits, fashion_mnist, mnist
+from hierphase.diffusion.datasets import DATASETS
 from hierphase.experiments.worlds import ln_snrs
 from hierphase.rhm.corruption import ddpm_scheduler
 from hierphase.seeds import derived_generator
 
-SETS = {"digits": digits, "mnist": mnist, "fashion-mnist": fashion_mnist}
-SIZES = {f"cifar10-{size}": size for size in (8, 16, 32)}
 N_LINEAR = 20_000  # training images of the linear classifier
 
 
@@ -73,9 +71,8 @@ def prediction(data, n=2000):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or [*SETS, *SIZES]:
-        data = cifar10(SIZES[name]) if name in SIZES else SETS[name]()
-        print(json.dumps({name: prediction(data)}), flush=True)
+    for name in sys.argv[1:] or DATASETS:
+        print(json.dumps({name: prediction(DATASETS[name]())}), flush=True)
     for name, (_, snr) in speciation.PUBLISHED.items():
         level = speciation.rescaled_level(np.log(snr), intensities=1)
         time = speciation.reversal_time(level, ln_snrs(ddpm_scheduler()))

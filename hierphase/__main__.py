@@ -1,4 +1,4 @@
-"""The command line: ``hierphase list``, ``run``, ``sweep``, ``compare``, ``train`` ..."""
+"""The command line: ``hierphase list``, ``run``, ``fetch``, ``sweep``, ``train`` ..."""
 
 import os
 import signal
@@ -126,6 +126,16 @@ def _train(name, output, steps, seed):
     from hierphase.networks import catalogue
 
     catalogue.train(name, output, steps, seed)
+
+
+@commands.command("fetch")
+@click.argument("name")
+@click.option("--from", "folder", metavar="DIR", help="With its files or archives, at any depth.")
+def _fetch(name, folder):
+    """Get a published data set into the cache. An unknown NAME lists them."""
+    from hierphase.diffusion import published
+
+    _print(f"data set: {published.fetch(name, folder)}")
 
 
 @commands.command("sweep")

@@ -1,8 +1,8 @@
 """The image experiment: x_0 -> x̂0(t) for many images and times, and what is measured on each.
 
 A preset is a dictionary of parameters, so that a sweep can hash, store and compare them. ImageNet
-with the paper's models, Fashion-MNIST, the digits, and flat mixtures fitted to the latter two are
-presets of the one experiment below.
+with the paper's models, the data sets with models of the book, and flat mixtures fitted to these
+are presets of the one experiment below.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,7 @@ CLASSIFIED = 16  # images in a call of the classifier, always: its last bits dep
 _OF_NETWORKS = ("sampler", "num_inference_steps", "batch_size", "precision", "compile")
 
 _BOOK = {
-    "images": "fashion-mnist", "n_per_class": 100, "model": "fashion-mnist", "model_flags": {},
-    "classifier": "fashion-mnist-classifier", "classifier_weights": None,
+    "n_per_class": 100, "model_flags": {}, "classifier_weights": None,
     "layers": ["stages.0", "stages.1", "stages.2", "logits"], "n_times": 20,
     "sampler": "sde-dpm++-2m-karras", "num_inference_steps": 100, "seed": 0, "batch_size": 64,
     "precision": "float32", "compile": False, "n_shown": 100,
@@ -42,23 +41,22 @@ _BOOK = {
 
 #: Preset -> the parameters of :class:`ImageExperiment`.
 PRESETS = {
-    "fashion-mnist": _BOOK,
-    "digits": _BOOK | {
-        "images": "digits", "n_per_class": 30, "model": "digits",
-        "classifier": "digits-classifier",
-    },
-    "imagenet": _BOOK | {
-        "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
-        "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
-        "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
-        "num_inference_steps": 250, "batch_size": 16, "precision": "float16", "n_shown": 50,
-    },
+    name: _BOOK | {"images": name, "model": name, "classifier": f"{name}-classifier"}
+    for name in worlds.DATASETS
+}
+PRESETS["digits"]["n_per_class"] = 30
+PRESETS["imagenet"] = _BOOK | {
+    "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
+    "classifier": "convnext_base", "classifier_weights": "IMAGENET1K_V1",
+    "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
+    "num_inference_steps": 250, "batch_size": 16, "precision": "float16", "n_shown": 50,
 }  # fmt: skip
-#: Samplers and their numbers of steps that are compared on a few images of each data set.
+#: Samplers and their numbers of steps that are compared on a few images of two data sets.
 COMPARED = [("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50)]
 COMPARED += [("sde-dpm++-2m-karras", n) for n in (25, 50, 100)]
 for _name in worlds.DATASETS:
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
+for _name in ("digits", "fashion-mnist"):
     _few = PRESETS[_name] | {"n_per_class": 10, "n_times": 10, "n_shown": 0}
     for _sampler, _n in COMPARED:
         _compared = {"sampler": _sampler, "num_inference_steps": _n}

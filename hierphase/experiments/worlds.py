@@ -4,6 +4,7 @@ A new world is a class with the methods ``starts`` and ``denoised`` of :class:`W
 are solved exactly draw x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.checks import check_shape, positive_integer
-from hierphase.diffusion import datasets
+from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.guided_diffusion import load_adm
 from hierphase.diffusion.image_folder import image_folder
@@ -44,9 +46,6 @@ SAMPLERS = {
     ),
 }
 FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
-
-#: Data sets that come whole, by name; any other value of ``images`` is a folder.
-DATASETS = {"digits": datasets.digits, "fashion-mnist": datasets.fashion_mnist}
 
 
 class Denoised(NamedTuple):
@@ -229,6 +228,9 @@ def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
 def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """Held-out images of a data set, or those of a folder, and a trained denoiser.
 
+    A denoiser with k^2 times the channels of the images sees squares of k x k pixels as one
+    (``pixel_unshuffle``); its noise is drawn as it sees it.
+
     Args:
         parameters: as for :func:`flat_world`.
         device: of the denoiser.
@@ -239,20 +241,25 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """
     model, scheduler = _denoiser(parameters, device)
     name, n_per_class = parameters["images"], parameters["n_per_class"]
-    held_out, paths = None, ()
+    held_out, paths, colours = None, (), 3
     if name in DATASETS:
         data = DATASETS[name]()
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
-        load = held_out.__getitem__
-    else:
-        folder = image_folder(name, n_per_class, model.config.sample_size)
+        load, colours = held_out.__getitem__, held_out.shape[1]
+    size, channels = model.config.sample_size, model.config.in_channels
+    patch = math.isqrt(channels // colours)
+    if channels != colours * patch**2:  # refused below
+        patch = 1
+    side = patch * size
+    if held_out is None:
+        folder = image_folder(name, n_per_class, side)
         names, labels, load = folder.class_names, folder.labels, folder.load
         paths = folder.paths
     of_class = [(labels == c).nonzero().flatten() for c in range(len(names))]
     positive_integer("n_per_class", n_per_class, 1, min(map(len, of_class)))
     order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
-    size, channels = model.config.sample_size, model.config.in_channels
-    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, size, size)
+    channels //= patch**2
+    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, side, side)
     (kind, settings), kin = SAMPLERS[parameters["sampler"]], type(scheduler).__name__
     trained = hasattr(scheduler, "alphas_cumprod")
     if kind and not trained:
@@ -263,8 +270,9 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     options["autocast_dtype"] = PRECISIONS[parameters["precision"]]
 
     def denoised(starts, noises, generators):
-        returned = pipeline(starts[0], generator=generators, ln_snr=noises, **options)
-        return Denoised(returned.samples, ln_snr=returned.ln_snr)
+        patches = pixel_unshuffle(starts[0], patch)
+        returned = pipeline(patches, generator=generators, ln_snr=noises, **options)
+        return Denoised(pixel_shuffle(returned.samples, patch), ln_snr=returned.ln_snr)
 
     files = {
         f"{names[labels[i]]}: {os.path.relpath(paths[i], name)}": paths[i] for i in order if paths
@@ -282,7 +290,7 @@ def stored_model(name: str | None, images: str = "") -> Path | None:
         ValueError: the model of the book is of other images than the data set ``images``.
     """
     if name in TRAININGS:
-        if images in DATASETS and getattr(TRAININGS[name].data, "func", 0) != DATASETS[images]:
+        if images in DATASETS and TRAININGS[name].data != DATASETS[images]:
             raise ValueError(f"{name} was not trained on {images}: {TRAININGS[name].about}")
         return model_directory(name)
     path = Path(name or os.devnull)

