@@ -128,16 +128,6 @@ def _train(name, output, steps, seed):
     catalogue.train(name, output, steps, seed)
 
 
-@commands.command("judge")
-@click.argument("name")
-@click.option("--seed", type=int, default=0)
-def _judge(name, seed):
-    """Say anew how good a trained model of the book is. An unknown NAME lists them."""
-    from hierphase.networks import catalogue
-
-    _print(f"judged: {catalogue.judge(name, seed)}")
-
-
 @commands.command("fetch")
 @click.argument("name")
 @click.option("--from", "folder", metavar="DIR", help="With its files or archives, at any depth.")

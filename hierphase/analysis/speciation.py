@@ -6,7 +6,6 @@ Levels are :math:`\ln \mathrm{SNR} = \ln \bar\alpha / (1 - \bar\alpha)` of
 
 import numpy as np
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from hierphase.checks import check_finite, check_shape
@@ -53,10 +52,13 @@ def speciation_level(variance):
     that of all noise at the end. In their process :math:`t_S = \ln(\Lambda) / 2`.
 
     Args:
-        variance: Lambda, a number or an array; above 1, or there is no such level.
+        variance: Lambda, a number or an array.
+
+    Returns:
+        :math:`-\ln(\Lambda - 1)`; inf where Lambda is 1 or less: no noise is little enough.
 
     Raises:
-        ValueError: a variance that is not above 1.
+        ValueError: a negative variance or NaN.
 
     Example:
         >>> from hierphase.analysis.speciation import speciation_level
@@ -64,38 +66,10 @@ def speciation_level(variance):
         -4.36
     """
     variance = np.asarray(variance, dtype=float)
-    if not (variance > 1).all():
-        raise ValueError(f"variance must be above 1, got {variance.min():g}")
-    return -np.log(variance - 1)
-
-
-def half_way_level(law, classes: Tensor, generator: torch.Generator) -> float:
-    """ln SNR at which the class of a law's own images is half-way to chance, by exact posteriors.
-
-    That is K = 1/2 of K = (P - 1/C) / (1 - 1/C), P the mean over images and noise of
-    the probability that an exact denoiser comes back to the image's own class of C.
-
-    Args:
-        law: has ``draw(classes, generator)`` and ``class_posterior(x_t, alpha_bar)``, as
-            :class:`~hierphase.analysis.gaussian_mixture.GaussianMixture`.
-        classes: (n,) of the images to draw, as many of each.
-        generator: of these and of the noise, the same at all levels.
-
-    Raises:
-        ValueError: K is not 1/2 anywhere between ln SNR -15 and 15.
-    """
-    x_0 = law.draw(classes, generator)
-    noise = torch.randn(x_0.shape, generator=generator)
-
-    def above(level):
-        alpha_bar = torch.tensor(level, dtype=torch.float64).sigmoid().item()
-        x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * noise
-        posterior = law.class_posterior(x_t, alpha_bar)
-        chance = 1 / posterior.shape[1]
-        own = posterior.gather(1, classes[:, None]).double().mean().item()
-        return (own - chance) / (1 - chance) - 0.5
-
-    return brentq(above, -15, 15, xtol=1e-3)
+    if not (variance >= 0).all():
+        raise ValueError(f"variance must not be negative, got {variance.min():g}")
+    with np.errstate(divide="ignore"):
+        return -np.log(np.maximum(variance - 1, 0))
 
 
 def rescaled_level(ln_snr, intensities: float, others: float = 2.0):

@@ -18,10 +18,11 @@ from hierphase.analysis.frequency_bands import band_similarity, max_bands
 from hierphase.analysis.speciation import reversal_time
 from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.labels import class_indices
-from hierphase.diffusion.model_folders import load_model, model_files
+from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
 from hierphase.networks import classifiers
+from hierphase.networks.witness import load_classifier
 from hierphase.seeds import derived_generator
 
 N_TOP = 5  # most likely classes that are stored for every image
@@ -139,7 +140,7 @@ class ImageExperiment(Experiment):
         if directory is None:
             classifier = classifiers.torchvision_classifier(name, weights)
         else:
-            classifier = load_model(directory, classifiers.ConvClassifier)
+            classifier = load_classifier(directory)
         return classifier.to(self.device).eval()
 
     @cached_property
