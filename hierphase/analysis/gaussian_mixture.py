@@ -76,9 +76,7 @@ class GaussianMixture:
         check_finite("weights", weights, K)
         self.n_classes = int(self.owners.max()) + 1
         if not torch.equal(self.owners.unique_consecutive(), torch.arange(self.n_classes)):
-            raise ValueError(
-                f"owners must be classes 0, 1, ... in order, got {self.owners.tolist()}"
-            )
+            raise ValueError(f"owners must be 0, 1, ... in order, got {self.owners.tolist()}")
         if not (weights > 0).all():
             raise ValueError(f"weights must be positive, got {weights.min():g}")
         self.log_weights = (weights / self.owners.bincount(weights.double())[self.owners]).log()
@@ -112,9 +110,7 @@ class GaussianMixture:
         for c in range(int(labels.max()) + 1):
             own = images[labels == c]
             if len(own) < positive_integer("clusters", clusters):
-                raise ValueError(
-                    f"class {c} has {len(own)} images, not {clusters} for as many clusters"
-                )
+                raise ValueError(f"class {c} has {len(own)} images, clusters must be no more")
             k_means = KMeans(clusters, n_init=1, random_state=seed)
             found = torch.from_numpy(k_means.fit_predict(own.flatten(1).numpy()))
             parts += [own[found == k].double() for k in found.unique()]
@@ -249,11 +245,8 @@ class GaussianMixture:
         (rows, alpha_bar), (noise, _) = _rows(x_t, alpha_bar), _rows(noise, 0.0)
         x_0 = torch.empty_like(rows)
         for k in components.unique().tolist():
-            own, mean, axes = (
-                components == k,
-                self.means[k].flatten(),
-                self.axes[k % len(self.axes)],
-            )
+            axes, mean = self.axes[k % len(self.axes)], self.means[k].flatten()
+            own = components == k
             level = alpha_bar[own]
             # noise is brought to the axes too: which eigenvectors were found has no consequence
             pair = rows[own] - level.sqrt() * mean, noise[own]
