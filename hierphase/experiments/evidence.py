@@ -89,18 +89,18 @@ def trained_judge(source: Source, steps: int, seed: int) -> Judge:
         steps: of 128 images.
         seed: of weights, images and their order.
     """
-    images, labels = source.learnt(derived_generator(seed, 1))
 
     class Learnt:
         @staticmethod
         def batch(n, generator):
-            rows = torch.randint(len(images), (n,), generator=generator)
-            return in_squares(images[rows]), labels[rows]
+            images, labels = source.learnt(n, generator)
+            return in_squares(images), labels
 
-    _, channels, n_pixels = in_squares(images[:1]).shape
+    generator = derived_generator(seed)
+    _, channels, n_pixels = Learnt.batch(1, generator)[0].shape
     depth = (n_pixels.bit_length() - 1) // 2
     network = TreeClassifier(channels, 4, depth, source.n_classes, width=256)
-    initialise(network, derived_generator(seed, 2))
+    initialise(network, generator)
     training = Training(
         "", Learnt, TreeClassifier, objectives.classification_loss, objectives.classifier_report,
         steps, batch_size=128, learning_rate=2e-3, ema_decay=0.99, checkpoint_every=steps,
@@ -141,7 +141,7 @@ def in_squares(images: torch.Tensor) -> torch.Tensor:
 
 
 _SIZES = {
-    "n_redraws": 20, "n_judged": 1, "judge_steps": 1000, "n_images": 100, "n_noises": 10,
+    "n_redraws": 20, "n_judged": 1, "judge_steps": 2000, "n_images": 100, "n_noises": 10,
     "n_levels": 17, "n_reversals": 1150, "num_inference_steps": 100, "seed": 0,
 }  # fmt: skip
 #: Preset -> the parameters of :class:`Evidence`.
@@ -356,7 +356,7 @@ def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str,
 
 def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
     """How much longer real super-classes are kept than random groups of classes."""
-    images, own = source.learnt(generator)
+    images, own = source.learnt(5000, generator)
     groups = signs.superclasses(images, own, N_SUPERCLASSES)
     orders = [torch.randperm(len(groups), generator=generator) for _ in range(20)]
     all_groups = [groups, *(groups[order] for order in orders)]

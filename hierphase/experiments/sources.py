@@ -21,8 +21,8 @@ from hierphase.experiments.images import PRESETS
 from hierphase.rhm.symbol_images import ChainSymbols, SymbolImages, tree_images
 from hierphase.seeds import derived_generator
 
-#: Images that are drawn of a law for whatever is to be learnt from it.
-N_LEARNT = 20_000
+#: Images to which a mixture is fitted, or as many as a data set has.
+N_FITTED = 50_000
 
 
 def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolImages:
@@ -81,8 +81,8 @@ class Source(NamedTuple):
 
     ``starts(n, generator)`` gives x_0 (n, channels, height, width) and labels (n,), at most as many
     as there are; ``back(x_0, labels, ln_snr, generator)`` of levels (k,) what
-    :class:`~hierphase.experiments.worlds.Denoised` holds; ``learnt(generator)`` images and labels
-    to learn from. ``law`` is the exact one, or None.
+    :class:`~hierphase.experiments.worlds.Denoised` holds; ``learnt(n, generator)`` images and
+    labels to learn from, at most as many as there are. ``law`` is the exact one, or None.
     """
 
     starts: Callable
@@ -111,11 +111,12 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
         return _of_network(name, redraw, num_inference_steps)
     kind, data = check_world(name)
     generator = derived_generator(seed, redraw)
-    images, labels = open_source(data, redraw, seed, num_inference_steps).learnt(generator)
-    rows = torch.randint(len(images), (len(images),), generator=generator)
+    images, labels = open_source(data, redraw, seed, num_inference_steps).learnt(
+        N_FITTED, generator
+    )
     rank = {"rank": 600} if images[0].numel() > FULL_RANK else {}
     options = rank | FITS[kind] | {"seed": seed + redraw}
-    source = of_law(GaussianMixture.fitted(images[rows], labels[rows], **options))
+    source = of_law(GaussianMixture.fitted(images, labels, **options))
     return source._replace(starts=_held_out(data, redraw)) if name.endswith(REAL) else source
 
 
@@ -143,7 +144,7 @@ def of_law(law) -> Source:
         samples, classes = map(torch.stack, zip(*found, strict=True))
         return worlds.Denoised(samples, classes=classes, ln_snr=ln_snr)
 
-    return Source(starts, back, partial(starts, N_LEARNT), law.n_classes, law)
+    return Source(starts, back, starts, law.n_classes, law)
 
 
 def noised(x_0: torch.Tensor, ln_snr: torch.Tensor, generator) -> torch.Tensor:
@@ -175,7 +176,9 @@ def _of_network(name: str, redraw: int, num_inference_steps: int) -> Source:
         generators = [derived_generator(number) for number in numbers]
         return world.denoised([x_0, labels], ln_snr.tolist(), generators)
 
-    def learnt(generator):
-        return data.train_images, data.train_labels
+    def learnt(n, generator):
+        n_images = len(data.train_images)
+        rows = torch.randint(n_images, (min(n, n_images),), generator=generator)
+        return data.train_images[rows], data.train_labels[rows]
 
     return Source(_held_out(name, redraw), back, learnt, len(data.class_names))
