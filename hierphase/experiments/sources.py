@@ -37,7 +37,7 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
             pattern of each, white noise of this standard deviation.
     """
     tree, generator = tree_images(3, seed), derived_generator(seed, 1)
-    v, classes = len(tree.colours), 1 if pattern else tree.n_classes
+    v, classes = tree.means.shape[3], 1 if pattern else tree.n_classes
     sites = tree.symbols.rhm.d
     if kept:
         own = torch.randint(v, (classes, sites, 1), generator=generator).expand(-1, -1, v)
@@ -46,10 +46,9 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
         ranks = torch.rand(classes, 1, v, v, generator=generator).argsort(dim=-1)
         favoured, share = (ranks < 3).expand(-1, sites, -1, -1) / 3, 0.99
     chances = share * favoured.double() + (1 - share) / v
-    patterns = pattern * torch.randn(
-        tree.n_classes if pattern else 1, *tree.patterns.shape[1:], generator=generator
-    )
-    return replace(tree, symbols=ChainSymbols(chances), patterns=patterns)
+    shape = tree.n_classes if pattern else 1, 1, sites, 1, *tree.means.shape[4:]
+    patterns = pattern * torch.randn(shape, generator=generator)
+    return replace(tree, symbols=ChainSymbols(chances), means=tree.means + patterns)
 
 
 #: Trees as images: name -> law, given a seed of rules and colours.

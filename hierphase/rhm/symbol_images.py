@@ -8,7 +8,7 @@ in which no symbol is above another; inference on both is exact.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.belief_propagation_torch import choose
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator, drawn
-
-_SAMPLES = 100_000  # of a tree, to which a chain is fitted
 
 
 @dataclass(frozen=True)
@@ -281,33 +279,3 @@ def tree_images(
     contrasts = (contrast * middles).exp().view(1, -1, 1, 1, 1, 1, 1)
     means = (contrasts * colours).expand(-1, -1, rhm.d, -1, -1, -1, -1)
     return SymbolImages(TreeSymbols(rhm), means, texture / coarse)
-
-
-def chain_images(
-    tree: SymbolImages, independent: bool = False, pattern: float = 0.0, seed: int = 0
-) -> SymbolImages:
-    """Images with a Markov chain in place of the tree, or with independent symbols.
-
-    They have the frequencies of neighbouring leaves in 100,000 samples of the tree, by class, half
-    a count added to each.
-
-    Args:
-        tree: images of :func:`tree_images`, whose mean colours and texture are kept.
-        independent: symbols do not depend on those before.
-        pattern: 0 gives each class a chain of its own; otherwise all share one, and a class has a
-            pattern of its own added to its images, white noise of this standard deviation.
-        seed: of the samples and the patterns.
-    """
-    rhm = tree.symbols.rhm
-    leaves, *_, classes = rhm.sample(_SAMPLES, seed)
-    kinds, n_classes = (rhm.n_classes, 1) if pattern else (1, rhm.n_classes)
-    before = torch.cat([torch.zeros_like(leaves[:, :1]), leaves[:, :-1]], 1)
-    codes = (classes % n_classes * rhm.d + torch.arange(rhm.d)) * rhm.v**2 + before * rhm.v + leaves
-    counts = codes.flatten().bincount(minlength=n_classes * rhm.d * rhm.v**2)
-    counts = counts.double().view(n_classes, rhm.d, rhm.v, rhm.v)
-    if independent:
-        counts = counts.sum(2, keepdim=True).expand_as(counts)
-    chances = (counts + 0.5) / (counts + 0.5).sum(-1, keepdim=True)
-    shape = kinds, 1, rhm.d, 1, *tree.means.shape[4:]
-    patterns = pattern * torch.randn(shape, generator=derived_generator(seed, 1))
-    return replace(tree, symbols=ChainSymbols(chances), means=tree.means + patterns)
