@@ -36,7 +36,7 @@ N_SUPERCLASSES = 4
 JUDGES = ("exact", "cnn")
 
 _LACKING = {
-    "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss",
+    "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise",
     "K does not fall from .9 to .1": "half-snr width-snr width-snr-per-image",
     "two classes": "superclass-gap",
     "the posterior has no layers": "auc-early-less-late",
@@ -343,11 +343,15 @@ def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str,
         found |= _pair_signs(x_0, sampled, old, after, judge.network, end)
     several = torch.bincount(old)[old] > 1  # of its class, as the judge sees it
     x_0, old, (height, width) = x_0[several], old[several], x_0.shape[2:]
-    halves = [(height, width // 2), (height // 2, width)]
-    masks = torch.cat([signs.checkerboards(height, width, *half) for half in halves])
-    spliced = signs.spliced(x_0, old, masks, generator)
-    verdicts = torch.stack([judge.verdict(x) for x in spliced])
-    return found | {"splice-loss": signs.splice_loss(verdicts, old)}
+    losses = []
+    for squares in ([(height, width // 2), (height // 2, width)], [(4, 4)]):
+        masks = torch.cat([signs.checkerboards(height, width, *square) for square in squares])
+        verdicts = [judge.verdict(x) for x in signs.spliced(x_0, old, masks, generator)]
+        losses.append(signs.splice_loss(torch.stack(verdicts), old))
+    rise = losses[1].value - losses[0].value
+    margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
+    rise = Estimate(rise, rise - margin, rise + margin)
+    return found | {"splice-loss": losses[0], "splice-rise": rise}
 
 
 def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
