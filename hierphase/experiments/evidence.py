@@ -35,21 +35,17 @@ JUDGED_SIZE = 16  # most pixels a side that a network judges
 N_SUPERCLASSES = 4
 JUDGES = ("exact", "cnn")
 
-#: Signs in their order -> why one may be lacking (NaN).
-SIGNS = dict.fromkeys(
-    "judge-accuracy superclass-gap auc-pixels auc-pixels-end splice-loss".split(), "two classes"
-)
-SIGNS |= dict.fromkeys(
-    "half-snr width-snr width-snr-per-image".split(), "K does not fall from .9 to .1"
-)
-SIGNS["auc-early-less-late"] = "the posterior has no layers"
-SIGNS |= dict.fromkeys(
-    (
-        "coupling-near coupling-far coupling-near-kept coupling-far-kept coupling-near-end "
-        "coupling-far-end energy-ratio"
-    ).split(),
-    "no group of six images",
-)
+_LACKING = {
+    "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise",
+    "K does not fall from .9 to .1": "half-snr width-snr width-snr-per-image",
+    "two classes": "superclass-gap",
+    "the posterior has no layers": "auc-early-less-late",
+    "no group of six images": "coupling-near coupling-far coupling-near-kept coupling-far-kept "
+    "coupling-near-end coupling-far-end energy-ratio",
+    "no group of six images, or less than two blocks a side": "ladder-4 ladder-8 ladder-16",
+}
+#: Signs -> why one may be lacking (NaN), beside a judge that does not know the classes.
+SIGNS = {sign: reason for reason, names in _LACKING.items() for sign in names.split()}
 
 
 class Judge(NamedTuple):
@@ -124,20 +120,20 @@ def trained_judge(source: Source, steps: int, seed: int) -> Judge:
 def in_squares(images: torch.Tensor) -> torch.Tensor:
     """What a :func:`trained_judge` sees: pixels (n, channels, 4^k), each square after the other.
 
-    Images are framed with -1 to a power of two, and squares of those beyond :data:`JUDGED_SIZE` a
-    side averaged.
+    Images are framed, and squares averaged of those with more than :data:`JUDGED_SIZE` a side.
     """
-    k = (images.shape[-1] - 1).bit_length()
-    frame = (2**k - images.shape[-1]) // 2
-    images = functional.pad(images, (frame,) * 4, value=-1.0)
-    if 2**k > JUDGED_SIZE:
-        images, k = (
-            functional.adaptive_avg_pool2d(images, JUDGED_SIZE),
-            JUDGED_SIZE.bit_length() - 1,
-        )
+    images = in_frame(images)
+    side = min(images.shape[-1], JUDGED_SIZE)
+    images, k = functional.adaptive_avg_pool2d(images, side), side.bit_length() - 1
     halves = images.view(*images.shape[:2], *[2] * (2 * k))
     order = [axis for level in range(2, k + 2) for axis in (level, level + k)]
     return halves.permute(0, 1, *order).flatten(2)
+
+
+def in_frame(images: torch.Tensor) -> torch.Tensor:
+    """Images with a frame of -1 that makes their side the next power of two."""
+    frame = (1 << (images.shape[-1] - 1).bit_length()) - images.shape[-1]
+    return functional.pad(images, (frame // 2,) * 4, value=-1.0)
 
 
 _SIZES = {
@@ -347,11 +343,15 @@ def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str,
         found |= _pair_signs(x_0, sampled, old, after, judge.network, end)
     several = torch.bincount(old)[old] > 1  # of its class, as the judge sees it
     x_0, old, (height, width) = x_0[several], old[several], x_0.shape[2:]
-    halves = [(height, width // 2), (height // 2, width)]
-    masks = torch.cat([signs.checkerboards(height, width, *half) for half in halves])
-    spliced = signs.spliced(x_0, old, masks, generator)
-    verdicts = torch.stack([judge.verdict(x) for x in spliced])
-    return found | {"splice-loss": signs.splice_loss(verdicts, old)}
+    losses = []
+    for squares in ([(height, width // 2), (height // 2, width)], [(4, 4)]):
+        masks = torch.cat([signs.checkerboards(height, width, *square) for square in squares])
+        verdicts = [judge.verdict(x) for x in signs.spliced(x_0, old, masks, generator)]
+        losses.append(signs.splice_loss(torch.stack(verdicts), old))
+    rise = losses[1].value - losses[0].value
+    margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
+    rise = Estimate(rise, rise - margin, rise + margin)
+    return found | {"splice-loss": losses[0], "splice-rise": rise}
 
 
 def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
@@ -378,6 +378,10 @@ def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
     if sizes[0] >= 2:
         pixels = signs.similarity_auc(x_0, sampled, old, new)
         found[f"auc-pixels{end}"] = signs.ratio(pixels)
+    if sizes[0] >= 2 and not end:
+        parts = signs.similarity_auc(x_0, sampled, old, new, block=4)
+        both = [part - [0.5, 0] * part[:, 1:] for part in (parts, pixels)]
+        found["auc-parts-over-whole"] = signs.ratio(both[0], over=both[1])
     if sizes[0] >= 2 and network and not end:
         layers = ["layers.0.relu", "logits"]
         before, after = (activations(network, in_squares(x), layers) for x in (x_0, sampled))
@@ -388,6 +392,11 @@ def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
         coupled = signs.couplings(x_0, sampled, old, new)
         near, far = (signs.ratio(coupled[:, i]) for i in range(2))
         found |= {f"coupling-near{end}": near, f"coupling-far{end}": far}
+        framed = [in_frame(x) for x in (x_0, sampled)]
+        for block in (4, 8, 16) if not end else ():
+            if 2 * block <= framed[0].shape[-1]:
+                rung = signs.coupling_ladder(*framed, old, new, [block])
+                found[f"ladder-{block}"] = Estimate(*(float(x[0]) for x in vars(rung).values()))
     if min(sizes) >= 6 and not end:
         kept = signs.couplings(x_0, sampled, old, new, kept=True)
         near, far = (signs.ratio(kept[:, i]) for i in range(2))
