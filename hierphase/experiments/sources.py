@@ -6,7 +6,6 @@ Those with an exact posterior are laws: trees and chains as images
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,8 +36,8 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
             pattern of each, white noise of this standard deviation.
     """
     tree, generator = tree_images(3, seed), derived_generator(seed, 1)
-    v, classes = tree.means.shape[3], 1 if pattern else tree.n_classes
-    sites = tree.symbols.rhm.d
+    _, _, sites, v, *patch = tree.means.shape
+    classes = 1 if pattern else tree.n_classes
     if kept:
         own = torch.randint(v, (classes, sites, 1), generator=generator).expand(-1, -1, v)
         favoured, share = functional.one_hot(own, v), kept
@@ -46,9 +45,9 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
         ranks = torch.rand(classes, 1, v, v, generator=generator).argsort(dim=-1)
         favoured, share = (ranks < 3).expand(-1, sites, -1, -1) / 3, 0.99
     chances = share * favoured.double() + (1 - share) / v
-    shape = tree.n_classes if pattern else 1, 1, sites, 1, *tree.means.shape[4:]
-    patterns = pattern * torch.randn(shape, generator=generator)
-    return replace(tree, symbols=ChainSymbols(chances), means=tree.means + patterns)
+    kinds = tree.n_classes if pattern else 1
+    patterns = pattern * torch.randn(kinds, 1, sites, 1, *patch, generator=generator)
+    return SymbolImages(ChainSymbols(chances), tree.means + patterns, tree.texture)
 
 
 #: Trees as images: name -> law, given a seed of rules and colours.
