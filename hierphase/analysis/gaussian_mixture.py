@@ -33,14 +33,15 @@ class GaussianMixture:
     Args:
         means: (K, ...) of the components, of d numbers each.
         covariances: (K, d, d), or (1, d, d) that all share; symmetric, and eigenvalues that are
-            zero up to rounding count as zero.
-        owners: (K,) the class of each, 0 to C - 1; None: one component a class.
+            zero up to rounding count as zero. Of low rank: a tuple of variances (K, q), orthonormal
+            axes (K, d, q) and the rest (K,), positive, as in the attributes; or 1 for K.
+        owners: (K,) the class of each, 0 to C - 1, in order; None: one component a class.
         weights: (K,) of the components of a class, in proportion; None: equal.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, a class without components, a weight
-            that is not positive, or a covariance that is not symmetric or has a negative
-            eigenvalue.
+        ValueError: shapes that do not fit, NaN or infinity, owners that are not in order or miss a
+            class, a weight that is not positive, or a covariance that is not symmetric or has a
+            negative eigenvalue.
 
     Attributes:
         means: (K, ...).
@@ -49,6 +50,7 @@ class GaussianMixture:
         rest: (K,) variance in all directions that are in no axis; 0 where there are none.
         owners: (K,).
         log_weights: (K,) log P(component | class).
+        n_classes: C.
 
     Example:
         >>> import torch
@@ -60,43 +62,26 @@ class GaussianMixture:
     """
 
     def __init__(self, means, covariances, owners=None, weights=None):
-        means = torch.from_numpy(np.asarray(means, dtype=float))
-        covariances = torch.from_numpy(np.asarray(covariances, dtype=float))
-        d = means[0].numel()
-        check_finite("covariances", covariances, len(means) if len(covariances) > 1 else 1, d, d)
-        if not torch.allclose(covariances, covariances.mT):
-            most = (covariances - covariances.mT).abs().max()
-            raise ValueError(f"a covariance must be symmetric, got differences up to {most:g}")
-        variances, axes = torch.linalg.eigh(covariances)
-        # The square root of what is zero up to rounding would be far above rounding.
-        rounding = variances.abs().amax(1, keepdim=True) * d * torch.finfo(torch.float64).eps
-        if (variances < -rounding).any():
-            raise ValueError(f"a covariance has the negative variance {variances.min():g}")
-        variances[variances < rounding] = 0
-        self._set(means, variances, axes, variances.new_zeros(1), owners, weights)
-
-    def _set(self, means, variances, axes, rest, owners, weights):
-        check_finite("means", means)
-        K = len(means)
-        owners = torch.arange(K) if owners is None else torch.as_tensor(owners)
-        weights = torch.ones(K) if weights is None else torch.as_tensor(weights)
-        check_shape("owners", owners, K)
-        check_finite("weights", weights, K)
-        if owners.unique().tolist() != list(range(int(owners.max()) + 1)):
-            raise ValueError(f"owners must be classes 0 to C - 1, each once or more, got {owners}")
-        if not (weights > 0).all():
-            raise ValueError(f"weights must be positive, got {weights.min():g}")
-        self.means, self.owners = means, owners
+        self.means = torch.from_numpy(np.asarray(means, dtype=float))
+        check_finite("means", self.means)
+        K, d = len(self.means), self.means[0].numel()
+        if not isinstance(covariances, tuple):
+            covariances = _principal_axes(covariances, K, d)
+        variances, axes, rest = covariances
         self.variances, self.rest = variances.expand(K, -1), rest.expand(K)
         self.axes = axes.mT.contiguous().mT  # all axes of all components: the rows of one matrix
-        weights = weights.double()
-        of_class = weights.new_zeros(self.n_classes).index_add(0, owners, weights)
-        self.log_weights = (weights / of_class[owners]).log()
-
-    @property
-    def n_classes(self) -> int:
-        """C, the number of classes."""
-        return int(self.owners.max()) + 1
+        self.owners = torch.arange(K) if owners is None else torch.as_tensor(owners)
+        weights = torch.ones(K) if weights is None else torch.as_tensor(weights)
+        check_shape("owners", self.owners, K)
+        check_finite("weights", weights, K)
+        self.n_classes = int(self.owners.max()) + 1
+        if not torch.equal(self.owners.unique_consecutive(), torch.arange(self.n_classes)):
+            raise ValueError(
+                f"owners must be classes 0, 1, ... in order, got {self.owners.tolist()}"
+            )
+        if not (weights > 0).all():
+            raise ValueError(f"weights must be positive, got {weights.min():g}")
+        self.log_weights = (weights / self.owners.bincount(weights.double())[self.owners]).log()
 
     @classmethod
     def fitted(
@@ -146,9 +131,7 @@ class GaussianMixture:
         floor = _FLOOR * sum(part.square().sum() for part in parts) / images.numel()
         found = zip(*(_principal(part, rank, floor) for part in parts), strict=True)
         variances, axes, rest = map(torch.stack, found)
-        mixture = cls.__new__(cls)
-        mixture._set(means, variances, axes.mT, rest, owners, weights)
-        return mixture
+        return cls(means, (variances, axes.mT, rest), owners, weights)
 
     def draw(self, classes: Tensor, generator, dtype=torch.float64) -> Tensor:
         """x_0 of given classes (n,): (n, ...), float32.
@@ -160,14 +143,10 @@ class GaussianMixture:
         """
         nothing = torch.zeros(len(classes), *self.means.shape[1:], dtype=dtype)
         noise = drawn(torch.randn, nothing.shape, generator, dtype=dtype)
-        components = self.owners.argsort()[classes]
+        components = classes
         if len(self.owners) > self.n_classes:
-            uniform = drawn(torch.rand, classes.shape, generator, dtype=torch.float64)
-            for c in classes.unique():
-                own, here = (self.owners == c).nonzero()[:, 0], classes == c
-                cumulative = self.log_weights[own].exp().cumsum(0)
-                place = torch.searchsorted(cumulative, uniform[here] * cumulative[-1], right=True)
-                components[here] = own[place]
+            place = classes + drawn(torch.rand, classes.shape, generator, dtype=torch.float64)
+            components = torch.searchsorted(self.log_weights.exp().cumsum(0), place, right=True)
         return self._given_component(nothing, 0.0, components, noise).float()
 
     def round_trips(
@@ -294,6 +273,22 @@ def _filtered(variance, alpha_bar, signal, noise):
 def noisy(variance, alpha_bar):
     """Variance in x_t; never zero, as without noise and variance."""
     return (alpha_bar * variance + 1 - alpha_bar).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _principal_axes(covariances, K, d):
+    """Variances, axes and the rest, of which there is nothing, of full covariances."""
+    covariances = torch.from_numpy(np.asarray(covariances, dtype=float))
+    check_finite("covariances", covariances, K if len(covariances) > 1 else 1, d, d)
+    if not torch.allclose(covariances, covariances.mT):
+        most = (covariances - covariances.mT).abs().max()
+        raise ValueError(f"a covariance must be symmetric, got differences up to {most:g}")
+    variances, axes = torch.linalg.eigh(covariances)
+    # The square root of what is zero up to rounding would be far above rounding.
+    rounding = variances.abs().amax(1, keepdim=True) * d * torch.finfo(torch.float64).eps
+    if (variances < -rounding).any():
+        raise ValueError(f"a covariance has the negative variance {variances.min():g}")
+    variances[variances < rounding] = 0
+    return variances, axes, variances.new_zeros(1)
 
 
 def _principal(rows, rank, floor):

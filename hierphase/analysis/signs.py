@@ -2,7 +2,7 @@ r"""Signs by which images might tell a hierarchy from anything flatter; each is 
 
 They see x_0, x̂_0 and classes, or posteriors of the class, and know no world: the same code reads
 trees, mixtures and photographs. A *group* is all images of one (class of x_0, class of x̂_0);
-groups are never pooled with additive means of the classes, which alone couple distant blocks.
+groups are never pooled about additive means of the classes: pooled Gaussians couple falsely.
 Contributions (n_groups, ..., 2) are each group's numerator and denominator, of which :func:`ratio`
 takes the ratio of sums with an interval over groups.
 """
@@ -30,9 +30,6 @@ def order_parameter(posterior, labels, groups=None) -> np.ndarray:
 
     Returns:
         (n, n_levels), with c the sum of squared shares of the (super-)classes, 1/C for classes.
-
-    Raises:
-        ValueError: shapes that do not fit, or shares outside [0, 1].
     """
     posterior = fractions("posterior", posterior)
     check_shape("posterior", posterior, len(labels), "n_levels C")
@@ -80,8 +77,8 @@ def of_mean_curve(function, k, confidence=0.95) -> bootstrap.Estimate | None:
         confidence: of the interval.
 
     Returns:
-        The estimate; None where the mean curve, or more than a share (1 - confidence) of its
-        resamples, has no such number (NaN).
+        None where the mean curve or too many resamples have no such number (NaN), see
+        :func:`~hierphase.analysis.bootstrap.estimate_if_found`.
 
     Example:
         >>> import numpy as np
@@ -109,7 +106,7 @@ def width_per_image(ln_snr, k, confidence=0.95) -> tuple[bootstrap.Estimate, flo
         confidence: of the interval, by resampling x_0.
 
     Returns:
-        The median (infinity where it is one of an infinite width), and the share of such images.
+        The median, which may be infinity, and the share of infinite widths.
     """
     widths = width(ln_snr, k)
     inverse = np.where(np.isnan(widths), 0, 1 / widths)
@@ -127,7 +124,7 @@ def superclasses(x0: Tensor, labels: Tensor, n_groups: int) -> np.ndarray:
     Args:
         x0: (n, ...) images, some of each class.
         labels: (n,) classes 0 to C - 1.
-        n_groups: how many, 2 to C - 1.
+        n_groups: 2 to C - 1.
     """
     classes = int(labels.max()) + 1
     n_groups = positive_integer("n_groups", n_groups, 2, classes - 1)
@@ -141,8 +138,7 @@ def ratio(contributions, over=None, confidence=0.95) -> bootstrap.Estimate:
 
     Args:
         contributions: (n_groups, ..., 2).
-        over: likewise, of other groups, whose ratio this one is divided by, e.g. the energies of
-            images that kept their class.
+        over: likewise, of other groups, whose ratio it is divided by: energies of kept images.
         confidence: of the interval.
     """
 
@@ -156,7 +152,9 @@ def ratio(contributions, over=None, confidence=0.95) -> bootstrap.Estimate:
     return bootstrap.percentile_estimate(*found, confidence)
 
 
-def similarity_auc(x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor) -> np.ndarray:
+def similarity_auc(
+    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, block: int | None = None
+) -> np.ndarray:
     """How often x̂_0 is closer to its own x_0 than to others of its group: 1/2 if independent.
 
     The share of the other x_0 of the group that are less similar to x̂_0 than its own (equally
@@ -164,11 +162,17 @@ def similarity_auc(x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor) -> np.
     the cosine of the angle, after the mean of each position is removed and each channel divided by
     its standard deviation, both over all x_0.
 
+    x_0 and x̂_0 are clones, exchangeable given x_t, if the denoiser is exact. Their parts agree
+    against the whole as (AUC of blocks - 1/2) / (AUC - 1/2): for white Gaussian noise that agrees
+    little, one over the square root of the number of blocks; more where each block tells what all
+    do, or where few blocks are kept, but kept whole.
+
     Args:
         x0: (n, channels, ...) images or activations of them.
         sampled: (n, channels, ...) of x̂_0.
         old: (n,) class of x_0.
         new: (n,) class of x̂_0.
+        block: pixels a side of the blocks that are compared; None for the whole.
 
     Returns:
         Contributions (n_groups, 2).
@@ -180,10 +184,11 @@ def similarity_auc(x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor) -> np.
     moments.update(x0 - mean)
     scale, found = moments.standardiser(), []
     for rows in groups:
-        a, b = (functional.normalize(scale(x[rows] - mean)) for x in (sampled, x0))
-        cosine = a @ b.T
-        lead = (cosine.diagonal()[:, None] - cosine).sign().sum().item() / (len(rows) - 1)
-        found.append(((len(rows) + lead) / 2, len(rows)))
+        parts = (scale(x[rows] - mean).view(x[rows].shape) for x in (sampled, x0))
+        a, b = (functional.normalize(_blocks(part, block), dim=2) for part in parts)
+        cosine = a @ b.mT
+        lead = (cosine.diagonal(dim1=1, dim2=2)[:, :, None] - cosine).sign().sum(dim=(1, 2)).mean()
+        found.append(((len(rows) + lead.item() / (len(rows) - 1)) / 2, len(rows)))
     return np.array(found)
 
 
@@ -201,29 +206,26 @@ def couplings(
     summed over pairs of blocks that share an edge (near), or that are half the image or more
     apart in rows or in columns and share none (far). kappa is the sum over the pixels a of p and b
     of q of the fourth cumulants (a, a, b, b), hence 0 if D is Gaussian, whatever its covariance.
-    Both sums are estimated without bias, of any law and in groups of any size, by Fisher's
-    k-statistics: with Gram matrices G of the centred blocks,
+    Both sums are estimated without bias, whatever the law, by Fisher's k-statistics: with Gram
+    matrices G of the centred blocks,
 
     .. math:: \kappa_{pq} = \frac{n (n+1) \sum_i G^p_{ii} G^q_{ii} - (n-1) (\mathrm{tr} G^p
         \,\mathrm{tr} G^q + 2 \sum_{ij} G^p_{ij} G^q_{ij})}{(n-1)(n-2)(n-3)}.
 
-    The energy is the variance of D within groups, of all pixels together: the sum of the squared
-    lengths over n - 1.
+    The energy is the variance of D within groups: the sum of squared lengths over n - 1.
 
     Args:
         x0: (n, channels, height, width).
-        sampled: likewise, x̂_0.
-        old: (n,) class of x_0.
-        new: (n,) class of x̂_0.
+        sampled, old, new: as of :func:`similarity_auc`.
         kept: read the images that kept their class, not those that changed it.
         block: pixels a side of a block; it divides height and width.
 
     Returns:
-        Contributions (n_groups, 3, 2) of groups of six or more: near, far and energy.
+        Contributions (n_groups, 4, 2) of groups of six or more: near, far, energy, and the coupling
+        of blocks with themselves.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, blocks that do not fit, fewer than two
-            a side, or no group that is large enough.
+        ValueError: as :func:`similarity_auc`, or blocks that do not fit, or fewer than two a side.
     """
     check_shape("x0", x0, "n channels height width")
     groups, sides = _groups(x0, sampled, old, new, kept, 6), torch.tensor(x0.shape[2:])
@@ -232,12 +234,12 @@ def couplings(
     sides = sides // block
     place = torch.cartesian_prod(*map(torch.arange, sides.tolist()))
     apart, found = (place[:, None] - place).abs(), []
-    near = apart.sum(dim=2) == 1
+    same, near = (apart.sum(dim=2) == distance for distance in (0, 1))
     far = (2 * apart >= sides).any(dim=2) & ~near
     for rows in groups:
         n, change = len(rows), (sampled[rows] - x0[rows]).double()
-        parts = functional.unfold(change - change.mean(dim=0), block, stride=block)
-        gram = torch.einsum("iap,jap->pij", parts, parts)
+        parts = _blocks(change - change.mean(dim=0), block)
+        gram = parts @ parts.mT
         own, flat = gram.diagonal(dim1=1, dim2=2), gram.flatten(1)
         traces, squares = own.sum(dim=1).outer(own.sum(dim=1)), flat @ flat.T
         kappa = n * (n + 1) * own @ own.T - (n - 1) * (traces + 2 * squares)
@@ -245,21 +247,43 @@ def couplings(
         # the means of traces and squares are linear in tr S_p tr S_q, |S_pq|^2 and kappa
         scale = (n * traces - 2 * squares) / (n - 1) - (n - 1) * (n - 2) / n * kappa
         scale /= (n - 2) * (n + 1)
-        pairs = [[n * part[where].sum() for part in (kappa, scale)] for where in (near, far)]
-        found.append([*pairs, [own.sum(), n - 1]])
+        pairs = [[n * part[at].sum() for part in (kappa, scale)] for at in (near, far, same)]
+        found.append([*pairs[:2], [own.sum(), n - 1], pairs[2]])
     return np.array(found, dtype=float)
+
+
+def coupling_ladder(
+    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, blocks, kept=False, confidence=0.95
+) -> bootstrap.Estimate:
+    """How much more near blocks change together than far ones, in units of a block itself.
+
+    (R near - R far) / R of a block with itself, of larger and larger blocks. Images of a tree have
+    one rung for each level between leaves and class, whatever texture and contrast: about .35, .14,
+    0 for three levels, from the leaves on, and .3, 0 for two. What changes as a whole, as clusters
+    do, couples far blocks as much as near ones; a chain has one low rung. Where nothing couples it
+    is a ratio of noises: read it beside R.
+
+    Args:
+        x0, sampled, old, new, kept: as of :func:`couplings`.
+        blocks: pixels a side, e.g. (4, 8, 16).
+        confidence: of the interval, by resampling groups.
+
+    Returns:
+        (n_blocks,).
+    """
+    scales = [couplings(x0, sampled, old, new, kept, block) for block in blocks]
+
+    def excess(mean):
+        near, far, _, own = np.moveaxis(mean[..., 0] / mean[..., 1], -1, 0)
+        return (near - far) / own
+
+    return bootstrap.function_of_mean(excess, np.stack(scales, axis=1), confidence)
 
 
 def checkerboards(height: int, width: int, rows: int, columns: int) -> Tensor:
     """Both colours of a checkerboard, for :func:`spliced`: (2, height, width).
 
-    With squares of (height, width // 2) they are the left and the right half.
-
-    Args:
-        height: of the images in pixels.
-        width: likewise.
-        rows: of pixels in a square.
-        columns: likewise.
+    All in pixels; a square is (rows, columns), and with (height, width // 2) a half, left or right.
     """
     black = torch.arange(height)[:, None] // rows + torch.arange(width) // columns
     return torch.stack([black % 2 == 0, black % 2 == 1])
@@ -276,9 +300,6 @@ def spliced(x0: Tensor, labels: Tensor, masks: Tensor, generator) -> Tensor:
 
     Returns:
         (k, n, channels, height, width).
-
-    Raises:
-        ValueError: shapes that do not fit, or a class with a single image.
     """
     check_shape("x0", x0, len(labels), "channels", *masks.shape[1:])
     giver = torch.empty(len(x0), dtype=torch.long)
@@ -302,6 +323,13 @@ def splice_loss(posterior: Tensor, labels: Tensor, confidence=0.95) -> bootstrap
     check_shape("posterior", posterior, "k", len(labels), "C")
     lost = 1 - posterior[:, torch.arange(len(labels)), labels].double().mean(dim=0)
     return bootstrap.function_of_mean(lambda mean: mean, lost.numpy(), confidence)
+
+
+def _blocks(images, block) -> Tensor:
+    """Numbers of each square block, (n_blocks, n, numbers); of the whole for None."""
+    if block is None:
+        return images.flatten(1)[None]
+    return functional.unfold(images, block, stride=block).permute(2, 0, 1)
 
 
 def _groups(x0, sampled, old, new, kept, least) -> list[Tensor]:

@@ -42,7 +42,7 @@ class TwoModeMixture(GaussianMixture):
     r: float = 0.25
     exponent: float = 0.0
     component: int = 1
-    owners, log_weights, rest = torch.arange(2), torch.zeros(2), torch.zeros(2)
+    n_classes, owners, log_weights, rest = 2, torch.arange(2), torch.zeros(2), torch.zeros(2)
 
     def __post_init__(self):
         positive_integer("d", self.d)

@@ -48,10 +48,10 @@ def test_coupling_by_loops():
         for c in range(2)
     }
     found = signs.couplings(x0, sampled, old, new, block=2)
-    assert found.shape == (1, 3, 2)
+    assert found.shape == (1, 4, 2)
     near = lambda rows, columns: rows + columns == 1  # noqa: E731
     far = lambda rows, columns: rows + columns > 1 and (rows >= 1.5 or columns >= 1)  # noqa: E731
-    for kind, wanted in enumerate((near, far)):
+    for kind, wanted in {0: near, 1: far, 3: lambda rows, columns: rows + columns == 0}.items():
         kappa = 0
         for p, own in blocks.items():
             for q, other in blocks.items():
@@ -148,3 +148,24 @@ def test_variance_is_unbiased_in_groups_of_any_size():
     small, large = couplings_of(change, 6)[:, 2], couplings_of(change, 100)[:, 2]
     assert signs.ratio(small).value == pytest.approx(64, rel=0.02)
     assert signs.ratio(small, over=large).value == pytest.approx(1, rel=0.02)
+
+
+def test_ladder_has_a_rung_for_each_scale_that_changes_together():
+    """Gaussian noise whose scale is drawn for squares of 4 pixels, or of 8: one rung, or two."""
+    generator, found = seeded(9), {}
+    for square in (4, 8):
+        r2 = torch.where(
+            torch.rand(1500, 1, *2 * [16 // square], generator=generator) < 0.5, 0.2, 1.8
+        )
+        r2 = r2.repeat_interleave(square, 2).repeat_interleave(square, 3)
+        change = r2.sqrt() * torch.randn(1500, 1, 16, 16, generator=generator)
+        old = torch.arange(1500) // 30
+        found[square] = signs.coupling_ladder(
+            torch.zeros_like(change), change, old, old + 50, (2, 4, 8)
+        )
+    # of pairs of neighbours of 2 (4) pixels, 4/7 share a square of 4, 6/7 (2/3) one of 8; in units
+    # of Var r^2 they couple by 1, and a block of m numbers in one square with itself by 1 + 2 / m
+    assert found[4].value == pytest.approx([4 / 7 / 1.5, 0, 0], abs=0.12)
+    assert found[8].value == pytest.approx([6 / 7 / 1.5, 2 / 3 / 1.125, 0], abs=0.12)
+    for square, rungs in ((4, 1), (8, 2)):
+        assert (found[square].low > 0).tolist() == [True] * rungs + [False] * (3 - rungs)
