@@ -73,7 +73,7 @@ def load_classifier(folder: Path) -> ConvClassifier | PublishedClassifier:
 
 
 @torch.no_grad()
-def cifar10_features(n_train: int = 8000, n_test: int = 2000) -> ImageData:
+def cifar10_features(n_train: int = 4000, n_test: int = 1000) -> ImageData:
     """Features of the first images of CIFAR-10, (n, 1280, 1, 1), over 6: in [0, 1]."""
     data, judge, parts = cifar10(), witness(linear_head()), {}
     for part, n in (("train", n_train), ("test", n_test)):
