@@ -101,6 +101,10 @@ ELSEWHERE = {
     "hierphase compare RESULT": "tests/runs/test_comparison.py",
     "hierphase compare runs/again/imagenet-transition-digits.nc": "tests/runs/test_comparison.py",
     "hierphase convert-adm CHECKPOINT DIR": "tests/diffusion/test_guided_diffusion.py",
+    "hierphase fetch NAME": "tests/diffusion/test_published.py",
+    "hierphase fetch cifar10": "tests/diffusion/test_published.py",
+    "hierphase fetch fashion-mnist": "tests/diffusion/test_published.py",
+    "hierphase fetch mnist": "tests/diffusion/test_published.py",
     "hierphase run CHAPTER -p NAME VALUE": BY_NBVAL,
     "hierphase run imagenet-transition -p preset imagenet -p stored $PWD/runs/imagenet -p changes "
     '\'{"model": "/data/uncond.pt", "images": "/data/val"}\'': BY_NBVAL,
@@ -118,8 +122,20 @@ ELSEWHERE = {
     "hierphase sweep imagenet-transition --preset imagenet -p model FILE -p images DIR": (
         "tests/experiments/test_images.py"
     ),
+    "hierphase sweep imagenet-transition --preset ddpm-cifar10-32 -p model /data/ddpm-cifar10-32": (
+        "tests/experiments/test_published_models.py"
+    ),
+    "hierphase sweep imagenet-transition --preset ddpm-celebahq-256 -p model "
+    "/data/ddpm-celebahq-256 -p images /data/celebahq -p classifier /data/celebahq-classifier": (
+        "tests/experiments/test_published_models.py"
+    ),
+    "hierphase sweep imagenet-transition --preset ddpm-church-256 -p model /data/ddpm-church-256 "
+    "-p images /data/church": "tests/experiments/test_published_models.py",
+    "hierphase sweep imagenet-transition --preset ddpm-bedroom-256 -p model "
+    "/data/ddpm-bedroom-256 -p images /data/bedroom": "tests/experiments/test_published_models.py",
     "hierphase train": "a name, not a command",
     "hierphase train NAME": "tests/networks/test_catalogue.py",
+    "hierphase train cifar10-32-classifier": "tests/networks/test_catalogue.py",
     "jupyter-book build .": "Makefile",
     "make book": ".ci/run",
     "make test": ".ci/run",

@@ -94,7 +94,8 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
 
     Classes are later matched to a classifier's by their names: those of the folders, or the
     synsets. Where the classifier knows them by others, a file ``classes.json`` in the folder says
-    which, for some classes or all: ``{"n01440764": "tench", "my-dogs": "golden retriever"}``.
+    which, for some classes or all: ``{"n01440764": "tench", "my-dogs": "golden retriever"}``; null
+    says that it has no such class (its name is then empty, and its index -1).
     torchvision's classifiers know ImageNet's classes by torchvision's names, by synset, and by
     index 0 to 999; a classifier without names knows them by index
     (:func:`~hierphase.diffusion.labels.class_indices`).
@@ -188,7 +189,7 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
     file = path / CLASS_MAP
     try:
         names = json.loads(file.read_bytes()) if file.is_file() else {}
-        return tuple(str(names.get(name, name)) for name in classes)
+        return tuple("" if (x := names.get(name, name)) is None else str(x) for name in classes)
     except (ValueError, AttributeError):
         like = '{"folder": "class", "n01440764": "tench"}'
         raise ValueError(f"{file} must be JSON like {like}") from None

@@ -14,12 +14,12 @@ def class_indices(names: Sequence[str], namings: Sequence[Sequence[str]]) -> lis
     Upper and lower case are the same here, as are ``_`` and a space, and numbers of equal value.
 
     Args:
-        names: of the classes of the images.
+        names: of the classes of the images; empty where the classifier has no such class.
         namings: one or more lists of the names of the classifier's classes, in its order. All
             ``names`` must be in the same list.
 
     Returns:
-        One index for each of ``names``, all different.
+        One index for each of ``names``, all different but for -1, where the name is empty.
 
     Raises:
         ValueError: a name that is in no list, or twice in it or in ``names``; the message shows
@@ -29,14 +29,15 @@ def class_indices(names: Sequence[str], namings: Sequence[Sequence[str]]) -> lis
     for naming in namings:
         known = list(map(_folded, naming))
         pairs = zip(names, wanted, strict=True)
-        strange.append([n for n, w in pairs if (known.count(w), wanted.count(w)) != (1, 1)])
+        strange.append([n for n, w in pairs if n and (known.count(w), wanted.count(w)) != (1, 1)])
         if not strange[-1]:
-            return [known.index(name) for name in wanted]
+            return [known.index(name) if name else -1 for name in wanted]
     known = " or ".join(map(shortened, namings))
     raise ValueError(
         f"{shortened(min(strange, key=len))} are not each one class of the classifier: the images "
         f"have {len(names)}, {shortened(list(names))}, it has {len(namings[0])}, {known}; say "
-        'which they are in a file classes.json in the folder of images: {"folder": "class"}'
+        'which they are in a file classes.json in the folder of images: {"folder": "class"}, or '
+        "null where it has none"
     )
 
 

@@ -1,8 +1,8 @@
 """The image experiment: x_0 -> x̂0(t) for many images and times, and what is measured on each.
 
 A preset is a dictionary of parameters, so that a sweep can hash, store and compare them. ImageNet
-with the paper's models, the data sets with models of the book, and flat mixtures fitted to these
-are presets of the one experiment below.
+with the paper's models, the data sets with models of the book, flat mixtures fitted to these, and
+published models of diffusers are presets of the one experiment below.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,16 @@ PRESETS["imagenet"] = _BOOK | {
     "layers": list(classifiers.PAPER_LAYERS), "n_times": 10, "sampler": "own",
     "num_inference_steps": 250, "batch_size": 16, "precision": "float16", "n_shown": 50,
 }  # fmt: skip
+# Published models of diffusers, in local folders; images of a folder, and a classifier of theirs or
+# of ImageNet.
+PRESETS["ddpm-cifar10-32"] = PRESETS["cifar10-32"] | {"model": "ddpm-cifar10-32"}
+for _name in ("celebahq", "church", "bedroom"):
+    PRESETS[f"ddpm-{_name}-256"] = PRESETS["imagenet"] | {
+        "images": _name, "model": f"ddpm-{_name}-256", "n_per_class": 500,
+        "sampler": _BOOK["sampler"], "num_inference_steps": 100,
+    }  # fmt: skip
+_own = {"classifier": "celebahq-classifier", "classifier_weights": None, "layers": _BOOK["layers"]}
+PRESETS["ddpm-celebahq-256"] |= _own
 #: Samplers and their numbers of steps that are compared on a few images of two data sets.
 COMPARED = [("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50)]
 COMPARED += [("sde-dpm++-2m-karras", n) for n in (25, 50, 100)]

@@ -307,8 +307,9 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, 
     if path.is_file():
         unet, scheduler = load_adm(path, **parameters["model_flags"])
     else:
-        unet = load_model(path / "unet", diffusers.ModelMixin)
-        scheduler = load_scheduler(path / "scheduler")
+        parts = path / "unet", path / "scheduler"  # or all in one folder
+        of_model, of_noise = (part if part.is_dir() else path for part in parts)
+        unet, scheduler = load_model(of_model, diffusers.ModelMixin), load_scheduler(of_noise)
     size = positive_integer(f"sample_size of {path}", unet.config.get("sample_size"))
     weights, dtype = unet.state_dict(), PRECISIONS[parameters["precision"]] or torch.float32
     if problems := differences(weights, weights, dtype):
