@@ -39,6 +39,7 @@ _LACKING = {
     "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise",
     "K does not fall from .9 to .1": "half-snr width-snr width-snr-per-image",
     "two classes": "superclass-gap",
+    "a network gives no density": "log-evidence",
     "the posterior has no layers": "auc-early-less-late",
     "no group of six images": "coupling-near coupling-far coupling-near-kept coupling-far-kept "
     "coupling-near-end coupling-far-end energy-ratio",
@@ -310,6 +311,12 @@ def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str,
     labels = given if judge.network is None else verdict.argmax(dim=1)
     right = (verdict.argmax(dim=1) == given).double().numpy()
     found = {"judge-accuracy": bootstrap.function_of_mean(lambda mean: mean, right)}
+
+    if judge.network is None:
+        originals, _ = (source.originals or source.starts)(sizes["n_images"], generator)
+        noisy = noised(originals, CLEAN, generator)
+        evidence = source.law.log_evidence(noisy, float(CLEAN.sigmoid())).numpy()
+        found["log-evidence"] = bootstrap.function_of_mean(lambda mean: mean, evidence)
 
     def curves(levels, n_noises):
         rows = x_0.repeat(n_noises, 1, 1, 1), given.repeat(n_noises)

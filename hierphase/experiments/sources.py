@@ -69,7 +69,8 @@ LAWS = TREES | {
 #: What is fitted to the images of another world: Gaussians of one covariance, one Gaussian a
 #: class, several a class.
 FITS = {"fields": {"shared": True}, "flat": {}}
-FITS |= {f"clusters-{k}": {"clusters": k, "rank": 16} for k in (5, 20, 80, 320)}
+for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the images of a cluster bear
+    FITS[f"clusters-{_k}"] = {"clusters": _k, "rank": _rank}
 FULL_RANK = 1000  # numbers of an image, beyond which covariances are of rank 600
 REAL = "-real"  # ends the name of a fit that is given images of the data set for x_0
 
@@ -80,7 +81,8 @@ class Source(NamedTuple):
     ``starts(n, generator)`` gives x_0 (n, channels, height, width) and labels (n,), at most as many
     as there are; ``back(x_0, labels, ln_snr, generator)`` of levels (k,) what
     :class:`~hierphase.experiments.worlds.Denoised` holds; ``learnt(n, generator)`` images and
-    labels to learn from, at most as many as there are. ``law`` is the exact one, or None.
+    labels to learn from, at most as many as there are. ``law`` is the exact one, or None;
+    ``originals`` are ``starts`` of what it is fitted to, if it is fitted.
     """
 
     starts: Callable
@@ -88,6 +90,7 @@ class Source(NamedTuple):
     learnt: Callable
     n_classes: int
     law: Any = None
+    originals: Callable | None = None
 
 
 def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> Source:
@@ -109,12 +112,12 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
         return _of_network(name, redraw, num_inference_steps)
     kind, data = check_world(name)
     generator = derived_generator(seed, redraw)
-    images, labels = open_source(data, redraw, seed, num_inference_steps).learnt(
-        N_FITTED, generator
-    )
+    original = open_source(data, redraw, seed, num_inference_steps)
+    images, labels = original.learnt(N_FITTED, generator)
     rank = {"rank": 600} if images[0].numel() > FULL_RANK else {}
     options = rank | FITS[kind] | {"seed": seed + redraw}
     source = of_law(GaussianMixture.fitted(images, labels, **options))
+    source = source._replace(originals=original.starts)
     return source._replace(starts=_held_out(data, redraw)) if name.endswith(REAL) else source
 
 

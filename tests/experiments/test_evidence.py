@@ -17,7 +17,7 @@ KNOWN = {
     "tree-1": {"half-snr": (-1.26, 0.25), "width-snr": (1.75, 0.3), "splice-loss": (0.6, 0.08)},
     "tree-2": {
         "half-snr": (-1.39, 0.2), "width-snr": (1.16, 0.2), "splice-loss": (0.6, 0.08),
-        "coupling-near": (0.17, 0.12), "ladder-4": (0.3, 0.15), "ladder-8": (0, 0.12),
+        "coupling-near": (0.17, 0.12), "ladder-4": (0.3, 0.15),
         "splice-rise": (0.13, 0.1),
     },
     "tree-2-rough": {"width-snr": (1.24, 0.25)},
