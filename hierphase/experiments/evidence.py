@@ -142,7 +142,7 @@ _SIZES = {
     "n_levels": 17, "n_reversals": 1150, "num_inference_steps": 100, "seed": 0,
 }  # fmt: skip
 #: Preset -> the parameters of :class:`Evidence`.
-PRESETS = {"laws": _SIZES | {"worlds": list(LAWS)}}
+PRESETS = {"laws": _SIZES | {"worlds": list(LAWS), "judge_steps": 4000}}
 for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
     _judged = [f"{kind}-{_data}" for kind in ("fields", "flat", "clusters-20")]
     _more = [f"{kind}-{_data}" for kind in FITS if f"{kind}-{_data}" not in _judged]
