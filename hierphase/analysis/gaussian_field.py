@@ -6,7 +6,7 @@ Such data are fixed by a mean and a covariance.
 import numpy as np
 
 from hierphase.analysis.finite_size_scaling import power_law
-from hierphase.analysis.gaussian_mixture import GaussianMixture
+from hierphase.analysis.gaussian_mixture import GaussianMixture, noisy
 from hierphase.checks import check_shape, fraction, positive_integer
 
 
@@ -28,9 +28,9 @@ class GaussianField(GaussianMixture):
             ValueError: alpha_bar outside [0, 1].
         """
         alpha_bar = fraction("alpha_bar", alpha_bar)
-        share = self.variances[0] / self._noisy_variances(0, alpha_bar)
+        share = self.variances[0] / noisy(self.variances[0], alpha_bar)
         variance = share * (1 - alpha_bar) * (1 + alpha_bar * share)
-        return self._across(self.axes[0] * variance, 0).numpy()
+        return (self.axes[0] * variance @ self.axes[0].T).numpy()
 
 
 def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> np.ndarray:
@@ -62,6 +62,22 @@ def power_law_covariance(side: int, exponent: float, variance: float = 1.0) -> n
     place = np.stack(np.indices((side, side)), axis=-1).reshape(-1, 2)
     apart = abs(place[:, None] - place)
     return variance * (correlation / correlation[0, 0])[apart[..., 0], apart[..., 1]]
+
+
+def power_law_classes(exponent: float, side: int = 32, r: float = 0.1) -> GaussianMixture:
+    """Two classes of grey images: power-law fields of one covariance around plus and minus a wave.
+
+    The wave is a cosine of side / 4 half periods along either axis: finer than what varies most
+    within a class, coarser than what noise hides first.
+
+    Args:
+        exponent: of the spectrum, as of :func:`power_law_covariance`; pixels have variance 1.
+        side: of the images, in pixels.
+        r: root mean square of the wave over pixels.
+    """
+    along = np.cos(np.pi * (side // 4) * (np.arange(side) + 0.5) / side)
+    mean = 2 * r * np.outer(along, along)
+    return GaussianMixture([[-mean], [mean]], [power_law_covariance(side, exponent)])
 
 
 def spectral_exponent(images: np.ndarray) -> float:

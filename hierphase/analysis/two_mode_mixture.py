@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import scipy.fft
 import torch
 
@@ -41,6 +42,7 @@ class TwoModeMixture(GaussianMixture):
     r: float = 0.25
     exponent: float = 0.0
     component: int = 1
+    n_classes, owners, log_weights, rest = 2, torch.arange(2), torch.zeros(2), torch.zeros(2)
 
     def __post_init__(self):
         positive_integer("d", self.d)
@@ -59,10 +61,13 @@ class TwoModeMixture(GaussianMixture):
     @cached_property
     def means(self) -> torch.Tensor:
         """(2, 1, d) the class means, -mu and mu."""
-        along = torch.zeros(1, self.d, dtype=torch.float64)
-        along[0, self.component - 1] = self.r * self.d**0.5
-        mu = self._across(along, 1)
+        mu = self.r * self.d**0.5 * self.axes[..., self.component - 1]
         return torch.stack([-mu, mu])
+
+    @cached_property
+    def axes(self) -> torch.Tensor:
+        """(1, d, d) the cosines, as columns."""
+        return torch.from_numpy(scipy.fft.dct(np.eye(self.d), norm="ortho"))[None]
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Fresh data (n, 1, d), and classes (n,): 1 where y = +1, else 0."""
@@ -79,11 +84,5 @@ class TwoModeMixture(GaussianMixture):
         """(N_TEST,) their classes."""
         return self.batch(N_TEST, derived_generator(_TEST_SEED))[1]
 
-    def _draw_classes(self, posterior, generator):
+    def _draw_components(self, posterior, generator):
         return (torch.rand(len(posterior), generator=generator) < posterior[:, 1]).long()
-
-    def _along(self, rows, c):
-        return torch.from_numpy(scipy.fft.dct(rows.numpy(), norm="ortho"))
-
-    def _across(self, components, c):
-        return torch.from_numpy(scipy.fft.idct(components.numpy(), norm="ortho"))

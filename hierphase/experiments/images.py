@@ -10,18 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 import xarray as xr
 
 from hierphase.analysis import representations
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
+from hierphase.analysis.speciation import reversal_time
 from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.labels import class_indices
-from hierphase.diffusion.model_folders import load_model, model_files
+from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
 from hierphase.networks import classifiers
+from hierphase.networks.witness import load_classifier
 from hierphase.seeds import derived_generator
 
 N_TOP = 5  # most likely classes that are stored for every image
@@ -149,7 +150,7 @@ class ImageExperiment(Experiment):
         if directory is None:
             classifier = classifiers.torchvision_classifier(name, weights)
         else:
-            classifier = load_model(directory, classifiers.ConvClassifier)
+            classifier = load_classifier(directory)
         return classifier.to(self.device).eval()
 
     @cached_property
@@ -246,9 +247,7 @@ class ImageExperiment(Experiment):
 
     def levels(self, ln_snr: torch.Tensor) -> dict:
         """Coordinates of levels: ``time``, their t/T by interpolation, and ``ln_snr``."""
-        known = worlds.ln_snrs(self.world.scheduler)
-        given, known = (-x.clamp(-99, 99).numpy() for x in (ln_snr, known))
-        time = np.interp(given, known, np.arange(len(known))) / (len(known) - 1)
+        time = reversal_time(ln_snr, worlds.ln_snrs(self.world.scheduler))
         return {"time": time, "ln_snr": ("time", ln_snr.numpy())}
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:

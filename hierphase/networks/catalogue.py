@@ -18,6 +18,7 @@ from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import in_patches, mirrored, shifted
 from hierphase.networks.rhm_catalogue import TREE_CLASSIFIERS, TREE_TRAININGS
 from hierphase.networks.training import Training, run
+from hierphase.networks.witness import cifar10_features, linear_head
 from hierphase.runs.results import book_directory
 
 
@@ -89,8 +90,10 @@ def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:
 
 
 def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *vary) -> Training:
-    """Training of an unconditional denoiser, whose samples the classifier of its images judges."""
-    judge = f"{name}-classifier"
+    """Training of an unconditional denoiser, whose samples classifiers of its images judge."""
+    judges = {"classifier": f"{name}-classifier"}
+    if name.startswith("cifar10"):
+        judges["witness"] = "cifar10-witness"
     return Training(
         about=f"Unconditional DDPM (noise prediction) of the images {name} of "
         "`hierphase.diffusion.datasets`. Below, `loss` and `loss_held_out` are the errors of that "
@@ -99,12 +102,15 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
         data=DATASETS[name],
         model=model,
         loss=objectives.denoising_loss,
-        report=partial(objectives.image_denoiser_report, judge=partial(model_directory, judge)),
+        report=partial(
+            objectives.image_denoiser_report,
+            judges={key: partial(model_directory, judge) for key, judge in judges.items()},
+        ),
         steps=steps,
         batch_size=64,
         learning_rate=1e-3,
         vary=vary,
-        needs=(judge,),
+        needs=tuple(judges.values()),
     )
 
 
@@ -155,6 +161,12 @@ TRAININGS = {
     "cifar10-8-classifier": _image_classifier("cifar10-8", mirrored, shifted, in_channels=3),
     "cifar10-16-classifier": _image_classifier("cifar10-16", mirrored, shifted, in_channels=3),
     "cifar10-32-classifier": _image_classifier("cifar10-32", mirrored, shifted, in_channels=3),
+    "cifar10-witness": replace(
+        _image_classifier("cifar10-32"),
+        about="Linear head of the ImageNet network of `hierphase.networks.witness`, for CIFAR-10.",
+        data=cifar10_features,
+        model=linear_head,
+    ),
     "cifar10-8": _patch_denoiser(8, (48, 96), 12_000),
     "cifar10-16": _patch_denoiser(16, (72, 144), 40_000),
     "cifar10-32": _patch_denoiser(32, (72, 144), 60_000),

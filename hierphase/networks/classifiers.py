@@ -45,7 +45,7 @@ class ConvClassifier(ModelMixin, ConfigMixin):
     Args:
         in_channels: channels of the images.
         n_classes: number of classes.
-        channels: width of each stage; multiples of 8.
+        channels: width of each stage; multiples of 8. Without stages it is a linear classifier.
         class_names: of the classes, in their order; those without one are named by their index.
 
     Attributes:
@@ -64,7 +64,7 @@ class ConvClassifier(ModelMixin, ConfigMixin):
             )
             for stage, (before, width) in enumerate(pairwise(widths))
         )
-        self.logits = nn.Linear(channels[-1], n_classes)
+        self.logits = nn.Linear(widths[-1], n_classes)
         self.namings = [[*class_names, *map(str, range(len(class_names), n_classes))]]
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -114,39 +114,42 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
     return (class_probabilities(model, images).argmax(dim=1) == labels).float().mean().item()
 
 
-class TorchvisionClassifier(nn.Module):
-    """A classifier of torchvision behind our images: it resizes, crops and normalises them itself.
+class PublishedClassifier(nn.Module):
+    """A published network behind our images: it resizes, crops and normalises them itself.
 
-    ``network`` is torchvision's model and ``logits`` passes its output on, so the modules to probe
-    are torchvision's own names after ``network.``, and ``logits``. Made by
-    :func:`torchvision_classifier`.
+    The modules to probe are the network's own names after ``network.``, and ``logits``. Made by
+    :func:`torchvision_classifier` and :func:`~hierphase.networks.witness.witness`.
 
     Args:
-        network: maps what ``preprocess`` gives to logits.
-        preprocess: torchvision's ``weights.transforms()``, of images with intensities in [0, 1].
-        names: torchvision's of the classes, which are ImageNet's.
-
-    Attributes:
-        namings: ``names``, synsets, and indices, as for
+        network: maps what ``preprocess`` gives to features (n, k).
+        preprocess: of images with intensities in [0, 1], as torchvision's ``weights.transforms()``.
+        namings: lists of the names of all classes, as for
             :func:`~hierphase.diffusion.labels.class_indices`.
+        logits: maps features to logits.
     """
 
-    def __init__(self, network: nn.Module, preprocess: Callable, names: Sequence[str]):
+    def __init__(
+        self, network: nn.Module, preprocess: Callable, namings: Sequence, logits: nn.Module
+    ):
         super().__init__()
-        self.namings = [names, IMAGENET_SYNSETS, list(map(str, range(len(names))))]
-        self.network, self.preprocess, self.logits = network, preprocess, nn.Identity()
+        self.network, self.preprocess, self.logits = network, preprocess, logits
+        self.namings = namings
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class logits (n, n_classes) of images (n, 3, height, width) in [-1, 1]; differentiable.
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (n, k) of images (n, 3, height, width) in [-1, 1]; differentiable.
 
         Raises:
             ValueError: images of another shape.
         """
         check_shape("images", images, "n 3 height width")
-        return self.logits(self.network(self.preprocess((images + 1) / 2)))
+        return self.network(self.preprocess((images + 1) / 2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Class logits (n, n_classes) of images as for :meth:`features`."""
+        return self.logits(self.features(images))
 
 
-def torchvision_classifier(name: str, weights: str | Path | None = None) -> TorchvisionClassifier:
+def torchvision_classifier(name: str, weights: str | Path | None = None) -> PublishedClassifier:
     """A classifier of torchvision, ready for images in [-1, 1] of any size.
 
     Args:
@@ -159,7 +162,8 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
             that does not bear the name of a published one, as torchvision's default weights do.
 
     Returns:
-        The classifier in evaluation mode. Its weights are float32 on the CPU.
+        The classifier in evaluation mode; ``logits`` passes on what the network gives. Its weights
+        are float32 on the CPU.
 
     Raises:
         ImportError: torchvision cannot be imported.
@@ -201,4 +205,6 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Torc
         if problems := differences(network.state_dict(), state):
             raise ValueError(f"{weights} does not fit {name}: {problems}")
         network.load_state_dict(state)
-    return TorchvisionClassifier(network, recipe.transforms(), recipe.meta["categories"]).eval()
+    names = recipe.meta["categories"]
+    namings = [names, IMAGENET_SYNSETS, list(map(str, range(len(names))))]
+    return PublishedClassifier(network, recipe.transforms(), namings, nn.Identity()).eval()

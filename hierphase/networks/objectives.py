@@ -10,9 +10,9 @@ from diffusers import DPMSolverMultistepScheduler
 from torch.nn import functional
 
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
-from hierphase.diffusion.model_folders import load_model
-from hierphase.networks.classifiers import ConvClassifier, accuracy
+from hierphase.networks.classifiers import accuracy
 from hierphase.networks.sample_quality import sample_quality
+from hierphase.networks.witness import load_classifier
 from hierphase.rhm.corruption import ddpm_scheduler
 from hierphase.seeds import derived_generator
 
@@ -86,7 +86,7 @@ def denoiser_report(model, data, seed) -> dict[str, float]:
 
 @torch.no_grad()
 def image_denoiser_report(
-    model, data, seed, judge, n_samples: int = 1000, num_inference_steps: int = 100
+    model, data, seed, judges, n_samples: int = 1000, num_inference_steps: int = 100
 ) -> dict[str, float]:
     """Denoising losses, and how good unconditional samples are.
 
@@ -94,7 +94,7 @@ def image_denoiser_report(
         model: a ``UNet2DModel``; where it is smaller than the images it sees them in patches.
         data: :class:`~hierphase.diffusion.datasets.ImageData`.
         seed: of all noise.
-        judge: gives the directory of a trained classifier of these images.
+        judges: name -> gives the directory of a trained classifier of these images.
         n_samples: to be drawn.
         num_inference_steps: that each takes.
     """
@@ -115,5 +115,5 @@ def image_denoiser_report(
     for name, images in parts.items():
         patches = functional.pixel_unshuffle(images[:n], patch)
         losses[name] = denoising_loss(model, patches, None, derived_generator(seed, 0)).item()
-    classifier = load_model(judge(), ConvClassifier)
-    return losses | sample_quality(functional.pixel_shuffle(samples, patch), data, classifier)
+    classifiers = {name: load_classifier(directory()) for name, directory in judges.items()}
+    return losses | sample_quality(functional.pixel_shuffle(samples, patch), data, **classifiers)

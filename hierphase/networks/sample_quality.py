@@ -1,10 +1,14 @@
 """How good a generative model's samples are, judged by numbers rather than by eye."""
 
 import torch
+from torch import nn
 
 from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import ImageData
-from hierphase.networks.classifiers import ConvClassifier, class_probabilities
+
+NEIGHBOURS = 3  # k of the manifolds
+CONFIDENT = 0.9  # probability of the most likely class
+QUANTILES = {"": 0.5, "_5": 0.05, "_1": 0.01}  # of the distances to the nearest training images
 
 
 def nearest_distance(images: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
@@ -42,47 +46,100 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return (shift + sum(root.square().sum() for root in roots) - 2 * cross).item()
 
 
+def manifold_share(points: torch.Tensor, references: torch.Tensor, k: int = NEIGHBOURS) -> float:
+    """Share of points that lie on the manifold of the references (Kynkäänniemi et al. 2019).
+
+    The manifold is the union of balls around the references, each as large as the distance to its
+    k-th nearest other reference. With samples as points and real images as references, in some
+    network's features, this is the precision; the other way round the recall.
+
+    Args:
+        points: (n, features).
+        references: (m, features), m > k; as many as points, if shares are to be compared.
+        k: a positive integer.
+
+    Raises:
+        ValueError: sets of other shapes, or too few references.
+    """
+    check_shape("references", references, "m features")
+    check_shape("points", points, "n", references.shape[1])
+    positive_integer("number of references", len(references), minimum=k + 1)
+    points, references = points.double(), references.double()
+    radii = torch.cdist(references, references).kthvalue(k + 1, dim=1).values  # 1: itself
+    return (torch.cdist(points, references) <= radii).any(dim=1).double().mean().item()
+
+
 @torch.no_grad()
-def sample_quality(
-    samples: torch.Tensor, data: ImageData, classifier: ConvClassifier
-) -> dict[str, float]:
+def sample_quality(samples: torch.Tensor, data: ImageData, **judges: nn.Module) -> dict[str, float]:
     """Whether samples look like the data, cover its classes, and are not copies of it.
+
+    Every mark beside a number is the same number of other real images: no sample can be expected
+    to pass those of training images (``..._train``).
 
     Args:
         samples: (n, channels, height, width) unconditional samples.
         data: the images that the generative model was trained on, and those held out.
-        classifier: a trained classifier of the same images.
+        judges: name -> trained classifier of the same images: its ``features`` of images give
+            (n, features), of which its ``logits`` make the logits.
 
     Returns:
+        ``distance``, ``distance_5``, ``distance_1``: median, 5% and 1% quantile of the Euclidean
+        distance of a sample to the nearest training image; ``distance_held_out``, ...: those of as
+        many held-out images. Much smaller ones would mean that the model repeats what it was
+        trained on.
+
+        And of each judge, its name in front of the names below, unless it is ``classifier``:
+
         ``confident``: share of samples whose most likely class has probability over 0.9;
-        ``confident_held_out``: the same share of the held-out images, the mark to compare with;
+        ``confident_held_out``: the same share of the held-out images;
         ``rarest_class`` and ``commonest_class``: smallest and largest share of a predicted class;
-        ``distance``: median distance of a sample to the nearest training image, and
-        ``distance_held_out``: that of a held-out image. Much smaller distances than for held-out
-        images would mean that the model repeats what it was trained on.
-        ``frechet``: Fréchet distance of the samples to the held-out images in the classifier's
-        features (0 is best; features other than the usual Inception network's, so not to be
-        compared with other papers); ``frechet_train``: that of as many training images, the mark
-        that no sample can be expected to pass.
+        ``frechet``: Fréchet distance of the samples to the held-out images in the judge's features
+        (0 is best; features other than the usual Inception network's, so not to be compared with
+        other papers); ``frechet_train``: that of as many training images;
+        ``precision``: share of samples on the manifold of as many held-out images;
+        ``recall``: share of these on the manifold of the samples (:func:`manifold_share`);
+        ``precision_train``, ``recall_train``: those of as many training images.
     """
+    train, n = data.train_images, min(len(samples), len(data.test_images))
+    quality = {}
+    for kind, images in (("", samples), ("_held_out", data.test_images[:n])):
+        nearest = nearest_distance(images, train)
+        for name, quantile in QUANTILES.items():
+            quality[f"distance{name}{kind}"] = nearest.quantile(quantile).item()
+    for name, judge in judges.items():
+        held_out, real, drawn = (
+            torch.cat([judge.features(batch) for batch in images.split(256)])
+            for images in (data.test_images, train[: len(samples)], samples)
+        )
+        probabilities, mark = (judge.logits(x).softmax(dim=1) for x in (drawn, held_out))
+        shares = probabilities.argmax(dim=1).bincount(minlength=probabilities.shape[1])
+        found = {
+            "confident": (probabilities.amax(dim=1) > CONFIDENT).float().mean().item(),
+            "confident_held_out": (mark.amax(dim=1) > CONFIDENT).float().mean().item(),
+            "rarest_class": shares.min().item() / len(samples),
+            "commonest_class": shares.max().item() / len(samples),
+        }
+        for kind, images in (("", drawn), ("_train", real)):
+            found[f"frechet{kind}"] = frechet_distance(images, held_out)
+            found[f"precision{kind}"] = manifold_share(images[:n], held_out[:n])
+            found[f"recall{kind}"] = manifold_share(held_out[:n], images[:n])
+        prefix = "" if name == "classifier" else f"{name}_"
+        quality |= {prefix + key: value for key, value in found.items()}
+    return quality
 
-    def features(images):
-        return torch.cat([classifier.features(batch) for batch in images.split(256)])
 
-    def distance(images):
-        return nearest_distance(images, data.train_images).median().item()
+def is_weak(quality: dict[str, float]) -> bool:
+    """Whether a denoiser is too weak for what is measured with it to be evidence.
 
-    n, reference = len(samples), features(data.test_images)
-    probabilities = class_probabilities(classifier, samples)
-    held_out = class_probabilities(classifier, data.test_images)
-    shares = probabilities.argmax(dim=1).bincount(minlength=len(data.class_names)) / n
-    return {
-        "confident": (probabilities.amax(dim=1) > 0.9).float().mean().item(),
-        "confident_held_out": (held_out.amax(dim=1) > 0.9).float().mean().item(),
-        "rarest_class": shares.min().item(),
-        "commonest_class": shares.max().item(),
-        "distance": distance(samples),
-        "distance_held_out": distance(data.test_images[:n]),
-        "frechet": frechet_distance(features(samples), reference),
-        "frechet_train": frechet_distance(features(data.train_images[:n]), reference),
-    }
+    It is where, to any judge, its samples reach less than half of the held-out images' confidence,
+    or are ten times as far from them, by Fréchet distance, as the training images are.
+
+    Args:
+        quality: as from :func:`sample_quality`.
+    """
+    names = [name.removesuffix("confident") for name in quality if name.endswith("confident")]
+    return any(
+        quality[f"{judge}confident"] < quality[f"{judge}confident_held_out"] / 2
+        or quality[f"{judge}frechet"] >= 10 * quality[f"{judge}frechet_train"]
+        for judge in names
+    )

@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
+from hierphase.diffusion.model_folders import load_model
 from hierphase.files import WriteError, check_holds_only, output_directory, write
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
 from hierphase.networks.classifiers import ConvClassifier
@@ -108,13 +109,41 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
             model.half()
         layout = DDPMPipeline(model, SCHEDULE) if isinstance(model, UNet2DModel) else model
         save_model(layout, output)
-        quality = training.report(model.float(), data, seed)
-        write((json.dumps(quality, indent=1) + "\n").encode(), output / QUALITY)
-        write(_card(training, this, model, seconds, quality).encode(), card)
+        judge_saved(training, name, output, seed, data, _facts(training, this, model, seconds))
     except (KeyboardInterrupt, WriteError) as error:
         reason = error if str(error) else f"training {name} was interrupted"
         raise type(error)(f"{reason}; the same command goes on from its last checkpoint") from None
     (output / CHECKPOINT).unlink(missing_ok=True)
+
+
+def judge_saved(
+    training: Training, name: str, directory: Path, seed: int, data=None, facts=None
+) -> None:
+    """Say how good a saved model is: write its ``quality.json`` and its card.
+
+    Args:
+        training: that made it.
+        name: of the training.
+        directory: of the model.
+        seed: of what is random in the report.
+        data: what ``training.data()`` gave, if it was called already.
+        facts: lines of the card on how the model was made; by default those of the present card.
+
+    Raises:
+        ValueError: a file of the model is damaged or belongs to another training.
+        WriteError: a file cannot be written.
+    """
+    kind = type(training.model())
+    model = load_model(directory / "unet" if kind is UNet2DModel else directory, kind)
+    if facts is None:
+        lines = (directory / CARD).read_text().splitlines()
+        facts = [line for line in lines if line.startswith("- ")]
+    quality = training.report(model, training.data() if data is None else data, seed)
+    table = [f"| {key} | {value:.4f} |" for key, value in quality.items()]
+    table = ["| quality | value |", "| --- | --- |", *table]
+    card = "\n".join([f"# {name}", "", training.about, "", *facts, "", *table, ""])
+    write((json.dumps(quality, indent=1) + "\n").encode(), directory / QUALITY)
+    write(card.encode(), directory / CARD)
 
 
 def optimise(training, run, model, data, output) -> float:
@@ -204,14 +233,10 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
-def _card(training, run, model, seconds, quality) -> str:
-    """The model card: what it is, how it was made, how good it is."""
+def _facts(training, run, model, seconds) -> list[str]:
+    """Lines of a model card: how the model was made."""
     varied = [getattr(vary, "__name__", str(vary)) for vary in training.vary]
-    lines = [
-        f"# {run['name']}",
-        "",
-        training.about,
-        "",
+    return [
         f"- parameters: {model.num_parameters():,} (safetensors)",
         f"- training: {run['steps']} steps of {training.batch_size} examples, "
         f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
@@ -220,10 +245,4 @@ def _card(training, run, model, seconds, quality) -> str:
         f"- varied by: {', '.join(varied) or 'nothing'}",
         f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
         f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
-        "",
-        "| quality | value |",
-        "| --- | --- |",
-        *(f"| {name} | {value:.4f} |" for name, value in quality.items()),
-        "",
     ]
-    return "\n".join(lines)

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
 
-from hierphase.analysis.gaussian_field import GaussianField, power_law_covariance, spectral_exponent
+from hierphase.analysis.gaussian_field import (
+    GaussianField,
+    power_law_classes,
+    power_law_covariance,
+    spectral_exponent,
+)
 from hierphase.seeds import derived_generator
 
 ROOT = np.random.default_rng(0).normal(size=(6, 4))  # two modes without variance
@@ -111,6 +117,22 @@ def test_length_of_the_control_grows_with_the_noise():
         change = field.change_covariance(alpha_bar)
         chi.append(change.sum() / np.trace(change))
     assert (np.diff(chi) > 0).all()
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.0])
+def test_two_power_law_classes_are_told_apart_by_the_wave_between_them(exponent):
+    """logit P(1 | x_t) = 2 sqrt(abar) w (abar S + 1 - abar)^-1 x_t, for means -w and w."""
+    law, alpha_bar = power_law_classes(exponent, side=16, r=0.2), 0.3
+    wave = law.means[1].flatten().numpy()
+    assert law.means.shape == (2, 1, 16, 16) and np.allclose(law.means[0], -law.means[1])
+    assert np.sqrt(np.mean(wave**2)) == pytest.approx(0.2)
+    cosines = dct(dct(wave.reshape(16, 16), axis=0), axis=1)
+    assert np.argwhere(abs(cosines) > 1e-9).tolist() == [[4, 4]]
+    x_t = torch.randn(20, 1, 16, 16, generator=derived_generator(1)).double()
+    noisy = alpha_bar * power_law_covariance(16, exponent) + (1 - alpha_bar) * np.eye(256)
+    logit = 2 * alpha_bar**0.5 * x_t.flatten(1).numpy() @ np.linalg.solve(noisy, wave)
+    found = law.class_posterior(x_t, alpha_bar)[:, 1]
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logit)), rtol=1e-7)
 
 
 @pytest.mark.parametrize(

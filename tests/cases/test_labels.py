@@ -15,7 +15,7 @@ from hierphase.diffusion.labels import IMAGENET_SYNSETS, class_indices
 from hierphase.experiments import registry
 from hierphase.experiments.images import ImageExperiment
 from hierphase.networks.catalogue import TRAININGS, model_directory
-from hierphase.networks.classifiers import ConvClassifier, TorchvisionClassifier
+from hierphase.networks.classifiers import ConvClassifier, PublishedClassifier
 from hierphase.networks.training import run
 
 #: Each with its number in the 1000, for a few from a second source (keras).
@@ -23,10 +23,12 @@ KNOWN = {
     "n01440764": 0, "n02321529": 329, "n02504458": 386, "n03000684": 491, "n03445777": 574,
     "n03534580": 601,
 }  # fmt: skip
-IMAGENET = TorchvisionClassifier(
+INDICES = list(map(str, range(1000)))
+IMAGENET = PublishedClassifier(
     torch.nn.Identity(),
     torch.nn.Identity(),
-    [*"tgs", "crane", *map("c{}".format, range(995)), "crane"],
+    [[*"tgs", "crane", *map("c{}".format, range(995)), "crane"], IMAGENET_SYNSETS, INDICES],
+    torch.nn.Identity(),
 )
 PETS = ConvClassifier(n_classes=4, channels=(8,), class_names=("cat", "Dog", "guinea pig"))
 BARE = ConvClassifier(n_classes=12, channels=(8,))

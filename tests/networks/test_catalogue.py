@@ -10,13 +10,20 @@ import scipy
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file
+from sklearn.neighbors import NearestNeighbors
 
 from hierphase.diffusion.datasets import ImageData
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.networks import catalogue, objectives, training
 from hierphase.networks.rhm_catalogue import tree_classifier
 from hierphase.networks.rhm_classifier import TreeClassifier
-from hierphase.networks.sample_quality import frechet_distance, nearest_distance, sample_quality
+from hierphase.networks.sample_quality import (
+    frechet_distance,
+    is_weak,
+    manifold_share,
+    nearest_distance,
+    sample_quality,
+)
 from hierphase.rhm.dataset import encode
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
@@ -98,6 +105,17 @@ def test_trained_denoiser_is_in_the_layout_of_diffusers(tmp_path):
     }  # fmt: skip
 
 
+def test_a_saved_model_is_judged_anew_to_the_same_numbers(tmp_path):
+    name = "digits-classifier"
+    catalogue.train(name, tmp_path, steps=3)
+    card, quality = (tmp_path / "README.md").read_text(), (tmp_path / "quality.json").read_text()
+    (tmp_path / "README.md").write_text(card.replace("Classifier of", "What was of"))
+    (tmp_path / "quality.json").write_text("{}")
+    training.judge_saved(catalogue.TRAININGS[name], name, tmp_path, seed=0)
+    assert (tmp_path / "README.md").read_text() == card
+    assert (tmp_path / "quality.json").read_text() == quality
+
+
 def test_seeds_give_other_weights_and_classifier_learns(tmp_path):
     first = catalogue.train("digits-classifier", tmp_path / "0", steps=60)
     second = catalogue.train("digits-classifier", tmp_path / "1", steps=60, seed=1)
@@ -143,7 +161,10 @@ def test_the_books_samples_look_like_the_data(name):
     quality = json.loads((directory / training.QUALITY).read_text())
     assert quality["confident"] > 0.7 * quality["confident_held_out"]
     assert 0.03 < quality["rarest_class"] and quality["commonest_class"] < 0.2
-    assert quality["distance"] > 0.8 * quality["distance_held_out"]  # no copies of training images
+    quantiles = ("", "_5", "_1") if name == "digits" else ("",)
+    for quantile in quantiles:  # no copies of training images
+        assert quality[f"distance{quantile}"] > 0.8 * quality[f"distance{quantile}_held_out"]
+    assert not is_weak(quality)
     assert quality["frechet_train"] < quality["frechet"] < 1  # 2.4 along the flow, which errs more
     card = (directory / "README.md").read_text()
     for number, value in quality.items():
@@ -164,33 +185,80 @@ def test_the_books_classifiers_are_good_judges(name, accuracy):
 class BrightnessClassifier:
     """Two classes by the first pixel, whose features are the pixels."""
 
-    def __call__(self, images):
-        return torch.stack([images[:, 0, 0, 0] * 50, torch.zeros(len(images))], dim=1)
-
     def features(self, images):
         return images.flatten(1)
 
+    def logits(self, features):
+        return torch.stack([features[:, 0] * 50, torch.zeros(len(features))], dim=1)
+
+
+def uniform(*values):
+    """Images of one grey value each."""
+    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
 
 def test_sample_quality_of_known_samples():
-    train_images, test_images = torch.ones(4, 1, 2, 2), torch.zeros(2, 1, 2, 2)
+    train, held_out = uniform(1.0, 1.0, 1.0, 1.0), uniform(0.0, 0.0, 0.0, 0.0)
     labels = torch.zeros(4, dtype=torch.int64)
-    data = ImageData(train_images, labels, test_images, labels[:2], ("a", "b"))
-    samples = torch.tensor([1.0, 1.0, -1.0, 0.0]).view(4, 1, 1, 1).expand(4, 1, 2, 2)
-    quality = sample_quality(samples, data, BrightnessClassifier())
-    assert quality == pytest.approx(
-        {
-            "confident": 0.75,
-            "confident_held_out": 0.0,
-            "rarest_class": 0.25,
-            "commonest_class": 0.75,
-            "distance": 0.0,
-            "distance_held_out": 2.0,
-            # mean 1/4 and one direction of variance: 4 (1/4)^2 + 4 (11/12)
-            "frechet": 4 / 16 + 4 * 11 / 12,
-            "frechet_train": 4.0,
-        }
-    )
-    assert nearest_distance(samples, train_images).tolist() == [0.0, 0.0, 4.0, 2.0]
+    data = ImageData(train, labels, held_out, labels, ("a", "b"))
+    samples = uniform(1.0, 1.0, -1.0, 0.0)
+    judge = BrightnessClassifier()
+    quality = sample_quality(samples, data, classifier=judge, other=judge)
+    distances = {
+        "distance": 1.0,  # between 0 and 2
+        "distance_5": 0.0,
+        "distance_1": 0.0,
+        "distance_held_out": 2.0,
+        "distance_5_held_out": 2.0,
+        "distance_1_held_out": 2.0,
+    }
+    judged = {
+        "confident": 0.75,
+        "confident_held_out": 0.0,
+        "rarest_class": 0.25,
+        "commonest_class": 0.75,
+        # mean 1/4 and one direction of variance: 4 (1/4)^2 + 4 (11/12)
+        "frechet": 4 / 16 + 4 * 11 / 12,
+        "frechet_train": 4.0,
+        "precision": 0.25,  # the manifold of held-out images is one point
+        "recall": 1.0,
+        "precision_train": 0.0,
+        "recall_train": 0.0,
+    }
+    expected = distances | judged | {f"other_{name}": value for name, value in judged.items()}
+    assert quality == pytest.approx(expected)
+    assert nearest_distance(samples, train).tolist() == [0.0, 0.0, 4.0, 2.0]
+
+
+def test_manifold_share_by_hand_and_against_another_implementation():
+    references = torch.tensor([[0.0], [1.0], [2.0], [10.0]])  # radii 1, 1, 1, 8
+    points = torch.tensor([[-1.0], [-1.1], [18.0], [18.1], [2.5]])
+    assert manifold_share(points, references, k=1) == pytest.approx(3 / 5)
+    generator = np.random.default_rng(0)
+    points, references = generator.normal(size=(200, 6)), 0.7 * generator.normal(size=(150, 6))
+    radii = NearestNeighbors(n_neighbors=4).fit(references).kneighbors(references)[0][:, 3]
+    covered = [(np.linalg.norm(references - x, axis=1) <= radii).any() for x in points]
+    found = manifold_share(torch.from_numpy(points), torch.from_numpy(references))
+    assert found == np.mean(covered) and 0.2 < found < 0.8
+    with pytest.raises(ValueError, match="number of references must be at least 4, got 3"):
+        manifold_share(torch.zeros(9, 2), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "weak"),
+    [
+        ({}, False),
+        ({"confident": 0.39}, True),
+        ({"frechet": 5.0}, True),
+        ({"witness_confident": 0.19}, True),
+        ({"witness_frechet": 70.0}, True),
+    ],
+)
+def test_a_denoiser_is_weak_by_either_rule_of_either_judge(changes, weak):
+    own = {"confident": 0.4, "confident_held_out": 0.8, "frechet": 4.9, "frechet_train": 0.5}
+    witness = {"confident": 0.2, "confident_held_out": 0.4, "frechet": 69.0, "frechet_train": 7.0}
+    quality = own | {f"witness_{name}": value for name, value in witness.items()}
+    assert is_weak(quality | changes) is weak
 
 
 def test_frechet_distance_of_equal_data_is_zero_up_to_rounding():

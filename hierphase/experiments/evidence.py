@@ -1,0 +1,412 @@
+"""Signs of a hierarchy, measured by one code in worlds of known structure and in images.
+
+Two judges say what class an image has: the posterior of an exact law ("exact"), and a convolutional
+network that is trained on the world, by one recipe in all of them ("cnn").
+"""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch.nn import functional
+
+from hierphase.analysis import bootstrap, signs
+from hierphase.analysis.bootstrap import Estimate
+from hierphase.analysis.representations import activations
+from hierphase.experiments import worlds
+from hierphase.experiments.base import Experiment
+from hierphase.experiments.sources import FITS, LAWS, REAL, Source, check_world, noised, open_source
+from hierphase.networks import objectives
+from hierphase.networks.classifiers import class_probabilities
+from hierphase.networks.rhm_classifier import TreeClassifier
+from hierphase.networks.training import Training, initialise, optimise
+from hierphase.runs import results
+from hierphase.seeds import derived_generator
+
+CLEAN = torch.tensor(6.0)  # ln SNR at which a posterior judges spliced images
+JUDGED_SIZE = 16  # most pixels a side that a network judges
+N_SUPERCLASSES = 4
+JUDGES = ("exact", "cnn")
+
+_LACKING = {
+    "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise",
+    "K does not fall from .9 to .1": "half-snr width-snr width-snr-per-image",
+    "two classes": "superclass-gap",
+    "a network gives no density": "log-evidence",
+    "the posterior has no layers": "auc-early-less-late",
+    "no group of six images": "coupling-near coupling-far coupling-near-kept coupling-far-kept "
+    "coupling-near-end coupling-far-end energy-ratio",
+    "no group of six images, or less than two blocks a side": "ladder-4 ladder-8 ladder-16",
+}
+#: Signs -> why one may be lacking (NaN), beside a judge that does not know the classes.
+SIGNS = {sign: reason for reason, names in _LACKING.items() for sign in names.split()}
+
+
+class Judge(NamedTuple):
+    """Who says what class an image has.
+
+    ``verdict(images)`` gives (n, C), the probability of each class, or one for the likeliest;
+    ``way_back(x_0, labels, ln_snr, generator)`` the same (k, n, C) of what comes back from noise,
+    and the levels taken; ``network`` is the judge itself, if it is one.
+    """
+
+    verdict: Callable
+    way_back: Callable
+    network: torch.nn.Module | None = None
+
+
+def exact_judge(source: Source) -> Judge:
+    """The posterior of the class under a law: no x̂0 has to be drawn."""
+
+    def seen(images, level, generator):
+        noisy = noised(images, level, generator)
+        return source.law.class_posterior(noisy, float(level.sigmoid()))
+
+    def way_back(x_0, labels, ln_snr, generator):
+        return torch.stack([seen(x_0, level, generator) for level in ln_snr]), ln_snr
+
+    return Judge(lambda images: seen(images, CLEAN, derived_generator(0)), way_back)
+
+
+def trained_judge(source: Source, steps: int, seed: int) -> Judge:
+    """A convolutional network that learns the classes of a world, by the recipe for all.
+
+    Its filters are squares that do not overlap, as in the networks of trees: others do not learn
+    the classes of a tree of three levels from as many images.
+
+    Args:
+        source: the world.
+        steps: of 128 images.
+        seed: of weights, images and their order.
+    """
+
+    class Learnt:
+        @staticmethod
+        def batch(n, generator):
+            images, labels = source.learnt(n, generator)
+            return in_squares(images), labels
+
+    generator = derived_generator(seed)
+    _, channels, n_pixels = Learnt.batch(1, generator)[0].shape
+    depth = (n_pixels.bit_length() - 1) // 2
+    network = TreeClassifier(channels, 4, depth, source.n_classes, width=256)
+    initialise(network, generator)
+    training = Training(
+        "", Learnt, TreeClassifier, objectives.classification_loss, objectives.classifier_report,
+        steps, batch_size=128, learning_rate=2e-3, ema_decay=0.99, checkpoint_every=steps,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        run = {"name": "judge", "steps": steps, "seed": seed}
+        optimise(training, run, network, Learnt, Path(folder))
+    network.eval()
+
+    def verdict(images):
+        likely = class_probabilities(network, in_squares(images)).argmax(dim=1)
+        return functional.one_hot(likely, source.n_classes).float()
+
+    def way_back(x_0, labels, ln_snr, generator):
+        back = source.back(x_0, labels, ln_snr, generator)
+        return torch.stack([verdict(x) for x in back.samples]), back.ln_snr
+
+    return Judge(verdict, way_back, network)
+
+
+def in_squares(images: torch.Tensor) -> torch.Tensor:
+    """What a :func:`trained_judge` sees: pixels (n, channels, 4^k), each square after the other.
+
+    Images are framed, and squares averaged of those with more than :data:`JUDGED_SIZE` a side.
+    """
+    images = in_frame(images)
+    side = min(images.shape[-1], JUDGED_SIZE)
+    images, k = functional.adaptive_avg_pool2d(images, side), side.bit_length() - 1
+    halves = images.view(*images.shape[:2], *[2] * (2 * k))
+    order = [axis for level in range(2, k + 2) for axis in (level, level + k)]
+    return halves.permute(0, 1, *order).flatten(2)
+
+
+def in_frame(images: torch.Tensor) -> torch.Tensor:
+    """Images with a frame of -1 that makes their side the next power of two."""
+    frame = (1 << (images.shape[-1] - 1).bit_length()) - images.shape[-1]
+    return functional.pad(images, (frame // 2,) * 4, value=-1.0)
+
+
+_SIZES = {
+    "n_redraws": 20, "n_judged": 1, "judge_steps": 2000, "n_images": 100, "n_noises": 10,
+    "n_levels": 17, "n_reversals": 1150, "num_inference_steps": 100, "seed": 0,
+}  # fmt: skip
+#: Preset -> the parameters of :class:`Evidence`.
+PRESETS = {"laws": _SIZES | {"worlds": list(LAWS), "judge_steps": 4000}}
+for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
+    _judged = [f"{kind}-{_data}" for kind in ("fields", "flat", "clusters-20")]
+    _more = [f"{kind}-{_data}" for kind in FITS if f"{kind}-{_data}" not in _judged]
+    _real = [name + REAL for name in _judged if _data in worlds.DATASETS]
+    PRESETS[f"fits-{_data}"] = _SIZES | {"worlds": _judged}
+    PRESETS[f"more-fits-{_data}"] = _SIZES | {"worlds": _more + _real, "n_judged": 0}
+for _data in ("digits", "mnist", "fashion-mnist", "cifar10-8", "cifar10-16"):
+    _few = {"worlds": [_data], "n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
+    PRESETS[_data] = _SIZES | _few
+PRESETS["digits"] |= {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
+
+
+class Evidence(Experiment):
+    """All signs of a few worlds, each redrawn several times.
+
+    Args:
+        parameters: ``worlds`` by name (:func:`~hierphase.experiments.sources.open_source`);
+            ``n_redraws`` of each; in the first ``n_judged`` of them a network judges too, after
+            ``judge_steps`` of training; K is read off ``n_images`` x_0 with ``n_noises`` each, at
+            ``n_levels`` over its fall; ``n_reversals`` at K = .5, and from pure noise;
+            ``num_inference_steps`` of the networks that denoise; ``seed``.
+
+    Raises:
+        ValueError: a bad parameter, an unknown world.
+    """
+
+    presets: ClassVar = PRESETS
+    least: ClassVar = {
+        "n_redraws": 1, "n_judged": 0, "judge_steps": 1, "n_images": 2, "n_noises": 1,
+        "n_levels": 5, "n_reversals": 2, "num_inference_steps": 1, "seed": 0,
+    }  # fmt: skip
+    padded = ("value", "low", "high")
+
+    def __len__(self) -> int:
+        return len(self.parameters["worlds"]) * self.parameters["n_redraws"]
+
+    def check(self) -> None:
+        """As of the base: also that all worlds are known, and what they need is there."""
+        for name in self.parameters["worlds"]:
+            check_world(name)
+
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """All signs of one redraw of one world.
+
+        Args:
+            i: worlds first, their redraws in turn.
+            prepared: not used.
+
+        Returns:
+            ``value``, ``low`` and ``high`` (sign, judge).
+        """
+        redraw, seed = i % self.parameters["n_redraws"], self.parameters["seed"]
+        name = self.parameters["worlds"][i // self.parameters["n_redraws"]]
+        source = open_source(name, redraw, seed, self.parameters["num_inference_steps"])
+        judges = {"exact": exact_judge(source)} if source.law else {}
+        if redraw < self.parameters["n_judged"]:
+            own = derived_generator(seed, redraw, 1).initial_seed()
+            judges["cnn"] = trained_judge(source, self.parameters["judge_steps"], own)
+        found = {}
+        for judge in judges:
+            generator = derived_generator(seed, redraw, 2)
+            found[judge] = all_signs(source, judges[judge], self.parameters, generator)
+        lacking = Estimate(np.nan, np.nan, np.nan)
+        numbers = [
+            [found.get(judge, {}).get(sign) or lacking for judge in JUDGES] for sign in SIGNS
+        ]
+        measured = {
+            part: (("sign", "judge"), [[getattr(x, part) for x in row] for row in numbers])
+            for part in ("value", "low", "high")
+        }
+        return xr.Dataset(measured, {"sign": list(SIGNS), "judge": list(JUDGES)})
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """Each world's mean over its redraws, with 95% intervals; the redraws themselves stay.
+
+        The standard error of the mean is that of the redraws where there are five or more, else it
+        comes from the intervals of each.
+
+        Returns:
+            ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (world, redraw, ...).
+        """
+        shape = len(self.parameters["worlds"]), self.parameters["n_redraws"]
+        value, low, high = (
+            merged[part].values.reshape(*shape, *merged[part].shape[1:])
+            for part in ("value", "low", "high")
+        )
+        n = np.isfinite(value).sum(axis=1)
+        with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
+            mean, spread = np.nanmean(value, axis=1), np.nanstd(value, axis=1, ddof=1)
+            own = np.sqrt(np.nanmean(((high - low) / 2) ** 2, axis=1) / n)
+            over = spread * stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
+        margin, dimensions = np.where(n >= 5, over, own), ("world", "sign", "judge")
+        return xr.Dataset(
+            {
+                "value": (dimensions, mean),
+                "low": (dimensions, mean - margin),
+                "high": (dimensions, mean + margin),
+                "redraws": (("world", "redraw", "sign", "judge"), value),
+            },
+            {name: merged[name] for name in ("sign", "judge")}
+            | {"world": self.parameters["worlds"]},
+            {"reasons": json.dumps(SIGNS)},
+        )
+
+
+#: Worlds, also within the names of fits -> the same at half the resolution.
+COARSER = {"tree-3": "tree-3-half", "tree-3-half": "tree-3-quarter", "cifar10-16": "cifar10-8"}
+
+
+class Signs(Experiment):
+    """The signs of all worlds in one table, and the one that compares two of them.
+
+    Args:
+        parameters: ``sources``, the presets of :class:`Evidence` whose stored results it holds.
+
+    Raises:
+        ValueError: a result that is not there.
+    """
+
+    presets: ClassVar = {"signs": {"sources": [name for name in PRESETS if name != "cifar10-32"]}}
+    padded = Evidence.padded
+
+    def __len__(self) -> int:
+        return 1
+
+    def files(self):
+        """As of the base."""
+        names = self.parameters["sources"]
+        return {"sources": {name: results.result_path("evidence", name) for name in names}}
+
+    def measure_unit(self, i, prepared):
+        """The table (world, sign, judge): ``value``, ``low`` and ``high``."""
+        parts = [results.read(path)[list(self.padded)] for path in self.files()["sources"].values()]
+        return xr.concat(parts, "world", join="exact", combine_attrs="drop")
+
+    def finish(self, merged):
+        """The table with ``width-resolution``: what half the resolution adds to the width."""
+        table = merged.isel(unit=0, drop=True)
+        width = table.sel(sign="width-snr")
+        gain = xr.full_like(width, np.nan).assign_coords(sign="width-resolution")
+        for name in table.world.values:
+            fine = next((end for end in COARSER if name == end or name.endswith(f"-{end}")), "")
+            coarse = name.removesuffix(fine) + COARSER.get(fine, "")
+            if fine and coarse in table.world:
+                a, b = width.sel(world=name), width.sel(world=coarse)
+                value = b.value - a.value
+                margin = np.hypot(a.high - a.low, b.high - b.low) / 2
+                gain.value.loc[{"world": name}] = value
+                gain.low.loc[{"world": name}] = value - margin
+                gain.high.loc[{"world": name}] = value + margin
+        table = xr.concat([table, gain], "sign", join="exact")
+        return table.assign_attrs(reasons=json.dumps(SIGNS))
+
+
+def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str, Estimate | None]:
+    """The signs of one world as one judge sees it; None where it has no such sign.
+
+    Args:
+        source: the world.
+        judge: who says what classes there are before and after.
+        sizes: parameters of :class:`Evidence`.
+        generator: of all that is drawn.
+    """
+    x_0, given = source.starts(sizes["n_images"], generator)
+    verdict = judge.verdict(x_0)
+    labels = given if judge.network is None else verdict.argmax(dim=1)
+    right = (verdict.argmax(dim=1) == given).double().numpy()
+    found = {"judge-accuracy": bootstrap.function_of_mean(lambda mean: mean, right)}
+
+    if judge.network is None:
+        originals, _ = (source.originals or source.starts)(sizes["n_images"], generator)
+        noisy = noised(originals, CLEAN, generator)
+        evidence = source.law.log_evidence(noisy, float(CLEAN.sigmoid())).numpy()
+        found["log-evidence"] = bootstrap.function_of_mean(lambda mean: mean, evidence)
+
+    def curves(levels, n_noises):
+        rows = x_0.repeat(n_noises, 1, 1, 1), given.repeat(n_noises)
+        seen, taken = judge.way_back(*rows, torch.as_tensor(levels), generator)
+        taken, at = np.unique(taken.numpy(), return_index=True)
+        return taken, seen[at].unflatten(1, (n_noises, -1)).mean(dim=1).transpose(0, 1)
+
+    # K over the whole range, then closely where it falls
+    levels, posterior = curves(np.arange(-10.0, 10.0), 1)
+    k = signs.order_parameter(posterior, labels).mean(axis=0)
+    first, last = (k > 0.05).argmax(), len(k) - (k[::-1] < 0.95).argmax()
+    ends = levels[[max(first - 1, 0), min(last, len(k) - 1)]]
+    levels, posterior = curves(np.linspace(*ends, sizes["n_levels"]), sizes["n_noises"])
+    k = signs.order_parameter(posterior, labels)
+    found["half-snr"] = signs.of_mean_curve(lambda k: signs.crossing(levels, k, 0.5), k)
+    found["width-snr"] = signs.of_mean_curve(lambda k: signs.width(levels, k), k)
+    per_image, _ = signs.width_per_image(levels, k)
+    found["width-snr-per-image"] = per_image if np.isfinite(per_image.high) else None
+    if found["half-snr"] is None:
+        return found
+    if source.n_classes > 2:
+        found["superclass-gap"] = _superclass_gap(source, posterior, labels, levels, generator)
+
+    x_0, given = source.starts(sizes["n_reversals"], generator)
+    starts = torch.tensor([found["half-snr"].value, -torch.inf])
+    back = source.back(x_0, given, starts, generator)
+    old, new = given, back.classes
+    if judge.network is not None:
+        old, *new = (judge.verdict(x).argmax(dim=1) for x in (x_0, *back.samples))
+    for sampled, after, end in zip(back.samples, new, ("", "-end"), strict=True):
+        found |= _pair_signs(x_0, sampled, old, after, judge.network, end)
+    several = torch.bincount(old)[old] > 1  # of its class, as the judge sees it
+    x_0, old, (height, width) = x_0[several], old[several], x_0.shape[2:]
+    losses = []
+    for squares in ([(height, width // 2), (height // 2, width)], [(4, 4)]):
+        masks = torch.cat([signs.checkerboards(height, width, *square) for square in squares])
+        verdicts = [judge.verdict(x) for x in signs.spliced(x_0, old, masks, generator)]
+        losses.append(signs.splice_loss(torch.stack(verdicts), old))
+    rise = losses[1].value - losses[0].value
+    margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
+    rise = Estimate(rise, rise - margin, rise + margin)
+    return found | {"splice-loss": losses[0], "splice-rise": rise}
+
+
+def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
+    """How much longer real super-classes are kept than random groups of classes."""
+    images, own = source.learnt(5000, generator)
+    groups = signs.superclasses(images, own, N_SUPERCLASSES)
+    orders = [torch.randperm(len(groups), generator=generator) for _ in range(20)]
+    all_groups = [groups, *(groups[order] for order in orders)]
+    k = np.stack([signs.order_parameter(posterior, labels, own) for own in all_groups], axis=1)
+
+    def gap(curves):
+        half = signs.crossing(levels, curves, 0.5)
+        return half[:, 1:].mean(axis=1) - half[:, 0]
+
+    return signs.of_mean_curve(gap, k)
+
+
+def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
+    """What x_0 and x̂0 show, at K = .5 (``end`` is empty) or from pure noise."""
+    found, changed = {}, old != new
+    sizes = [
+        torch.bincount((100 * old + new)[rows], minlength=1).max() for rows in (changed, ~changed)
+    ]
+    if sizes[0] >= 2:
+        pixels = signs.similarity_auc(x_0, sampled, old, new)
+        found[f"auc-pixels{end}"] = signs.ratio(pixels)
+    if sizes[0] >= 2 and not end:
+        parts = signs.similarity_auc(x_0, sampled, old, new, block=4)
+        both = [part - [0.5, 0] * part[:, 1:] for part in (parts, pixels)]
+        found["auc-parts-over-whole"] = signs.ratio(both[0], over=both[1])
+    if sizes[0] >= 2 and network and not end:
+        layers = ["layers.0.relu", "logits"]
+        before, after = (activations(network, in_squares(x), layers) for x in (x_0, sampled))
+        early, late = (signs.similarity_auc(before[x], after[x], old, new) for x in layers)
+        early[:, 0] -= late[:, 0]
+        found["auc-early-less-late"] = signs.ratio(early)
+    if sizes[0] >= 6:
+        coupled = signs.couplings(x_0, sampled, old, new)
+        near, far = (signs.ratio(coupled[:, i]) for i in range(2))
+        found |= {f"coupling-near{end}": near, f"coupling-far{end}": far}
+        framed = [in_frame(x) for x in (x_0, sampled)]
+        for block in (4, 8, 16) if not end else ():
+            if 2 * block <= framed[0].shape[-1]:
+                rung = signs.coupling_ladder(*framed, old, new, [block])
+                found[f"ladder-{block}"] = Estimate(*(float(x[0]) for x in vars(rung).values()))
+    if min(sizes) >= 6 and not end:
+        kept = signs.couplings(x_0, sampled, old, new, kept=True)
+        near, far = (signs.ratio(kept[:, i]) for i in range(2))
+        found |= {"coupling-near-kept": near, "coupling-far-kept": far}
+        found["energy-ratio"] = signs.ratio(coupled[:, 2], over=kept[:, 2])
+    return found

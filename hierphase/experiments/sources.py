@@ -1,0 +1,185 @@
+"""Worlds of the evidence, by name: labelled x_0, and their way back from any noise level.
+
+Those with an exact posterior are laws: trees and chains as images
+(:mod:`hierphase.rhm.symbol_images`), and mixtures that are fitted to these or to a data set
+(:mod:`hierphase.analysis.gaussian_mixture`). Real images are denoised by a trained network.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from hierphase.analysis.gaussian_field import power_law_classes
+from hierphase.analysis.gaussian_mixture import GaussianMixture
+from hierphase.checks import check_known
+from hierphase.experiments import worlds
+from hierphase.experiments.images import PRESETS
+from hierphase.rhm.symbol_images import ChainSymbols, SymbolImages, tree_images
+from hierphase.seeds import derived_generator
+
+#: Images to which a mixture is fitted, or as many as a data set has.
+N_FITTED = 50_000
+
+
+def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolImages:
+    """Images like those of trees of L = 3, of symbols in a Markov chain along the leaves.
+
+    Args:
+        seed: of colours, patterns and chances.
+        kept: 0 gives each class a table of its own of the three symbols that may follow each;
+            otherwise there is no chain, and each leaf with this probability the symbol that its
+            class has there.
+        pattern: positive, there is one table for all classes, and what tells them apart is a
+            pattern of each, white noise of this standard deviation.
+    """
+    tree, generator = tree_images(3, seed), derived_generator(seed, 1)
+    _, _, sites, v, *patch = tree.means.shape
+    classes = 1 if pattern else tree.n_classes
+    if kept:
+        own = torch.randint(v, (classes, sites, 1), generator=generator).expand(-1, -1, v)
+        favoured, share = functional.one_hot(own, v), kept
+    else:
+        ranks = torch.rand(classes, 1, v, v, generator=generator).argsort(dim=-1)
+        favoured, share = (ranks < 3).expand(-1, sites, -1, -1) / 3, 0.99
+    chances = share * favoured.double() + (1 - share) / v
+    kinds = tree.n_classes if pattern else 1
+    patterns = pattern * torch.randn(kinds, 1, sites, 1, *patch, generator=generator)
+    return SymbolImages(ChainSymbols(chances), tree.means + patterns, tree.texture)
+
+
+#: Trees as images: name -> law, given a seed of rules and colours.
+TREES = {
+    **{f"tree-{L}": partial(tree_images, L) for L in (1, 2, 3)},
+    **{f"tree-{L}-rough": partial(tree_images, L, texture=0.5) for L in (2, 3)},
+    "tree-3-contrast": partial(tree_images, 3, contrast=0.3),
+    "tree-3-half": partial(tree_images, 3, coarse=2),
+    "tree-3-quarter": partial(tree_images, 3, coarse=4),
+}
+#: All laws that are not fitted to images.
+LAWS = TREES | {
+    "star": partial(chain_images, kept=0.3),
+    "chain": chain_images,
+    "chainmean": partial(chain_images, pattern=0.1),
+    "power-law-2": lambda seed: power_law_classes(2.0),
+    "power-law-3": lambda seed: power_law_classes(3.0),
+}
+#: What is fitted to the images of another world: Gaussians of one covariance, one Gaussian a
+#: class, several a class.
+FITS = {"fields": {"shared": True}, "flat": {}}
+for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the images of a cluster bear
+    FITS[f"clusters-{_k}"] = {"clusters": _k, "rank": _rank}
+FULL_RANK = 1000  # numbers of an image, beyond which covariances are of rank 600
+REAL = "-real"  # ends the name of a fit that is given images of the data set for x_0
+
+
+class Source(NamedTuple):
+    """A world in which what can be drawn is drawn: rules, colours, the images it is fitted to.
+
+    ``starts(n, generator)`` gives x_0 (n, channels, height, width) and labels (n,), at most as many
+    as there are; ``back(x_0, labels, ln_snr, generator)`` of levels (k,) what
+    :class:`~hierphase.experiments.worlds.Denoised` holds; ``learnt(n, generator)`` images and
+    labels to learn from, at most as many as there are. ``law`` is the exact one, or None;
+    ``originals`` are ``starts`` of what it is fitted to, if it is fitted.
+    """
+
+    starts: Callable
+    back: Callable
+    learnt: Callable
+    n_classes: int
+    law: Any = None
+    originals: Callable | None = None
+
+
+def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> Source:
+    """A world by name.
+
+    Args:
+        name: of :data:`LAWS`; a data set with a preset of the image experiment; either after one of
+            :data:`FITS` and a hyphen, or such a fit of a data set before :data:`REAL`.
+        redraw: of all that is random; of real images another part of those held out.
+        seed: of all redraws.
+        num_inference_steps: of the networks.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name in LAWS:
+        return of_law(LAWS[name](seed=seed + redraw))
+    if name in worlds.DATASETS:
+        return _of_network(name, redraw, num_inference_steps)
+    kind, data = check_world(name)
+    generator = derived_generator(seed, redraw)
+    original = open_source(data, redraw, seed, num_inference_steps)
+    images, labels = original.learnt(N_FITTED, generator)
+    rank = {"rank": 600} if images[0].numel() > FULL_RANK else {}
+    options = rank | FITS[kind] | {"seed": seed + redraw}
+    source = of_law(GaussianMixture.fitted(images, labels, **options))
+    source = source._replace(originals=original.starts)
+    return source._replace(starts=_held_out(data, redraw)) if name.endswith(REAL) else source
+
+
+def check_world(name: str) -> tuple[str, str]:
+    """What is fitted (nothing: empty), and to which world; a ValueError for an unknown one."""
+    kind = max((kind for kind in FITS if name.startswith(f"{kind}-")), key=len, default="")
+    data = name.removeprefix(f"{kind}-").removesuffix(REAL if kind else "")
+    known = worlds.DATASETS if name.endswith(REAL) else worlds.DATASETS | LAWS
+    check_known("world", data, known)
+    return kind, data
+
+
+def of_law(law) -> Source:
+    """The source of a law: classes equally likely, and draws from the exact posterior."""
+
+    def starts(n, generator):
+        labels = torch.arange(n) % law.n_classes
+        return law.draw(labels, generator), labels
+
+    def back(x_0, labels, ln_snr, generator):
+        found = [
+            law.denoised(noised(x_0, level, generator), level.sigmoid(), generator)
+            for level in ln_snr
+        ]
+        samples, classes = map(torch.stack, zip(*found, strict=True))
+        return worlds.Denoised(samples, classes=classes, ln_snr=ln_snr)
+
+    return Source(starts, back, starts, law.n_classes, law)
+
+
+def noised(x_0: torch.Tensor, ln_snr: torch.Tensor, generator) -> torch.Tensor:
+    """x_t of x_0 at a level, float32."""
+    alpha_bar = ln_snr.double().sigmoid()
+    z = torch.randn(x_0.shape, generator=generator)
+    return (alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * z).float()
+
+
+def _held_out(name: str, redraw: int) -> Callable:
+    """``starts`` of images of a data set that were held out, each redraw others."""
+    data = worlds.DATASETS[name]()
+
+    def starts(n, generator):
+        rows = slice(redraw * n, (redraw + 1) * n)
+        return data.test_images[rows], data.test_labels[rows]
+
+    return starts
+
+
+def _of_network(name: str, redraw: int, num_inference_steps: int) -> Source:
+    changes = {"num_inference_steps": num_inference_steps, "n_per_class": 1}
+    data, parameters = worlds.DATASETS[name](), PRESETS[name] | changes
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def back(x_0, labels, ln_snr, generator):
+        world = worlds.trained_world(parameters, device)
+        numbers = torch.randint(2**63 - 1, (len(x_0),), generator=generator).tolist()
+        generators = [derived_generator(number) for number in numbers]
+        return world.denoised([x_0, labels], ln_snr.tolist(), generators)
+
+    def learnt(n, generator):
+        n_images = len(data.train_images)
+        rows = torch.randint(n_images, (min(n, n_images),), generator=generator)
+        return data.train_images[rows], data.train_labels[rows]
+
+    return Source(_held_out(name, redraw), back, learnt, len(data.class_names))
