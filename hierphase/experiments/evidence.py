@@ -16,6 +16,7 @@ from scipy import stats
 from hierphase.analysis import bootstrap, signs
 from hierphase.analysis.bootstrap import Estimate
 from hierphase.analysis.representations import activations
+from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.judges import (
@@ -90,9 +91,14 @@ class Evidence(Experiment):
         return len(self.parameters["worlds"]) * self.parameters["n_redraws"]
 
     def check(self) -> None:
-        """As of the base: also that all worlds are known, and what they need is there."""
+        """As of the base: also that all worlds are known."""
         for name in self.parameters["worlds"]:
             check_world(name)
+
+    def files(self):
+        """As of the base: those of the denoisers of real images."""
+        names = [name for name in self.parameters["worlds"] if name in worlds.DATASETS]
+        return {name: model_files(worlds.stored_model(name)) for name in names}
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """All signs of one redraw of one world.

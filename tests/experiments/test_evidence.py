@@ -95,6 +95,16 @@ def test_unknown_worlds_are_refused(world, message):
         one.check()
 
 
+def test_the_key_of_real_images_is_that_of_their_denoiser():
+    digits, law = (Evidence(evidence.PRESETS[preset]) for preset in ("digits", "laws"))
+    names = [path.name for path in digits.files()["digits"].values()]
+    assert "diffusion_pytorch_model.safetensors" in names
+    assert law.files() == {}
+    absent = Evidence(evidence.PRESETS["digits"] | {"worlds": ["cifar10-32"]})
+    with pytest.raises(FileNotFoundError, match="hierphase train cifar10-32"):
+        absent.fingerprint()
+
+
 def test_a_judge_sees_one_square_after_the_other():
     image = torch.arange(64.0).view(1, 1, 8, 8)
     seen = judges.in_squares(image)[0, 0].tolist()
