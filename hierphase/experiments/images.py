@@ -119,9 +119,7 @@ class ImageExperiment(Experiment):
 
     presets = PRESETS
     unit_dimensions = ("image", "shown")
-    _positive = ("n_per_class", "n_times", "num_inference_steps", "batch_size")
-    least: ClassVar = dict.fromkeys(_positive, 1) | {"seed": 0, "n_shown": 0}
-
+    least: ClassVar = {"n_shown": 0}
     choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 
     def __init__(self, parameters: dict):

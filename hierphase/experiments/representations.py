@@ -80,8 +80,7 @@ class ProbeExperiment(Experiment):
     """
 
     presets = PRESETS
-    least: ClassVar = {"n_blocks": 1, "block": 1, "seed": 0, "n_decoding": 0}
-
+    least: ClassVar = {"n_decoding": 0}
     choices: ClassVar = {"process": ("epsilon", "gaussian")}
 
     def __init__(self, parameters: dict):
