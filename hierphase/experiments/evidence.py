@@ -284,12 +284,12 @@ def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
         found["auc-early-less-late"] = signs.ratio(early)
     if in_group < 6:
         return found
-    both = not end and old[old == new].bincount(minlength=1).max() >= 6
-    for kept in (False, True)[: 1 + both]:
+    with_kept = not end and old[old == new].bincount(minlength=1).max() >= 6
+    for kept in (False, True)[: 1 + with_kept]:
         coupled[kept] = signs.couplings(*pairs, kept=kept)
         for i, name in enumerate(("near", "far")):
             found[f"coupling-{name}{'-kept' * kept}{end}"] = signs.ratio(coupled[kept][:, i])
-    if both:
+    if with_kept:
         found["energy-ratio"] = signs.ratio(coupled[False][:, 2], over=coupled[True][:, 2])
     framed = [judges.in_frame(x) for x in (x_0, sampled)]
     for block in (4, 8, 16) if not end else ():
