@@ -191,9 +191,8 @@ class DenoiserExperiment(Experiment):
         }
 
     def _denoised(self, model, x_0, times, stream: int) -> torch.Tensor:
-        generators = [
-            derived_generator(self.parameters["seed"], stream, i) for i in range(len(x_0))
-        ]
+        seed = self.parameters["seed"]
+        generators = [derived_generator(seed, stream, i) for i in range(len(x_0))]
         pipeline = ForwardBackwardPipeline(model, self.scheduler)
         steps, batch_size = self.parameters["num_inference_steps"], self.parameters["batch_size"]
         return pipeline(x_0, list(times), steps, generators, batch_size).samples

@@ -26,7 +26,7 @@ from functools import cached_property
 
 import torch
 
-from hierphase.checks import check_memory, positive_integer, unknown
+from hierphase.checks import check_known, check_memory, positive_integer
 from hierphase.rhm.belief_propagation_numba import FUSED, one_thread
 from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
@@ -69,8 +69,7 @@ class BeliefPropagation:
     def __post_init__(self):
         if not isinstance(self.rhm, RandomHierarchyModel):
             raise ValueError(f"rhm must be a RandomHierarchyModel, got {self.rhm!r}")
-        if self.backend not in (None, *BACKENDS):
-            raise ValueError(unknown("backend", self.backend, list(BACKENDS)))
+        check_known("backend", self.backend or "numba", BACKENDS)
 
     @one_thread()
     def __call__(self, beliefs: torch.Tensor, log: bool = False) -> "Posterior":
