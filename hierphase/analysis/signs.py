@@ -245,31 +245,27 @@ def couplings(
 
 
 def coupling_ladder(
-    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, blocks, kept=False, confidence=0.95
+    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, block: int, confidence=0.95
 ) -> bootstrap.Estimate:
     """How much more near blocks change together than far ones, in units of a block itself.
 
-    (R near - R far) / R of a block with itself, of larger and larger blocks. Images of a tree have
-    one rung for each level between leaves and class, whatever texture and contrast: about .35, .14,
-    0 for three levels, from the leaves on, and .3, 0 for two. What changes as a whole, as clusters
-    do, couples far blocks as much as near ones; a chain has one low rung. Where nothing couples it
-    is a ratio of noises: read it beside R.
+    (R near - R far) / R of a block with itself, one rung; larger and larger blocks make a ladder.
+    Images of a tree have one rung for each level between leaves and class, whatever texture and
+    contrast: about .35, .14, 0 for three levels, from the leaves on, and .3, 0 for two. What
+    changes as a whole, as clusters do, couples far blocks as much as near ones; a chain has one low
+    rung. Where nothing couples it is a ratio of noises: read it beside R.
 
     Args:
-        x0, sampled, old, new, kept: as of :func:`couplings`.
-        blocks: pixels a side, e.g. (4, 8, 16).
+        x0, sampled, old, new, block: as of :func:`couplings`.
         confidence: of the interval, by resampling groups.
-
-    Returns:
-        (n_blocks,).
     """
-    scales = [couplings(x0, sampled, old, new, kept, block) for block in blocks]
 
     def excess(mean):
         near, far, _, own = np.moveaxis(_quotient(mean), -1, 0)
         return (near - far) / own
 
-    return bootstrap.function_of_mean(excess, np.stack(scales, axis=1), confidence)
+    groups = couplings(x0, sampled, old, new, block=block)
+    return bootstrap.function_of_mean(excess, groups, confidence)
 
 
 def checkerboards(height: int, width: int, rows: int, columns: int) -> Tensor:

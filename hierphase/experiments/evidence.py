@@ -294,6 +294,5 @@ def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
     framed = [judges.in_frame(x) for x in (x_0, sampled)]
     for block in (4, 8, 16) if not end else ():
         if 2 * block <= framed[0].shape[-1]:
-            rung = signs.coupling_ladder(*framed, old, new, [block])
-            found[f"ladder-{block}"] = Estimate(*(float(x[0]) for x in vars(rung).values()))
+            found[f"ladder-{block}"] = signs.coupling_ladder(*framed, old, new, block)
     return found
