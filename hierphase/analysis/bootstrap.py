@@ -204,12 +204,17 @@ def function_of_mean(function: Callable, values, confidence=0.95, n_resamples=50
     Raises:
         ValueError: no images, or confidence outside (0, 1).
     """
+    return percentile_estimate(*resampled_function(function, values, n_resamples), confidence)
+
+
+def resampled_function(function: Callable, values, n_resamples=2000, seed=0) -> tuple:
+    """A function of the mean over images, and of resamples; see :func:`function_of_mean`."""
     check_shape("values", values, "n ...")
 
     def of_means(weights):
         return function(np.tensordot(weights, values, axes=1) / len(values))
 
-    return percentile_estimate(*bootstrap(of_means, len(values), n_resamples), confidence)
+    return bootstrap(of_means, len(values), n_resamples, seed)
 
 
 def _numbers(values) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import minimize
 
-from hierphase.checks import check_finite, check_shape, increasing, positive_integer
+from hierphase.checks import check_finite, check_shape, increasing
 
 
 def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -26,7 +26,6 @@ def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     check_shape("x", x, "n")
     check_shape("y", y, "...", *x.shape)
-    positive_integer("the number of points", len(x), minimum=2)
     _check_positive(x=x, y=y)
     if np.ptp(x) == 0:
         raise ValueError(f"x must hold two different numbers, got {x[0]:g} alone")

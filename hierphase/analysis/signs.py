@@ -88,11 +88,7 @@ def of_mean_curve(function, k, confidence=0.95) -> bootstrap.Estimate | None:
         >>> print(f"{signs.of_mean_curve(lambda k: signs.crossing(ln_snr, k, 0.5), k):.1f}")
         0.0 (-0.1 to 0.2)
     """
-
-    def of_means(weights):
-        return function(np.tensordot(weights, k, axes=1) / len(k))
-
-    return bootstrap.estimate_if_found(*bootstrap.bootstrap(of_means, len(k)), confidence)
+    return bootstrap.estimate_if_found(*bootstrap.resampled_function(function, k), confidence)
 
 
 def width_per_image(ln_snr, k, confidence=0.95) -> tuple[bootstrap.Estimate, float]:
@@ -141,15 +137,11 @@ def ratio(contributions, over=None, confidence=0.95) -> bootstrap.Estimate:
         over: likewise, of other groups, whose ratio it is divided by: energies of kept images.
         confidence: of the interval.
     """
-
-    def resampled(parts, seed):
-        sums = bootstrap.bootstrap(lambda w: np.tensordot(w, parts, axes=1), len(parts), seed=seed)
-        return [part[..., 0] / part[..., 1] for part in sums]
-
-    found = resampled(contributions, 0)
+    value, draws = bootstrap.resampled_function(_quotient, contributions)
     if over is not None:
-        found = [a / b for a, b in zip(found, resampled(over, 1), strict=True)]
-    return bootstrap.percentile_estimate(*found, confidence)
+        other, of_other = bootstrap.resampled_function(_quotient, over, seed=1)
+        value, draws = value / other, draws / of_other
+    return bootstrap.percentile_estimate(value, draws, confidence)
 
 
 def similarity_auc(
@@ -253,31 +245,27 @@ def couplings(
 
 
 def coupling_ladder(
-    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, blocks, kept=False, confidence=0.95
+    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, block: int, confidence=0.95
 ) -> bootstrap.Estimate:
     """How much more near blocks change together than far ones, in units of a block itself.
 
-    (R near - R far) / R of a block with itself, of larger and larger blocks. Images of a tree have
-    one rung for each level between leaves and class, whatever texture and contrast: about .35, .14,
-    0 for three levels, from the leaves on, and .3, 0 for two. What changes as a whole, as clusters
-    do, couples far blocks as much as near ones; a chain has one low rung. Where nothing couples it
-    is a ratio of noises: read it beside R.
+    (R near - R far) / R of a block with itself, one rung; larger and larger blocks make a ladder.
+    Images of a tree have one rung for each level between leaves and class, whatever texture and
+    contrast: about .35, .14, 0 for three levels, from the leaves on, and .3, 0 for two. What
+    changes as a whole, as clusters do, couples far blocks as much as near ones; a chain has one low
+    rung. Where nothing couples it is a ratio of noises: read it beside R.
 
     Args:
-        x0, sampled, old, new, kept: as of :func:`couplings`.
-        blocks: pixels a side, e.g. (4, 8, 16).
+        x0, sampled, old, new, block: as of :func:`couplings`.
         confidence: of the interval, by resampling groups.
-
-    Returns:
-        (n_blocks,).
     """
-    scales = [couplings(x0, sampled, old, new, kept, block) for block in blocks]
 
     def excess(mean):
-        near, far, _, own = np.moveaxis(mean[..., 0] / mean[..., 1], -1, 0)
+        near, far, _, own = np.moveaxis(_quotient(mean), -1, 0)
         return (near - far) / own
 
-    return bootstrap.function_of_mean(excess, np.stack(scales, axis=1), confidence)
+    groups = couplings(x0, sampled, old, new, block=block)
+    return bootstrap.function_of_mean(excess, groups, confidence)
 
 
 def checkerboards(height: int, width: int, rows: int, columns: int) -> Tensor:
@@ -323,6 +311,10 @@ def splice_loss(posterior: Tensor, labels: Tensor, confidence=0.95) -> bootstrap
     check_shape("posterior", posterior, "k", len(labels), "C")
     lost = 1 - posterior[:, torch.arange(len(labels)), labels].double().mean(dim=0)
     return bootstrap.function_of_mean(lambda mean: mean, lost.numpy(), confidence)
+
+
+def _quotient(parts):
+    return parts[..., 0] / parts[..., 1]
 
 
 def _blocks(images, block) -> Tensor:

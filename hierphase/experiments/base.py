@@ -27,7 +27,8 @@ class Experiment:
 
     Attributes:
         presets: name of each preset -> its parameters.
-        least: name of each integer parameter -> the smallest value that it may have.
+        least: name of an integer parameter -> the smallest value that it may have, where not 1 (or
+            0, of a seed).
         most: of some of these the largest.
         choices: name of a parameter -> the names that it may be.
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
@@ -47,12 +48,13 @@ class Experiment:
         missing, extra = expected - parameters.keys(), parameters.keys() - expected
         if missing or extra:
             raise ValueError(f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}")
+        least = {"seed": 0} | self.least
         for name, value in parameters.items():
             kinds = {type(preset[name]).__name__ for preset in self.presets.values()}
             if type(value).__name__ not in kinds | ({"int"} if "float" in kinds else set()):
                 raise ValueError(f"{name} must be of type {' or '.join(kinds)}, got {value!r}")
-        for name, minimum in self.least.items():
-            positive_integer(name, parameters[name], minimum, self.most.get(name))
+            if kinds == {"int"}:
+                positive_integer(name, value, least.get(name, 1), self.most.get(name))
         for name, known in self.choices.items():
             check_known(name, parameters[name], known)
         self.parameters = {key: plain(f"parameter {key}", parameters[key]) for key in parameters}

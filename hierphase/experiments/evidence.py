@@ -17,16 +17,8 @@ from hierphase.analysis import bootstrap, signs
 from hierphase.analysis.bootstrap import Estimate
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
-from hierphase.experiments import worlds
+from hierphase.experiments import judges, worlds
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.judges import (
-    CLEAN,
-    Judge,
-    exact_judge,
-    in_frame,
-    in_squares,
-    trained_judge,
-)
 from hierphase.experiments.sources import FITS, LAWS, REAL, Source, check_world, noised, open_source
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
@@ -81,10 +73,7 @@ class Evidence(Experiment):
     """
 
     presets: ClassVar = PRESETS
-    least: ClassVar = {
-        "n_redraws": 1, "n_judged": 0, "judge_steps": 1, "n_images": 2, "n_noises": 1,
-        "n_levels": 5, "n_reversals": 2, "num_inference_steps": 1, "seed": 0,
-    }  # fmt: skip
+    least: ClassVar = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
     padded = ("value", "low", "high")
 
     def __len__(self) -> int:
@@ -113,23 +102,19 @@ class Evidence(Experiment):
         redraw, seed = i % self.parameters["n_redraws"], self.parameters["seed"]
         name = self.parameters["worlds"][i // self.parameters["n_redraws"]]
         source = open_source(name, redraw, seed, self.parameters["num_inference_steps"])
-        judges = {"exact": exact_judge(source)} if source.law else {}
+        present = {"exact": judges.exact_judge(source)} if source.law else {}
         if redraw < self.parameters["n_judged"]:
             own = derived_generator(seed, redraw, 1).initial_seed()
-            judges["cnn"] = trained_judge(source, self.parameters["judge_steps"], own)
-        found = {}
-        for judge in judges:
-            generator = derived_generator(seed, redraw, 2)
-            found[judge] = all_signs(source, judges[judge], self.parameters, generator)
-        lacking = Estimate(np.nan, np.nan, np.nan)
-        numbers = [
-            [found.get(judge, {}).get(sign) or lacking for judge in JUDGES] for sign in SIGNS
-        ]
-        measured = {
-            part: (("sign", "judge"), [[getattr(x, part) for x in row] for row in numbers])
-            for part in ("value", "low", "high")
-        }
-        return xr.Dataset(measured, {"sign": list(SIGNS), "judge": list(JUDGES)})
+            present["cnn"] = judges.trained_judge(source, self.parameters["judge_steps"], own)
+        numbers = np.full((len(SIGNS), len(JUDGES), 3), np.nan)
+        for name, judge in present.items():
+            found = all_signs(source, judge, self.parameters, derived_generator(seed, redraw, 2))
+            for sign, estimate in found.items():
+                if estimate is not None:
+                    place = list(SIGNS).index(sign), JUDGES.index(name)
+                    numbers[place] = estimate.value, estimate.low, estimate.high
+        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(self.padded)}
+        return xr.DataArray(numbers, list(axes.items())).to_dataset("part")
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """Each world's mean over its redraws, with 95% intervals; the redraws themselves stay.
@@ -142,8 +127,7 @@ class Evidence(Experiment):
         """
         shape = len(self.parameters["worlds"]), self.parameters["n_redraws"]
         value, low, high = (
-            merged[part].values.reshape(*shape, *merged[part].shape[1:])
-            for part in ("value", "low", "high")
+            merged[part].values.reshape(*shape, *merged[part].shape[1:]) for part in self.padded
         )
         n = np.isfinite(value).sum(axis=1)
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
@@ -151,17 +135,11 @@ class Evidence(Experiment):
             own = np.sqrt(np.nanmean(((high - low) / 2) ** 2, axis=1) / n)
             over = spread * stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
         margin, dimensions = np.where(n >= 5, over, own), ("world", "sign", "judge")
-        return xr.Dataset(
-            {
-                "value": (dimensions, mean),
-                "low": (dimensions, mean - margin),
-                "high": (dimensions, mean + margin),
-                "redraws": (("world", "redraw", "sign", "judge"), value),
-            },
-            {name: merged[name] for name in ("sign", "judge")}
-            | {"world": self.parameters["worlds"]},
-            {"reasons": json.dumps(SIGNS)},
-        )
+        parts = _interval(mean, margin)
+        measured = {part: (dimensions, numbers) for part, numbers in parts.items()}
+        measured["redraws"] = ("world", "redraw", "sign", "judge"), value
+        names = {"sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"]}
+        return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
 
 
 #: Worlds, also within the names of fits -> the same at half the resolution.
@@ -197,23 +175,25 @@ class Signs(Experiment):
     def finish(self, merged):
         """The table with ``width-resolution``: what half the resolution adds to the width."""
         table = merged.isel(unit=0, drop=True)
-        width = table.sel(sign="width-snr")
-        gain = xr.full_like(width, np.nan).assign_coords(sign="width-resolution")
-        for name in table.world.values:
-            fine = next((end for end in COARSER if name == end or name.endswith(f"-{end}")), "")
-            coarse = name.removesuffix(fine) + COARSER.get(fine, "")
-            if fine and coarse in table.world:
-                a, b = width.sel(world=name), width.sel(world=coarse)
-                value = b.value - a.value
-                margin = np.hypot(a.high - a.low, b.high - b.low) / 2
-                gain.value.loc[{"world": name}] = value
-                gain.low.loc[{"world": name}] = value - margin
-                gain.high.loc[{"world": name}] = value + margin
+        a = table.sel(sign="width-snr")
+        coarser = [
+            next((name[: -len(end)] + b for end, b in COARSER.items() if name.endswith(end)), "")
+            for name in table.world.values
+        ]
+        b = a.reindex(world=coarser).assign_coords(world=a.world)  # NaN where there is none
+        margin = np.hypot(a.high - a.low, b.high - b.low) / 2
+        gain = xr.Dataset(_interval(b.value - a.value, margin))
+        gain = gain.assign_coords(sign="width-resolution")
         table = xr.concat([table, gain], "sign", join="exact")
         return table.assign_attrs(reasons=json.dumps(SIGNS))
 
 
-def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str, Estimate | None]:
+def _interval(value, margin) -> dict:
+    """``value``, ``low`` and ``high`` of a number with its margin."""
+    return {"value": value, "low": value - margin, "high": value + margin}
+
+
+def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> dict:
     """The signs of one world as one judge sees it; None where it has no such sign.
 
     Args:
@@ -230,8 +210,8 @@ def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str,
 
     if judge.network is None:
         originals, _ = (source.originals or source.starts)(sizes["n_images"], generator)
-        noisy = noised(originals, CLEAN, generator)
-        evidence = source.law.log_evidence(noisy, float(CLEAN.sigmoid())).numpy()
+        noisy = noised(originals, judges.CLEAN, generator)
+        evidence = source.law.log_evidence(noisy, float(judges.CLEAN.sigmoid())).numpy()
         found["log-evidence"] = bootstrap.function_of_mean(lambda mean: mean, evidence)
 
     def curves(levels, n_noises):
@@ -271,9 +251,8 @@ def all_signs(source: Source, judge: Judge, sizes: dict, generator) -> dict[str,
         masks = torch.cat([signs.checkerboards(height, width, *square) for square in squares])
         verdicts = [judge.verdict(x) for x in signs.spliced(x_0, old, masks, generator)]
         losses.append(signs.splice_loss(torch.stack(verdicts), old))
-    rise = losses[1].value - losses[0].value
     margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
-    rise = Estimate(rise, rise - margin, rise + margin)
+    rise = Estimate(**_interval(losses[1].value - losses[0].value, margin))
     return found | {"splice-loss": losses[0], "splice-rise": rise}
 
 
@@ -294,35 +273,32 @@ def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | 
 
 def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
     """What x_0 and x̂0 show, at K = .5 (``end`` is empty) or from pure noise."""
-    found, changed = {}, old != new
-    sizes = [
-        torch.bincount((100 * old + new)[rows], minlength=1).max() for rows in (changed, ~changed)
-    ]
-    if sizes[0] >= 2:
-        pixels = signs.similarity_auc(x_0, sampled, old, new)
+    pairs, found, coupled = (x_0, sampled, old, new), {}, {}
+    in_group = torch.bincount((100 * old + new)[old != new], minlength=1).max()
+    if in_group >= 2:
+        pixels = signs.similarity_auc(*pairs)
         found[f"auc-pixels{end}"] = signs.ratio(pixels)
-    if sizes[0] >= 2 and not end:
-        parts = signs.similarity_auc(x_0, sampled, old, new, block=4)
+    if in_group >= 2 and not end:
+        parts = signs.similarity_auc(*pairs, block=4)
         both = [part - [0.5, 0] * part[:, 1:] for part in (parts, pixels)]
         found["auc-parts-over-whole"] = signs.ratio(both[0], over=both[1])
-    if sizes[0] >= 2 and network and not end:
+    if in_group >= 2 and network and not end:
         layers = ["layers.0.relu", "logits"]
-        before, after = (activations(network, in_squares(x), layers) for x in (x_0, sampled))
-        early, late = (signs.similarity_auc(before[x], after[x], old, new) for x in layers)
+        seen = [activations(network, judges.in_squares(x), layers) for x in (x_0, sampled)]
+        early, late = (signs.similarity_auc(*(x[name] for x in seen), old, new) for name in layers)
         early[:, 0] -= late[:, 0]
         found["auc-early-less-late"] = signs.ratio(early)
-    if sizes[0] >= 6:
-        coupled = signs.couplings(x_0, sampled, old, new)
-        near, far = (signs.ratio(coupled[:, i]) for i in range(2))
-        found |= {f"coupling-near{end}": near, f"coupling-far{end}": far}
-        framed = [in_frame(x) for x in (x_0, sampled)]
-        for block in (4, 8, 16) if not end else ():
-            if 2 * block <= framed[0].shape[-1]:
-                rung = signs.coupling_ladder(*framed, old, new, [block])
-                found[f"ladder-{block}"] = Estimate(*(float(x[0]) for x in vars(rung).values()))
-    if min(sizes) >= 6 and not end:
-        kept = signs.couplings(x_0, sampled, old, new, kept=True)
-        near, far = (signs.ratio(kept[:, i]) for i in range(2))
-        found |= {"coupling-near-kept": near, "coupling-far-kept": far}
-        found["energy-ratio"] = signs.ratio(coupled[:, 2], over=kept[:, 2])
+    if in_group < 6:
+        return found
+    with_kept = not end and old[old == new].bincount(minlength=1).max() >= 6
+    for kept in (False, True)[: 1 + with_kept]:
+        coupled[kept] = signs.couplings(*pairs, kept=kept)
+        for i, name in enumerate(("near", "far")):
+            found[f"coupling-{name}{'-kept' * kept}{end}"] = signs.ratio(coupled[kept][:, i])
+    if with_kept:
+        found["energy-ratio"] = signs.ratio(coupled[False][:, 2], over=coupled[True][:, 2])
+    framed = [judges.in_frame(x) for x in (x_0, sampled)]
+    for block in (4, 8, 16) if not end else ():
+        if 2 * block <= framed[0].shape[-1]:
+            found[f"ladder-{block}"] = signs.coupling_ladder(*framed, old, new, block)
     return found

@@ -119,9 +119,7 @@ class ImageExperiment(Experiment):
 
     presets = PRESETS
     unit_dimensions = ("image", "shown")
-    _positive = ("n_per_class", "n_times", "num_inference_steps", "batch_size")
-    least: ClassVar = dict.fromkeys(_positive, 1) | {"seed": 0, "n_shown": 0}
-
+    least: ClassVar = {"n_shown": 0}
     choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 
     def __init__(self, parameters: dict):
@@ -201,11 +199,9 @@ class ImageExperiment(Experiment):
             ``layer`` says whose it is; ``mean_image`` (colour, row, column).
         """
         rows = range(len(self))
-        batches = (
-            self.world.held_out.split(256)
-            if self.world.held_out is not None
-            else (self.world.starts(rows[i : i + 64])[0] for i in rows[::64])
-        )
+        batches = (self.world.starts(rows[i : i + 64])[0] for i in rows[::64])
+        if self.world.held_out is not None:
+            batches = self.world.held_out.split(256)
         moments = representations.Moments()
 
         def watched():
@@ -213,13 +209,11 @@ class ImageExperiment(Experiment):
                 moments.update(batch.flatten(1))
                 yield batch.to(self.device)
 
-        scales = representations.fit_standardisers(
-            self.classifier, watched(), self.parameters["layers"]
-        )
+        layers = self.parameters["layers"]
+        scales = representations.fit_standardisers(self.classifier, watched(), layers)
         mean_image = moments.standardiser().mean.reshape(self.world.starts(range(1))[0].shape[1:])
-        return representations.as_dataset(scales).assign(
-            mean_image=(("colour", "row", "column"), mean_image.cpu().numpy())
-        )
+        images = ("colour", "row", "column"), mean_image.cpu().numpy()
+        return representations.as_dataset(scales).assign(mean_image=images)
 
     def generators(self, rows: Sequence[int], *stream: int) -> list[torch.Generator]:
         """One for each image, from the seed, its class and its rank within the class."""
@@ -265,13 +259,10 @@ class ImageExperiment(Experiment):
             (time, image), which x̂0(t) was drawn from. All classes are indices of those of the
             classifier, whose names are ``class_name``.
         """
-        times = self.times()
+        times, judge = self.times(), self.classifier
         x0, denoised = self.round_trips(start, stop, times)
-        samples, true_class = denoised.samples, denoised.classes
-        x0, samples = filled(x0, samples)
-        probability = [
-            classifiers.class_probabilities(self.classifier, x, CLASSIFIED) for x in samples
-        ]
+        x0, samples = filled(x0, denoised.samples)
+        probability = [classifiers.class_probabilities(judge, x, CLASSIFIED) for x in samples]
         probability = torch.stack(probability).cpu()  # (time, image, class)
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
@@ -284,22 +275,20 @@ class ImageExperiment(Experiment):
         bands = band_similarity(x0, samples, mean_image, n_bands).cpu()
         of_image = ("time", "image")
         of_rank, of_layer = (*of_image, "rank"), ("layer", *of_image)
-        measured = xr.Dataset(
-            {
-                "top_class": (of_rank, top.indices.short().numpy()),
-                "top_probability": (of_rank, top.values.numpy()),
-                "class_probability": (of_image, probability.gather(2, first)[..., 0].numpy()),
-                "similarity": (of_layer, layers.cosine.numpy()),
-                "similarity_uncentred": (of_layer, layers.uncentred.numpy()),
-                "distance": (of_layer, layers.distance.numpy()),
-                "band_similarity": (("band", *of_image), bands.numpy()),
-                "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
-            },
-            coords=self.levels(denoised.ln_snr)
-            | {"layer": list(scales), "class_name": ("class", list(self.classifier.namings[0]))},
-        )
+        measured = {
+            "top_class": (of_rank, top.indices.short().numpy()),
+            "top_probability": (of_rank, top.values.numpy()),
+            "class_probability": (of_image, probability.gather(2, first)[..., 0].numpy()),
+            "similarity": (of_layer, layers.cosine.numpy()),
+            "similarity_uncentred": (of_layer, layers.uncentred.numpy()),
+            "distance": (of_layer, layers.distance.numpy()),
+            "band_similarity": (("band", *of_image), bands.numpy()),
+            "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
+        }
+        names = {"layer": list(scales), "class_name": ("class", list(judge.namings[0]))}
+        measured = xr.Dataset(measured, self.levels(denoised.ln_snr) | names)
         measured = measured.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
         measured["label"] = "image", self.classes[self.world.labels[start:stop]].short().numpy()
-        if true_class is not None:
-            measured["true_class"] = (of_image, self.classes[true_class].short().numpy())
+        if denoised.classes is not None:
+            measured["true_class"] = (of_image, self.classes[denoised.classes].short().numpy())
         return measured

@@ -5,10 +5,8 @@ others and goes through the same code.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,26 +42,6 @@ PRESETS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One denoiser: what kind, of which draw of the rules, trained on how many data.
-
-    Attributes:
-        architecture: "bayes", or a key of :data:`~hierphase.networks.rhm_catalogue.TREE_DENOISERS`.
-        draw: seed of the rules.
-        P: size of the training set; None for fresh data, and for "bayes".
-    """
-
-    architecture: str
-    draw: int
-    P: int | None = None
-
-    @property
-    def trained(self) -> str:
-        """Name of the training."""
-        return rhm_catalogue.tree_denoiser_name(self.architecture, self.P, self.draw)
-
-
 class DenoiserExperiment(Experiment):
     """Every denoiser on held-out data of its own rules.
 
@@ -81,7 +59,6 @@ class DenoiserExperiment(Experiment):
     """
 
     presets = PRESETS
-    least: ClassVar = dict.fromkeys(PRESETS["tree"].keys() - {"sizes"}, 1) | {"seed": 0}
     most = Experiment.most | {"last_time": 1000, "n_loss_times": 1000, "num_inference_steps": 1000}
     padded = ("P",)
 
@@ -93,12 +70,17 @@ class DenoiserExperiment(Experiment):
         self.scheduler = ddpm_scheduler()
 
     @cached_property
-    def entries(self) -> list[Entry]:
-        """All denoisers, belief propagation for each draw of the rules, then the trained ones."""
+    def entries(self) -> list[tuple[str, int | None, int]]:
+        """All denoisers, belief propagation for each draw of the rules, then the trained ones.
+
+        Of each the architecture, "bayes" or a key of
+        :data:`~hierphase.networks.rhm_catalogue.TREE_DENOISERS`, the size P of the training set
+        (None for fresh data, and for "bayes"), and the draw, the seed of the rules.
+        """
         sizes = self.parameters["sizes"]
         n_draws = max((len(draws) for draws in sizes.values()), default=1)
-        return [Entry("bayes", draw) for draw in range(n_draws)] + [
-            Entry(architecture, draw, P)
+        return [("bayes", None, draw) for draw in range(n_draws)] + [
+            (architecture, P, draw)
             for architecture, draws in sizes.items()
             for draw, of_draw in enumerate(draws)
             for P in of_draw
@@ -109,8 +91,9 @@ class DenoiserExperiment(Experiment):
 
     def files(self) -> dict[str, dict[str, Path]]:
         """Those of all trained denoisers."""
-        trained = [entry.trained for entry in self.entries if entry.architecture != "bayes"]
-        return {f"files of {name}": model_files(model_directory(name)) for name in trained}
+        trained = [entry for entry in self.entries if entry[0] != "bayes"]
+        names = [rhm_catalogue.tree_denoiser_name(*entry) for entry in trained]
+        return {f"files of {name}": model_files(model_directory(name)) for name in names}
 
     def times(self) -> np.ndarray:
         """(n_times,) reversal times, 0 to ``last_time``."""
@@ -143,24 +126,24 @@ class DenoiserExperiment(Experiment):
             ``nearest``, Hamming distance to the nearest training datum; ``nearest_held_out``
             (datum) the same of held-out data; -1 without a training set.
         """
-        entry, T = self.entries[i], self.scheduler.config.num_train_timesteps
-        rhm = rhm_catalogue.tree_rhm(entry.draw)
-        data = TreeData(rhm, P=entry.P)
+        (architecture, P, draw), T = self.entries[i], self.scheduler.config.num_train_timesteps
+        rhm = rhm_catalogue.tree_rhm(draw)
+        data = TreeData(rhm, P=P)
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
-        if entry.architecture != "bayes":
-            network = rhm_catalogue.TREE_DENOISERS[entry.architecture]
-            model = load_model(model_directory(entry.trained), network)
-        parts = [self._losses(model, bayes, data), self._kept(model, data)]
-        about = vars(entry) | {"P": float(entry.P or np.nan)}
+        if architecture != "bayes":
+            name = rhm_catalogue.tree_denoiser_name(architecture, P, draw)
+            model = load_model(model_directory(name), rhm_catalogue.TREE_DENOISERS[architecture])
+        measured = self._losses(model, bayes, data) | self._kept(model, data)
+        measured |= self._generated(model, data)
+        measured |= {"architecture": architecture, "draw": draw, "P": float(P or np.nan)}
         times = {"time": self.times() / T, "loss_time": self.loss_times() / T}
-        parts += [self._generated(model, data), xr.Dataset(about, times)]
-        return xr.merge(parts).assign_coords(level=np.arange(rhm.L + 1))
+        return xr.Dataset(measured, times | {"level": np.arange(rhm.L + 1)})
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All denoisers; ``architecture``, ``draw`` and ``P`` are their coordinates."""
         return merged.set_coords(["architecture", "draw", "P"])
 
-    def _losses(self, model, bayes, data: TreeData) -> xr.Dataset:
+    def _losses(self, model, bayes, data: TreeData) -> dict:
         n, seed = self.parameters["n_loss_data"], self.parameters["seed"]
         process = GaussianProcess(self.scheduler, data.rhm.v)
         train = data.batch(n, derived_generator(seed, _TRAIN_LOSS))[0].argmax(1)
@@ -182,18 +165,16 @@ class DenoiserExperiment(Experiment):
         measured = {name: row.mean(1) for name, row in rows.items()}
         for name in ("gap", "distance"):
             measured[f"{name}_error"] = rows[name].std(1, ddof=1) / n**0.5
-        return xr.Dataset(
-            {name: ("loss_time", row.astype(np.float32)) for name, row in measured.items()}
-        )
+        return {name: ("loss_time", row.astype(np.float32)) for name, row in measured.items()}
 
-    def _kept(self, model, data: TreeData) -> xr.Dataset:
+    def _kept(self, model, data: TreeData) -> dict:
         levels = [level[: self.parameters["n_data"]] for level in data.test_levels]
         samples = self._denoised(model, encode(levels[0], data.rhm.v), self.times(), _KEPT)
         parsed = [data.rhm.parse(x.argmax(1)) for x in samples]
         kept = [_counts(map(torch.eq, found, levels)) for found in parsed]
-        return xr.Dataset({"kept": (("time", "datum", "level"), np.stack(kept))})
+        return {"kept": (("time", "datum", "level"), np.stack(kept))}
 
-    def _generated(self, model, data: TreeData) -> xr.Dataset:
+    def _generated(self, model, data: TreeData) -> dict:
         rhm, n = data.rhm, self.parameters["n_samples"]
         T = self.scheduler.config.num_train_timesteps
         nothing = torch.zeros(n, rhm.v, rhm.d)
@@ -202,19 +183,16 @@ class DenoiserExperiment(Experiment):
         siblings = [level.unflatten(1, (-1, rhm.s)).all(-1) for level in valid[:-1]]
         candidates = [valid[0], *siblings]
         held_out = data.test_levels[0][: self.parameters["n_data"]]
-        return xr.Dataset(
-            {
-                "valid": (("sample", "level"), _counts(valid)),
-                "candidates": (("sample", "level"), _counts(candidates)),
-                "nearest": ("sample", nearest_distance(leaves, data)),
-                "nearest_held_out": ("datum", nearest_distance(held_out, data)),
-            }
-        )
+        return {
+            "valid": (("sample", "level"), _counts(valid)),
+            "candidates": (("sample", "level"), _counts(candidates)),
+            "nearest": ("sample", nearest_distance(leaves, data)),
+            "nearest_held_out": ("datum", nearest_distance(held_out, data)),
+        }
 
     def _denoised(self, model, x_0, times, stream: int) -> torch.Tensor:
-        generators = [
-            derived_generator(self.parameters["seed"], stream, i) for i in range(len(x_0))
-        ]
+        seed = self.parameters["seed"]
+        generators = [derived_generator(seed, stream, i) for i in range(len(x_0))]
         pipeline = ForwardBackwardPipeline(model, self.scheduler)
         steps, batch_size = self.parameters["num_inference_steps"], self.parameters["batch_size"]
         return pipeline(x_0, list(times), steps, generators, batch_size).samples

@@ -80,8 +80,7 @@ class ProbeExperiment(Experiment):
     """
 
     presets = PRESETS
-    least: ClassVar = {"n_blocks": 1, "block": 1, "seed": 0, "n_decoding": 0}
-
+    least: ClassVar = {"n_decoding": 0}
     choices: ClassVar = {"process": ("epsilon", "gaussian")}
 
     def __init__(self, parameters: dict):
@@ -125,11 +124,10 @@ class ProbeExperiment(Experiment):
             if not self.parameters["trained"]:
                 initialise(network, derived_generator(seed, i))
             data, start = TREE_CLASSIFIERS[name].data(), _derived_seed(seed, i)
-            if self.parameters["shuffled"]:
-                data = replace(data, shuffled=True)
             if isinstance(data, TwoModeMixture):
                 world = TwoModeWorld(data, start)
             else:
+                data = replace(data, shuffled=data.shuffled or self.parameters["shuffled"])
                 world = TreeWorld(data, self.parameters["process"], start)
             pairs.append((network, world))
         layouts = {(network.config.L, tuple(world.levels)) for network, world in pairs}
@@ -178,14 +176,13 @@ class ProbeExperiment(Experiment):
         similarity = representations.layer_similarity(network, starts[0], samples, scales)
         before = class_probabilities(network, starts[0]).argmax(1)
         after = torch.stack([class_probabilities(network, x).argmax(1) for x in samples])
-        return xr.Dataset(
-            {
-                "similarity": (("layer", "noise"), similarity.cosine.mean(2).numpy()),
-                "kept": (("noise", "level"), kept.mean(1).numpy()),
-                "class_kept": ("noise", (after == before).float().mean(1).numpy()),
-            },
-            coords={"layer": self.layers, "level": list(world.levels), "noise": noise},
-        )
+        measured = {
+            "similarity": (("layer", "noise"), similarity.cosine.mean(2).numpy()),
+            "kept": (("noise", "level"), kept.mean(1).numpy()),
+            "class_kept": ("noise", (after == before).float().mean(1).numpy()),
+        }
+        names = {"layer": self.layers, "level": list(world.levels), "noise": noise}
+        return xr.Dataset(measured, names)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """Add what belongs to the networks: their held-out accuracy, and the linear decoding.

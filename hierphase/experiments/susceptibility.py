@@ -48,7 +48,7 @@ class TreeCorrelations(Experiment):
             "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
-    least: ClassVar = {"n_times": 1, "n_rules": 1, "n_data": 1, "n_draws": 2, "L": 1, "seed": 0}
+    least: ClassVar = {"n_draws": 2}
     padded = ("covariance",)
 
     def __init__(self, parameters: dict):
@@ -173,7 +173,7 @@ class ImageCorrelations(ImageExperiment):
         },
     }  # fmt: skip
     unit_dimensions = ("image",)
-    least = ImageExperiment.least | {"n_trajectories": 2, "patch_size": 1}
+    least = ImageExperiment.least | {"n_trajectories": 2}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)

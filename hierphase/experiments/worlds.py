@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,10 +107,6 @@ class TreeWorld(World):
         """Of the tree, those for which it is known what is kept."""
         return [0] if self.data.shuffled else list(range(self.data.rhm.L + 1))
 
-    @cached_property
-    def _bp(self) -> BeliefPropagation:
-        return BeliefPropagation(self.data.rhm)
-
     def batch(self, n):
         """x_0 and all levels of the tree."""
         levels = self.data.sample(n, self.seed)
@@ -119,18 +114,18 @@ class TreeWorld(World):
 
     def draw(self, starts, noise, generator):
         """x̂0 drawn from the posterior, and the probability of each true symbol."""
-        (x_0, *levels), rhm = starts, self.data.rhm
+        (x_0, *levels), rhm, bp = starts, self.data.rhm, BeliefPropagation(self.data.rhm)
         if log := self.process == "gaussian":
             process = GaussianProcess(ddpm_scheduler(), rhm.v)
             beliefs = process.log_beliefs(process.corrupt(levels[0], noise, generator), noise)
         else:
             beliefs = EpsilonProcess(rhm.v).beliefs(levels[0], noise)
         if not self.data.shuffled:
-            posterior = self._bp(beliefs, log=log)
+            posterior = bp(beliefs, log=log)
             leaves = posterior.sample(1, generator)[0][0]
             return encode(leaves, rhm.v), posterior.probability_of(levels)
         # Leaves are independent: only their shares at each position go with the beliefs.
-        shares = self._bp(torch.ones(1, rhm.d, rhm.v)).marginals[0]
+        shares = bp(torch.ones(1, rhm.d, rhm.v)).marginals[0]
         posterior = shares * (beliefs.softmax(-1) if log else beliefs)
         posterior = posterior / posterior.sum(-1, keepdim=True)
         leaves = torch.multinomial(posterior.flatten(0, 1), 1, generator=generator)

@@ -26,7 +26,7 @@ from functools import cached_property
 
 import torch
 
-from hierphase.checks import check_memory, positive_integer, unknown
+from hierphase.checks import check_known, check_memory, positive_integer
 from hierphase.rhm.belief_propagation_numba import FUSED, one_thread
 from hierphase.rhm.belief_propagation_torch import LOGARITHM, PROBABILITY, SumProduct, choose
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols, check_tensor
@@ -69,8 +69,7 @@ class BeliefPropagation:
     def __post_init__(self):
         if not isinstance(self.rhm, RandomHierarchyModel):
             raise ValueError(f"rhm must be a RandomHierarchyModel, got {self.rhm!r}")
-        if self.backend not in (None, *BACKENDS):
-            raise ValueError(unknown("backend", self.backend, list(BACKENDS)))
+        check_known("backend", self.backend or "numba", BACKENDS)
 
     @one_thread()
     def __call__(self, beliefs: torch.Tensor, log: bool = False) -> "Posterior":
@@ -131,11 +130,13 @@ class Posterior:
         self._up, scales = _upward(engine, leaf_up, self._rules)
         lowest = torch.stack([scale.amin(1) for scale in scales]).amin(0)
         self._unsafe = ~(lowest >= self._safe)
-        evidence = self._log_prior + engine.plus(self._up[-1][:, 0]).double().log()
+        # log probability of any one tree: its class and a rule at each of its inner nodes
+        log_prior = -math.log(rhm.n_classes) - (rhm.n_nodes - rhm.d) * math.log(rhm.m)
+        evidence = log_prior + engine.plus(self._up[-1][:, 0]).double().log()
         evidence += sum(scale.double().log().sum(1) for scale in scales)
         if self._unsafe.any():
             up, scales = self._upward_log(self._unsafe)
-            exact = self._log_prior + LOGARITHM.plus(up[-1][:, 0])
+            exact = log_prior + LOGARITHM.plus(up[-1][:, 0])
             evidence[self._unsafe] = exact + sum(scale.sum(1) for scale in scales)
             impossible = (evidence == -torch.inf).nonzero().flatten().tolist()
             if impossible:
@@ -214,7 +215,11 @@ class Posterior:
         """
         k, n = positive_integer("k", k), len(self._beliefs)
         check_memory(12 * k * n * self.rhm.n_nodes, "draws", k=k, n=n, s=self.rhm.s, L=self.rhm.L)
-        uniform = self._uniform(k, generator)
+        # Numbers in [0, 1) that decide a draw. The symbols of a level are drawn together with the
+        # rules of the level above: [l] holds one for each node of level l+1, [L] one for the class.
+        nodes = [*(self.rhm.s**above for above in range(self.rhm.L - 1, -1, -1)), 1]
+        like, shapes = self._beliefs, [(k, n, count) for count in nodes]
+        uniform = [drawn(torch.rand, shape, generator, 1, like.dtype).to(like) for shape in shapes]
         samples, lowest = _descend(self._engine, self._up, self._rules, uniform)
         finfo = torch.finfo(self._beliefs.dtype)
         unsafe = self._unsafe | ~(lowest >= finfo.tiny / finfo.eps)
@@ -226,12 +231,6 @@ class Posterior:
                 ours[:, unsafe] = exact
         return samples
 
-    @property
-    def _log_prior(self) -> float:
-        """Log probability of any one tree: its class and a rule at each of its inner nodes."""
-        rhm = self.rhm
-        return -math.log(rhm.n_classes) - (rhm.n_nodes - rhm.d) * math.log(rhm.m)
-
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
         beliefs = self._beliefs[which].double()
@@ -239,15 +238,6 @@ class Posterior:
         relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
         possible = relative >= -_LARGEST_SUM / self.rhm.d
         return _upward(LOGARITHM, torch.where(possible, relative, -torch.inf), self._rules)
-
-    def _uniform(self, k, generator):
-        """Numbers in [0, 1) that decide a draw, level by level."""
-        # The symbols of a level are drawn together with the rules of the level above: [l] holds
-        # one number for each node of level l+1, [L] one for the class.
-        n, dtype, s = len(self._beliefs), self._beliefs.dtype, self.rhm.s
-        nodes = [*(s**above for above in range(self.rhm.L - 1, -1, -1)), 1]
-        numbers = [drawn(torch.rand, (k, n, count), generator, 1, dtype) for count in nodes]
-        return [uniform.to(self._beliefs.device) for uniform in numbers]
 
 
 def _upward(engine, leaf_up, rules):

@@ -50,7 +50,7 @@ class SumProduct:
             messages (n, nodes, symbols), each scaled to a largest entry of 1 (all zero where no
             rule is possible), and that largest entry before scaling, (n, nodes).
         """
-        total = self.plus(reduce(self._times, _factors(children, rules)))
+        total = self.plus(reduce(self._times, child_messages(children, rules)))
         scale = total.amax(-1)
         return self.over(total, scale[..., None]), scale
 
@@ -72,7 +72,7 @@ class SumProduct:
             not wanted; their marginals, same shape; overlap (n, nodes, s), the sum of down times
             up, the largest entry of each 1.
         """
-        factors = _factors(children, rules)
+        factors = child_messages(children, rules)
         parent = down[..., None].expand_as(factors[0])
         out = []
         for i in range(len(factors)):
@@ -138,7 +138,7 @@ PROBABILITY = SumProduct()
 LOGARITHM = LogSumProduct()
 
 
-def _factors(children, rules):
+def child_messages(children, rules):
     """Message of each child at its symbol in each rule: s tensors (n, nodes, symbols, m)."""
     return [children[:, :, i][..., rules[..., i]] for i in range(rules.shape[-1])]
 

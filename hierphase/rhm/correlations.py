@@ -5,6 +5,8 @@ field a trajectory; C_ij is the covariance of two places over the trajectories o
 over x_0. (Sclocchi et al., arXiv 2410.13770; of images: `hierphase.analysis.patch_correlations`.)
 """
 
+import math
+
 import numpy as np
 import torch
 from scipy.special import softmax
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from hierphase.checks import check_shape, positive_integer, tree_depth
 from hierphase.rhm.belief_propagation import Posterior
-from hierphase.rhm.belief_propagation_numba import njit
+from hierphase.rhm.belief_propagation_torch import PROBABILITY, child_messages
 from hierphase.rhm.model import check_symbols
 
 
@@ -51,37 +53,11 @@ def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], l
         if level == rhm.L:
             return means, variances
         children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
-        mean = up[level + 1].new_empty(up[level + 1].shape)
-        variance = torch.empty_like(mean)
-        arrays = (rhm.rules[level], *children, mean, variance)
-        _parent_moments(*(tensor.cpu().numpy() for tensor in arrays))
-
-
-@njit
-def _parent_moments(rules, up, means, variances, mean, variance):
-    """M and V of every symbol of the parents, (n, nodes, symbols), from their children's."""
-    n_symbols, m, s = rules.shape
-    weight, centre = np.empty(m), np.empty(m)
-    for sample in range(up.shape[0]):
-        for node in range(up.shape[1]):
-            for y in range(n_symbols):
-                total, first, second = 0.0, 0.0, 0.0
-                for r in range(m):
-                    weight[r], centre[r] = 1.0, 0.0
-                    for i in range(s):
-                        weight[r] *= up[sample, node, i, rules[y, r, i]]
-                        centre[r] += means[sample, node, i, rules[y, r, i]]
-                    total += weight[r]
-                    first += weight[r] * centre[r]
-                if total > 0:  # else the marginal of y is zero
-                    first /= total
-                for r in range(m):
-                    spread = (centre[r] - first) ** 2
-                    for i in range(s):
-                        spread += variances[sample, node, i, rules[y, r, i]]
-                    second += weight[r] * spread
-                mean[sample, node, y] = first
-                variance[sample, node, y] = second / total if total > 0 else 0.0
+        parts = [child_messages(x, rhm.rules[level].to(x.device)) for x in children]
+        weight, below, spread = math.prod(parts[0]), sum(parts[1]), sum(parts[2])
+        weight = PROBABILITY.normalise(weight)  # (n, nodes, symbols, rules)
+        mean = (weight * below).sum(-1)
+        variance = (weight * (spread + (below - mean[..., None]).square())).sum(-1)
 
 
 def posterior_covariance(posterior: Posterior, leaves: Tensor) -> np.ndarray:

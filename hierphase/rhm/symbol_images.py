@@ -245,9 +245,7 @@ class SymbolImages:
         share = self.texture**2 / (alpha_bar * self.texture**2 + 1 - alpha_bar)
         known = mean + alpha_bar.sqrt() * share * (rows - alpha_bar.sqrt() * mean)
         x_0 = torch.empty_like(mean).flatten(1)
-        x_0[:, self._order.flatten()] = (known + ((1 - alpha_bar) * share).sqrt() * noise).flatten(
-            1
-        )
+        x_0[:, self._order] = known + ((1 - alpha_bar) * share).sqrt() * noise
         return x_0.view(-1, *self.shape)
 
 

@@ -78,7 +78,7 @@ def test_length_diverges_with_nu_on_both_sides():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: finite_size_scaling.power_law([1.0], [1.0]), "points must be at least 2, got 1"),
+        (lambda: finite_size_scaling.power_law([1.0], [1.0]), "two different numbers, got 1 alone"),
         (
             lambda: finite_size_scaling.power_law([1.0, 2.0], [1.0, -3.0]),
             "y must be positive.*got -3",

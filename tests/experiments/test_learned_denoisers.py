@@ -38,11 +38,12 @@ def test_entries_and_coordinates(small):
     np.testing.assert_array_equal(measured.P, [np.nan, 64, 512, 512])
     assert measured.time.values.tolist() == [0, 0.12, 0.24, 0.36]
     both = DenoiserExperiment(parameters(sizes={"unet": [[64], [512, None]]})).entries
-    assert [(e.architecture, e.draw, e.P) for e in both] == [
-        ("bayes", 0, None), ("bayes", 1, None), ("unet", 0, 64), ("unet", 1, 512),
-        ("unet", 1, None),
+    assert both == [
+        ("bayes", None, 0), ("bayes", None, 1), ("unet", 64, 0), ("unet", 512, 1),
+        ("unet", None, 1),
     ]  # fmt: skip
-    assert both[2].trained == "rhm-unet-64" and both[4].trained == "rhm-unet-fresh-rules-1"
+    names = [rhm_catalogue.tree_denoiser_name(*entry) for entry in both]
+    assert names[2] == "rhm-unet-64" and names[4] == "rhm-unet-fresh-rules-1"
 
 
 def test_shards_give_the_bits_of_the_whole(small):
@@ -68,7 +69,7 @@ def test_loss_above_bayes_is_the_distance_of_the_predictions(small):
 def test_losses_are_those_of_training_at_these_times(small):
     """The loss of the experiment against the loss function of the training, averaged over t."""
     experiment, _ = small
-    name = experiment.entries[2].trained
+    name = rhm_catalogue.tree_denoiser_name(*experiment.entries[2])
     network = rhm_catalogue.TREE_DENOISERS["unet"]
     model = network.from_pretrained(catalogue.model_directory(name)).float()
     data = TreeData(rhm_catalogue.tree_rhm(0))
