@@ -80,10 +80,7 @@ class ADMFlags:
         else:
             factors = _integers("channel_mult", self.channel_mult)
         if factors[0] != 1:
-            raise ValueError(
-                f"channel_mult {factors} must start with 1, as UNet2DModel has one width for the "
-                "first resolution and the time embedding: the 512x512 model cannot be represented"
-            )
+            raise ValueError(f"channel_mult must start with 1 in a UNet2DModel, got {factors}")
         return tuple(factor * self.num_channels for factor in factors)
 
     @property
@@ -102,11 +99,9 @@ class ADMFlags:
         if sizes == {-1}:
             sizes = {width // positive_integer("num_heads", self.num_heads) for width in attended}
         if len(sizes) > 1 or any(size < 1 or w % size for size in sizes for w in attended):
-            raise ValueError(
-                f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}: heads of "
-                f"{sorted(sizes)} channels at widths of {sorted(attended)}, but UNet2DModel has "
-                "one size for all, which divides them; the 128x128 model cannot be represented"
-            )
+            given = f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}"
+            widths = f"the widths {sorted(attended)}, not {sorted(sizes)}"
+            raise ValueError(f"{given}: one size of heads in a UNet2DModel must divide {widths}")
         return sizes.pop()
 
 

@@ -74,10 +74,8 @@ def verified(content: bytes, expected: str, name: str, where) -> bytes:
         ValueError: it is another; says where that is.
     """
     if (digest := hashlib.sha256(content).hexdigest()) != expected:
-        raise ValueError(
-            f"{where} holds other data than the published {name}: SHA-256 {digest}, expected "
-            f"{expected}; remove it"
-        )
+        wrong = f"{where} holds other data than the published {name}: SHA-256 {digest}"
+        raise ValueError(f"{wrong}, expected {expected}; remove it")
     return content
 
 
@@ -124,7 +122,7 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
     """
     check_known("data set", dataset, PLACES)
     cache, system, tried = cache_directory() / dataset, SYSTEM / dataset, []
-    downloads = output_directory(cache / "downloads")
+    downloads = output_directory(cache.with_name(f"{dataset}-downloads"))
     for place in [system, cache, *PLACES[dataset]] if folder is None else [Path(folder)]:
         try:
             of_network = isinstance(place, list)
@@ -143,26 +141,23 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
         except KeyboardInterrupt:
             what = f"fetching {dataset} was interrupted; the same command goes on from there"
             raise KeyboardInterrupt(what) from None
-    raise FileNotFoundError(
-        f"{dataset} is nowhere to be had: {'; '.join(tried)}; download it by other means "
-        f"({', '.join(PLACES[dataset][-1])}), and run: hierphase fetch {dataset} --from FOLDER"
-    )
+    remedy = f"put it into a folder and run: hierphase fetch {dataset} --from FOLDER"
+    raise FileNotFoundError(f"{dataset} is nowhere to be had: {'; '.join(tried)}; {remedy}")
 
 
 def _downloaded(address: str, folder: Path) -> Path:
-    """The file of an address, downloaded into a folder; it has its name once it is whole."""
+    """The file of an address, in a folder; what is there of it is not asked for again."""
     path = folder / address.rpartition("/")[2]
-    part = path.with_name(f"{path.name}.part")
     where = address.replace("npm:", f"{npm_registry()}/")
     folder.mkdir(exist_ok=True)
-    while not path.is_file():
-        begun = part.stat().st_size if part.is_file() else 0
+    while True:
+        begun = path.stat().st_size if path.is_file() else 0
         rest = {"Range": f"bytes={begun}-"} if begun else {}
         request = urllib.request.Request(where, headers=rest)
         try:
             with (
                 urllib.request.urlopen(request, timeout=TIMEOUT) as response,
-                part.open("ab", buffering=0) as file,
+                path.open("ab", buffering=0) as file,
             ):
                 file.truncate(kept := begun if response.status == 206 else 0)  # else all is sent
                 total = kept + (response.length or 0)  # of what is still to come
@@ -171,15 +166,14 @@ def _downloaded(address: str, folder: Path) -> Path:
                     while chunk := response.read1(CHUNK):
                         progress.update(file.write(chunk))
             if not response.length:
-                os.replace(part, path)
-            elif part.stat().st_size <= begun:
+                return path
+            if path.stat().st_size <= begun:
                 raise ConnectionError(f"broke off after {begun} of {total} bytes")
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "code", None) == 416 and begun:  # it has no more than that: anew
-                part.unlink()
-            elif not part.is_file() or part.stat().st_size <= begun:
+            if getattr(error, "code", None) == 416 and begun:  # there is no more of it
+                return path
+            if not path.is_file() or path.stat().st_size <= begun:
                 raise
-    return path
 
 
 def _contents(dataset: str, paths: Iterable[Path]) -> dict[str, bytes]:
