@@ -128,6 +128,9 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
             norm_num_groups=GROUPS,
             attn_norm_num_groups=GROUPS,
+            norm_eps=1e-5,
+            flip_sin_to_cos=True,
+            freq_shift=0,
             dropout=adm.dropout,
             num_class_embeds=N_CLASSES if adm.class_cond else None,
         )

@@ -80,7 +80,7 @@ class ADMFlags:
         else:
             factors = _integers("channel_mult", self.channel_mult)
         if factors[0] != 1:
-            raise ValueError(f"channel_mult must start with 1 in a UNet2DModel, got {factors}")
+            raise ValueError(f"channel_mult {factors} must start with 1, as UNet2DModel does")
         return tuple(factor * self.num_channels for factor in factors)
 
     @property
@@ -100,8 +100,8 @@ class ADMFlags:
             sizes = {width // positive_integer("num_heads", self.num_heads) for width in attended}
         if len(sizes) > 1 or any(size < 1 or w % size for size in sizes for w in attended):
             given = f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}"
-            widths = f"the widths {sorted(attended)}, not {sorted(sizes)}"
-            raise ValueError(f"{given}: one size of heads in a UNet2DModel must divide {widths}")
+            found = f"heads of {sorted(sizes)} channels at widths of {sorted(attended)}"
+            raise ValueError(f"{given}: {found}, but UNet2DModel has one size, which divides all")
         return sizes.pop()
 
 
