@@ -16,7 +16,8 @@ from hierphase.networks.training import Training, initialise, optimise
 from hierphase.seeds import derived_generator
 
 CLEAN = torch.tensor(6.0)  # ln SNR at which a posterior judges spliced images
-JUDGED_SIZE = 16  # most pixels a side that a network judges
+#: Most pixels a side that a network judges.
+JUDGED_SIZE = 16
 
 
 class Judge(NamedTuple):

@@ -72,7 +72,8 @@ FITS = {"fields": {"shared": True}, "flat": {}}
 for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the images of a cluster bear
     FITS[f"clusters-{_k}"] = {"clusters": _k, "rank": _rank}
 FULL_RANK = 1000  # numbers of an image, beyond which covariances are of rank 600
-REAL = "-real"  # ends the name of a fit that is given images of the data set for x_0
+#: Ends the name of a fit that is given images of the data set for x_0.
+REAL = "-real"
 
 
 class Source(NamedTuple):

@@ -105,7 +105,7 @@ def sample_quality(samples: torch.Tensor, data: ImageData, **judges: nn.Module) 
             quality[f"distance{name}{kind}"] = nearest.quantile(quantile).item()
     for name, judge in judges.items():
         held_out, real, drawn = (
-            torch.cat([judge.features(batch) for batch in images.split(256)])
+            torch.cat([judge.features(batch) for batch in images.split(32)])
             for images in (data.test_images, train[: len(samples)], samples)
         )
         probabilities, mark = (judge.logits(x).softmax(dim=1) for x in (drawn, held_out))
