@@ -18,7 +18,6 @@ from hierphase.seeds import derived_generator
 
 SCHEDULE = ddpm_scheduler()
 N_VALIDATION = 1000  # held-out data on which a denoiser of trees is judged
-N_SAMPLES = 1000  # of a denoiser of images
 
 
 def denoising_loss(model, images, labels, generator) -> torch.Tensor:
@@ -86,14 +85,18 @@ def denoiser_report(model, data, seed) -> dict[str, float]:
 
 
 @torch.no_grad()
-def image_denoiser_report(model, data, seed, judges) -> dict[str, float]:
-    """Denoising losses, and how good 1000 unconditional samples of 100 steps are.
+def image_denoiser_report(
+    model, data, seed, judges, n_samples: int = 1000, num_inference_steps: int = 100
+) -> dict[str, float]:
+    """Denoising losses, and how good unconditional samples are.
 
     Args:
         model: a ``UNet2DModel``; where it is smaller than the images it sees them in patches.
         data: :class:`~hierphase.diffusion.datasets.ImageData`.
         seed: of all noise.
         judges: name -> gives the directory of a trained classifier of these images.
+        n_samples: to be drawn.
+        num_inference_steps: that each takes.
     """
     size, channels = model.config.sample_size, model.config.in_channels
     patch = data.train_images.shape[-1] // size
@@ -101,10 +104,10 @@ def image_denoiser_report(model, data, seed, judges) -> dict[str, float]:
     options = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
     sampler = DPMSolverMultistepScheduler.from_config(SCHEDULE.config, **options)
     samples = ForwardBackwardPipeline(model, sampler)(
-        torch.zeros(N_SAMPLES, channels, size, size),
+        torch.zeros(n_samples, channels, size, size),
         [SCHEDULE.config.num_train_timesteps],
-        num_inference_steps=100,
-        generator=[derived_generator(seed, 0, i) for i in range(N_SAMPLES)],
+        num_inference_steps=num_inference_steps,
+        generator=[derived_generator(seed, 0, i) for i in range(n_samples)],
     ).samples[0]
     parts = {"loss": data.train_images, "loss_held_out": data.test_images}
     n = min(2000, *map(len, parts.values()))
