@@ -170,9 +170,9 @@ class SamplerRun:
             right = off <= tolerance and abs(sd - sigma) <= tolerance
             if not right and (j == end or not only_end):
                 where = f"x_0 = {largest:.3g} back: at {self.step_name(j)}"
-                found = f"the mean is off by {off:.2g} and the noise has standard deviation {sd:.3g}"
+                found = f"mean is off by {off:.2g} and the noise has standard deviation {sd:.3g}"
                 remedy = f"instead of {sigma:.3g}; {ADVICE} with other steps, or clip_sample=False"
-                raise ValueError(f"{self} does not lead {where} {found} {remedy}")
+                raise ValueError(f"{self} does not lead {where} the {found} {remedy}")
         error = self.variance_error(k)
         if abs(error) > _MAX_VARIANCE_ERROR and not learned:  # that variance is the network's
             changed = f"{self} changes the variance of Gaussian data by {error:+.1%}"
