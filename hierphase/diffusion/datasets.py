@@ -148,7 +148,7 @@ def cifar10(size: int = 32) -> ImageData:
     return ImageData(images[:n], labels[:n], images[n:], labels[n:], CIFAR10_CLASSES)
 
 
-#: Data sets that come whole, by name: calls without arguments.
+#: The data sets that come whole, by name, as calls without arguments.
 DATASETS = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,

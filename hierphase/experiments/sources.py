@@ -50,7 +50,7 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
     return SymbolImages(ChainSymbols(chances), tree.means + patterns, tree.texture)
 
 
-#: Trees as images: name -> law, given a seed of rules and colours.
+#: Name of a tree as images -> its law, given a seed of rules and colours.
 TREES = {
     **{f"tree-{L}": partial(tree_images, L) for L in (1, 2, 3)},
     **{f"tree-{L}-rough": partial(tree_images, L, texture=0.5) for L in (2, 3)},
@@ -66,8 +66,8 @@ LAWS = TREES | {
     "power-law-2": lambda seed: power_law_classes(2.0),
     "power-law-3": lambda seed: power_law_classes(3.0),
 }
-#: What is fitted to the images of another world: Gaussians of one covariance, one Gaussian a
-#: class, several a class.
+#: What is fitted to the images of another world, by name, from Gaussians of one covariance to
+#: several Gaussians a class.
 FITS = {"fields": {"shared": True}, "flat": {}}
 for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the images of a cluster bear
     FITS[f"clusters-{_k}"] = {"clusters": _k, "rank": _rank}

@@ -232,7 +232,7 @@ NO_MODELS = {
     "": "no denoiser ''",
     "nowhere/at/all": "no denoiser 'nowhere/at/all'",
     ".": "config.json: ",
-    "digits-classifier": "digits-classifier/config.json: ",
+    "digits-classifier": "digits-classifier/config.json: _class_name 'ConvClassifier' is no",
     "rhm-unet-64": "rhm-unet-64 was not trained on digits",
     "fashion-mnist": "fashion-mnist was not trained on digits",
     "cifar10-8": "cifar10-8 was not trained on digits",

