@@ -8,7 +8,7 @@ denoiser has to speak the one of its scheduler.
 import numpy as np
 import torch
 
-from hierphase.checks import within
+from hierphase.checks import check_known, within
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
@@ -31,17 +31,10 @@ class Parametrisation:
         matching = hasattr(scheduler, "scale_noise") and not trained
         self._flow = matching or config.get("use_flow_sigmas", False)
         self.prediction_type = "flow_prediction" if matching else config.get("prediction_type")
-        counted = self._edm or "num_train_timesteps" in config
-        if not counted or not (trained or matching or self._edm):
-            raise ValueError(
-                "scheduler must have alphas_cumprod, as DDPMScheduler has, or be one of EDM or of "
-                f"flow matching; got {type(scheduler).__name__}"
-            )
-        if self.prediction_type not in PREDICTIONS:
-            raise ValueError(
-                f"prediction_type of {type(scheduler).__name__} must be one of "
-                f"{', '.join(PREDICTIONS)}, got {self.prediction_type!r}"
-            )
+        counted, name = "num_train_timesteps" in config, type(scheduler).__name__
+        if not self._edm and not (counted and (trained or matching)):
+            raise ValueError(f"scheduler must have alphas_cumprod, EDM or flows; got {name}")
+        check_known(f"prediction_type of {name}", str(self.prediction_type), PREDICTIONS)
 
     def level(self, t) -> tuple[torch.Tensor, torch.Tensor]:
         """alpha and sigma of what the denoiser is given at time t.

@@ -15,7 +15,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,12 +24,13 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from hierphase.checks import check_finite, check_shape, positive_integer, within
+from hierphase.checks import check_finite, check_known, check_shape, positive_integer, within
 from hierphase.diffusion.samplers import SamplerRun, check_scheduler, learns_variance
 from hierphase.seeds import checked_generators, derived_generator
 
 #: Rows of a call of the model on a CPU, where more are no faster.
 ROWS_PER_CALL = 32
+AUTOCAST_DTYPES = ("None", "torch.bfloat16", "torch.float16")
 
 
 @dataclass
@@ -167,11 +168,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             raise ValueError(f"x0 must be a float32 tensor, got {getattr(x0, 'dtype', type(x0))}")
         check_finite("x0", x0, "n", "channels", "...")
         batch_size = positive_integer("batch_size", batch_size)
-        if autocast_dtype not in (None, torch.bfloat16, torch.float16):
-            raise ValueError(
-                "autocast_dtype must be torch.bfloat16, torch.float16 or None, got "
-                f"{autocast_dtype!r}"
-            )
+        check_known("autocast_dtype", str(autocast_dtype), AUTOCAST_DTYPES)
         if isinstance(self.model, torch.nn.Module):
             x0 = x0.to(next(self.model.parameters(), x0).device)
         starts = self._starts(timesteps, ln_snr, num_inference_steps, start_below, step_options)
@@ -207,16 +204,12 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 for i, own in zip(under_way, predicted.split(len(x0)), strict=True):
                     try:
                         asked[i] = ways[i].send(own)
-                        _check_computed("x_t", asked[i][2], len(x0), t, autocast_dtype)
                     except StopIteration as end:
                         samples[i] = end.value
                 progress.update(len(under_way))
         _check_computed("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
-        return ForwardBackwardOutput(
-            samples=torch.stack(samples),
-            timesteps=torch.tensor([start.t for start in starts], dtype=torch.float64),
-            ln_snr=torch.tensor([start.ln_snr for start in starts], dtype=torch.float64),
-        )
+        times = torch.tensor([(start.t, start.ln_snr) for start in starts], dtype=torch.float64)
+        return ForwardBackwardOutput(torch.stack(samples), *times.mT.clone())
 
     def _starts(self, timesteps, ln_snr, num_inference_steps, start_below, options):
         """Where each of the times or levels starts."""
@@ -255,24 +248,17 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             k = grid.index(t)
         elif "timesteps" in inspect.signature(self.scheduler.set_timesteps).parameters:
             with suppress(ValueError):  # not with Karras' and other levels
-                run = SamplerRun(
-                    self.scheduler, timesteps=[int(t), *map(int, below)], **run.options
-                )
+                steps = [int(t), *map(int, below)]
+                run = SamplerRun(self.scheduler, timesteps=steps, **run.options)
         start = _Start(run, k, *run.levels[k].tolist(), t, key)
         if not abs(start.ln_snr - 2 * math.log(alpha / sigma)) < 0.02:
-            raise ValueError(
-                f"time {t:g} is not among the steps of {run}, which cannot start there; "
-                f"choose from {grid[::-1]}, or give ln_snr"
-            )
+            raise ValueError(f"time {t:g} is no step of {run}: take one of {grid[::-1]}, or ln_snr")
         return start
 
     def _predicted(self, x, t, n_rows, autocast_dtype):
         """What the model predicts for x, in a call of at least ``n_rows``."""
         filled = x[torch.arange(max(n_rows, len(x)), device=x.device) % len(x)]
-        autocast = nullcontext()
-        if autocast_dtype is not None:
-            autocast = torch.autocast(x.device.type, dtype=autocast_dtype)
-        with autocast:
+        with torch.autocast(x.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             predicted = self.model(filled, t).sample
         predicted = predicted[: len(x)].to(x.dtype)
         channels = x.shape[1]
@@ -301,13 +287,9 @@ def _check_computed(what: str, x: torch.Tensor, n: int, t, dtype) -> None:
     """Raise a ValueError that names the first image with a number that is not finite."""
     bad = (~x.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
-        cause = "numbers beyond its range: use float32 or bfloat16"
-        if dtype is not torch.float16:
-            cause = "damaged weights, or x_0 far from what the model was trained on"
-        raise ValueError(
-            f"{what} is not finite for image {bad[0] % n} of {n} at t = {float(t):.4g} in "
-            f"{dtype or x.dtype}; likely {cause}"
-        )
+        where = f"image {bad[0] % n} of {n} at t = {float(t):.4g} in {dtype or x.dtype}"
+        cause = "its range: use float32" if dtype is torch.float16 else "damaged weights, or x_0"
+        raise ValueError(f"{what} is not finite for {where}; likely cause: {cause}")
 
 
 def _row_generators(generator, n: int, starts: list[tuple]) -> list[list[torch.Generator]]:
@@ -315,9 +297,8 @@ def _row_generators(generator, n: int, starts: list[tuple]) -> list[list[torch.G
     generator = checked_generators(generator, n)
     if isinstance(generator, torch.Generator):
         generator = [generator] * n
-    keys = [
-        int(torch.randint(2**63 - 1, (), generator=own, device=own.device)) for own in generator
-    ]
+    numbers = (torch.randint(2**63 - 1, (), generator=g, device=g.device) for g in generator)
+    keys = list(map(int, numbers))
     seen, rows = Counter(), []
     for start in starts:
         t, *of_level = start

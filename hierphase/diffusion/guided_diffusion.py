@@ -90,15 +90,12 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
     wanted, names = empty_unet(adm).state_dict(), {}
     for name in wanted:
         names.setdefault(_source(name, adm), []).append(name)
-    expected = {source: torch.cat([wanted[name] for name in of]) for source, of in names.items()}
-    for source in expected:
-        if source.endswith(CONVOLUTIONS):
-            expected[source] = expected[source][..., None]
+    expected = {}
+    for source, of in names.items():
+        x = torch.cat([wanted[name] for name in of])
+        expected[source] = x[..., None] if source.endswith(CONVOLUTIONS) else x
     if problems := differences(expected, state_dict):
-        raise ValueError(
-            f"the weights are not those of a model with these flags: {problems}; "
-            f"compare with the flags given beside the checkpoint: {adm}"
-        )
+        raise ValueError(f"the weights are not those of a model with {adm}: {problems}")
     converted = {}
     for source, of in names.items():
         for name, x in zip(of, _parts(state_dict[source], len(of), adm), strict=True):
@@ -120,7 +117,6 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
     with torch.device("meta"):
         return UNet2DModel(
             sample_size=adm.image_size,
-            in_channels=3,
             out_channels=6 if adm.learn_sigma else 3,
             layers_per_block=adm.num_res_blocks,
             block_out_channels=adm.widths,
@@ -147,7 +143,6 @@ def _scheduler(adm: ADMFlags) -> DDPMScheduler:
         beta_start=0.1 / adm.diffusion_steps,  # 1e-4 and 0.02 at 1000 steps
         beta_end=20 / adm.diffusion_steps,
         variance_type="learned_range" if adm.learn_sigma else "fixed_large",
-        clip_sample=True,
         timestep_spacing="linspace",
     )
 

@@ -80,10 +80,7 @@ class ADMFlags:
         else:
             factors = _integers("channel_mult", self.channel_mult)
         if factors[0] != 1:
-            raise ValueError(
-                f"channel_mult {factors} must start with 1, as UNet2DModel has one width for the "
-                "first resolution and the time embedding: the 512x512 model cannot be represented"
-            )
+            raise ValueError(f"channel_mult {factors} must start with 1, as UNet2DModel does")
         return tuple(factor * self.num_channels for factor in factors)
 
     @property
@@ -102,11 +99,9 @@ class ADMFlags:
         if sizes == {-1}:
             sizes = {width // positive_integer("num_heads", self.num_heads) for width in attended}
         if len(sizes) > 1 or any(size < 1 or w % size for size in sizes for w in attended):
-            raise ValueError(
-                f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}: heads of "
-                f"{sorted(sizes)} channels at widths of {sorted(attended)}, but UNet2DModel has "
-                "one size for all, which divides them; the 128x128 model cannot be represented"
-            )
+            given = f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}"
+            found = f"heads of {sorted(sizes)} channels at widths of {sorted(attended)}"
+            raise ValueError(f"{given}: {found}, but UNet2DModel has one size, which divides all")
         return sizes.pop()
 
 

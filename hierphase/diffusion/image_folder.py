@@ -154,10 +154,8 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
     for label, (name, files) in enumerate(tqdm(classes.items(), desc=path.name, disable=None)):
         chosen = list(islice(filter(usable, files), n_per_class))
         if len(chosen) < n_per_class:
-            raise ValueError(
-                f"class {name} of {path} has {len(chosen)} usable images, n_per_class={n_per_class}"
-                f" needs more; rejected so far: {_listing(rejected)}"
-            )
+            few = f"{len(chosen)} usable images, n_per_class={n_per_class} needs more"
+            raise ValueError(f"class {name} of {path} has {few}; rejected: {_listing(rejected)}")
         paths += chosen
         labels += [label] * n_per_class
     if rejected:
@@ -178,10 +176,9 @@ def centre_square(image: Image.Image, size: int) -> Image.Image:
     image = image.crop((*cropped, *np.minimum(np.ceil(stop) + 5, sides)))
     (left, top), (right, bottom) = start - cropped, stop - cropped
     # Pillow's order of the two passes, which is a matter of bits, depends on its version
-    image = image.resize(
-        (size, image.height), Image.Resampling.BICUBIC, (left, 0, right, image.height)
-    )
-    return image.resize((size, size), Image.Resampling.BICUBIC, (0, top, size, bottom))
+    bicubic, height = Image.Resampling.BICUBIC, image.height
+    image = image.resize((size, height), bicubic, (left, 0, right, height))
+    return image.resize((size, size), bicubic, (0, top, size, bottom))
 
 
 def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
@@ -210,18 +207,13 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     classes = {name: images(files) for name, files in inside.items()}
     deep = [n for n, files in inside.items() if not classes[n] and any(e.is_dir() for e in files)]
     if parts := deep or [n for n in inside if {m.casefold() for m in inside} <= PARTS]:
-        raise ValueError(
-            f"{path} holds {shortened(parts)}, no classes with their images: give one of these, "
-            f"like {path / parts[-1]}, where each class has a folder, or each image a synset"
-        )
+        which = f"give one of these, like {path / parts[-1]}"
+        raise ValueError(f"{path} holds {shortened(parts)}, no classes with their images: {which}")
     for image in beside:
         synset = SYNSET.fullmatch(image.name)
         if inside or not synset:
-            raise ValueError(
-                f"{image} is of no class: put each class into a folder; or all images side by side "
-                "without folders, their synsets in their names, like n01440764_10026.JPEG or "
-                "ILSVRC2012_val_00000293_n01440764.JPEG"
-            )
+            layouts = "each class into a folder, or synsets into names like n01440764_10026.JPEG"
+            raise ValueError(f"{image} is of no class: put {layouts}")
         classes.setdefault(synset[1], []).append(image)
     if not any(classes.values()):
         wanted = ", ".join(SUFFIXES)

@@ -33,12 +33,10 @@ def class_indices(names: Sequence[str], namings: Sequence[Sequence[str]]) -> lis
         if not strange[-1]:
             return [known.index(name) if name else -1 for name in wanted]
     known = " or ".join(map(shortened, namings))
-    raise ValueError(
-        f"{shortened(min(strange, key=len))} are not each one class of the classifier: the images "
-        f"have {len(names)}, {shortened(list(names))}, it has {len(namings[0])}, {known}; say "
-        'which they are in a file classes.json in the folder of images: {"folder": "class"}, or '
-        "null where it has none"
-    )
+    wrong = f"{shortened(min(strange, key=len))} are not each one class of the classifier"
+    sides = f"the images have {len(names)}, {shortened(list(names))}, it has {len(namings[0])}"
+    remedy = 'say in a file classes.json beside the images which they are: {"folder": "class"}'
+    raise ValueError(f"{wrong}: {sides}, {known}; {remedy}, or null where it has none")
 
 
 def _folded(name: str) -> str:

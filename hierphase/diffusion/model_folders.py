@@ -80,10 +80,8 @@ def _from_config(path: Path, kind: type):
         if levels is not None:
             n, ends = made.config.num_train_timesteps, levels[[0, -1]].tolist()
             if len(levels) != n or not ((levels.diff() < 0).all() and 1 >= ends[0] >= ends[1] >= 0):
-                raise ValueError(
-                    f"betas must be {n} numbers (num_train_timesteps) that make alphas_cumprod "
-                    f"fall within [0, 1], got {len(levels)} that make it {ends}"
-                )
+                found = f"alphas_cumprod fall within [0, 1], got {len(levels)} that make it {ends}"
+                raise ValueError(f"betas must be {n} numbers that make {found}")
         return made
     except Exception as error:  # no limit to what a wrong value makes the classes raise
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None

@@ -74,10 +74,8 @@ def verified(content: bytes, expected: str, name: str, where) -> bytes:
         ValueError: it is another; says where that is.
     """
     if (digest := hashlib.sha256(content).hexdigest()) != expected:
-        raise ValueError(
-            f"{where} holds other data than the published {name}: SHA-256 {digest}, expected "
-            f"{expected}; remove it"
-        )
+        wrong = f"{where} holds other data than the published {name}: SHA-256 {digest}"
+        raise ValueError(f"{wrong}, expected {expected}; remove it")
     return content
 
 
@@ -88,14 +86,13 @@ def read(dataset: str) -> dict[str, np.ndarray]:
         FileNotFoundError: one is missing; says how to get it.
         ValueError: one holds something else; says where.
     """
-    missing = []
-    for folder in (SYSTEM / dataset, cache_directory() / dataset):
-        try:
-            contents = _contents(dataset, folder.glob("*"))
-            return {name: np.frombuffer(content, np.uint8) for name, content in contents.items()}
-        except FileNotFoundError as error:
-            missing.append(f"{error} in {folder}")
-    raise FileNotFoundError(f"{', '.join(missing)}: get it by `hierphase fetch {dataset}`")
+    folders = SYSTEM / dataset, cache_directory() / dataset
+    try:
+        contents = _contents(dataset, [x for folder in folders for x in sorted(folder.glob("*"))])
+    except FileNotFoundError as error:
+        where = f"{error} in {folders[0]} or {folders[1]}"
+        raise FileNotFoundError(f"{where}: get it by `hierphase fetch {dataset}`") from None
+    return {name: np.frombuffer(content, np.uint8) for name, content in contents.items()}
 
 
 def fetch(dataset: str, folder: Path | str | None = None) -> Path:
@@ -125,15 +122,14 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
     """
     check_known("data set", dataset, PLACES)
     cache, system, tried = cache_directory() / dataset, SYSTEM / dataset, []
-    downloads = output_directory(cache / "downloads")
+    downloads = output_directory(cache.with_name(f"{dataset}-downloads"))
     for place in [system, cache, *PLACES[dataset]] if folder is None else [Path(folder)]:
         try:
             of_network = isinstance(place, list)
             paths = [_downloaded(x, downloads) for x in place] if of_network else place.rglob("*")
-            for name, content in _contents(dataset, paths).items():
-                kept = cache / name
-                if place != system and not (kept.is_file() and kept.read_bytes() == content):
-                    write(content, kept)
+            for name, content in _contents(dataset, sorted(paths)).items():
+                if place not in (system, cache):
+                    write(content, cache / name)
             shutil.rmtree(downloads, ignore_errors=True)
             return system if place == system else cache
         except WriteError:
@@ -145,75 +141,68 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
         except KeyboardInterrupt:
             what = f"fetching {dataset} was interrupted; the same command goes on from there"
             raise KeyboardInterrupt(what) from None
-    raise FileNotFoundError(
-        f"{dataset} is nowhere to be had: {'; '.join(tried)}; download it by other means "
-        f"({', '.join(PLACES[dataset][-1])}), and run: hierphase fetch {dataset} --from FOLDER"
-    )
+    remedy = f"put it into a folder and run: hierphase fetch {dataset} --from FOLDER"
+    raise FileNotFoundError(f"{dataset} is nowhere to be had: {'; '.join(tried)}; {remedy}")
 
 
 def _downloaded(address: str, folder: Path) -> Path:
-    """The file of an address, downloaded into a folder; it has its name once it is whole."""
+    """The file of an address, in a folder; what is there of it is not asked for again."""
     path = folder / address.rpartition("/")[2]
-    part = path.with_name(f"{path.name}.part")
+    where = address.replace("npm:", f"{npm_registry()}/")
     folder.mkdir(exist_ok=True)
-    while not path.is_file():
-        begun, total, broken = part.stat().st_size if part.is_file() else 0, None, None
+    while True:
+        begun = path.stat().st_size if path.is_file() else 0
+        rest = {"Range": f"bytes={begun}-"} if begun else {}
+        request = urllib.request.Request(where, headers=rest)
         try:
-            rest = {"Range": f"bytes={begun}-"} if begun else {}
-            where = address.replace("npm:", f"{npm_registry()}/")
-            request = urllib.request.Request(where, headers=rest)
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                kept = begun if response.status == 206 else 0  # else it sends all of it
-                if length := response.headers["Content-Length"]:
-                    total = kept + int(length)
-                shown = {"total": total, "initial": kept, "unit": "B", "unit_scale": True}
-                with (
-                    part.open("ab" if kept else "wb", buffering=0) as file,
-                    tqdm(**shown, desc=path.name, disable=None) as progress,
-                ):
+            with (
+                urllib.request.urlopen(request, timeout=TIMEOUT) as response,
+                path.open("ab", buffering=0) as file,
+            ):
+                file.truncate(kept := begun if response.status == 206 else 0)  # else all is sent
+                total = kept + (response.length or 0)  # of what is still to come
+                shown = {"total": total or None, "initial": kept, "unit": "B", "unit_scale": True}
+                with tqdm(**shown, desc=path.name, disable=None) as progress:
                     while chunk := response.read1(CHUNK):
                         progress.update(file.write(chunk))
+            if not response.length:
+                return path
+            if path.stat().st_size <= begun:
+                raise ConnectionError(f"broke off after {begun} of {total} bytes")
         except (OSError, http.client.HTTPException) as error:
-            broken = error
-        size = part.stat().st_size if part.is_file() else 0
-        if broken is None and total in (None, size):
-            os.replace(part, path)
-        elif getattr(broken, "code", None) == 416 and begun:  # it has no more than that: anew
-            part.unlink()
-        elif size <= begun:
-            raise broken or ConnectionError(f"broke off after {size} of {total} bytes")
-    return path
+            if getattr(error, "code", None) == 416 and begun:  # there is no more of it
+                return path
+            if not path.is_file() or path.stat().st_size <= begun:
+                raise
 
 
 def _contents(dataset: str, paths: Iterable[Path]) -> dict[str, bytes]:
-    """What the published files hold, unpacked and verified, from some files and archives."""
-    forms = {name: [name, f"{name}.gz", name.replace(".bin", ".png")] for name in FILES[dataset]}
-    wanted = set().union(*forms.values(), _LABELS.values())
+    """What the published files hold, unpacked and verified, from the first paths that have it."""
+    forms = {name: name for name in _LABELS.values()}  # name -> of the published file
+    for name in FILES[dataset]:
+        forms |= dict.fromkeys((name, f"{name}.gz", name.replace(".bin", ".png")), name)
     archives = {address.rpartition("/")[2] for place in PLACES[dataset] for address in place}
-    held = {}
-    for path in sorted(paths):
-        if path.name in wanted and path.is_file():
-            held.setdefault(path.name, (path, path.read_bytes()))
+    held, contents = {}, {}
+    for path in paths:
+        if path.name in forms and path.is_file():
+            held.setdefault(forms[path.name], (path, path.read_bytes()))
         elif path.name in archives:
             try:
                 with tarfile.open(path) as archive:
-                    for member in archive:
-                        name = member.name.rpartition("/")[2]
-                        if name in wanted and member.isfile():
+                    for member in filter(tarfile.TarInfo.isfile, archive):
+                        if name := forms.get((inside := path / member.name).name):
                             content = archive.extractfile(member).read()
-                            held.setdefault(name, (path / member.name, content))
+                            held.setdefault(name, (inside, content))
             except Exception as error:  # no limit to what a damaged one raises
                 raise ValueError(f"{path} is damaged ({error}); remove it") from None
-    contents = {}
     for name, expected in FILES[dataset].items():
-        form = next((form for form in forms[name] if form in held), None)
-        if form is None:
+        if name not in held:
             raise FileNotFoundError(f"no {name}")
-        where, content = held[form]
+        where, content = held[name]
         with contextlib.suppress(Exception):  # what is damaged has another hash
-            if form.endswith(".gz"):
+            if where.suffix == ".gz":
                 content = gzip.decompress(content)
-            elif form.endswith(".png"):
+            elif where.suffix == ".png":
                 content = _records(content, held[_LABELS[name[:4]]][1], name)
         contents[name] = verified(content, expected, name, where)
     return contents

@@ -20,6 +20,7 @@ from hierphase.parametrisation import Parametrisation
 
 #: Parts of the names of schedulers for distilled networks and flow maps, which no trial finds out.
 DISTILLED = ("LCM", "TCD", "SCM", "CMStochastic", "Piflow", "HeliosDMD", "FlowMap")
+NOISING = {"add_noise", "scale_noise"}
 STEP_OPTIONS = ("eta", "use_clipped_model_output")
 ADVICE = "take DPMSolverMultistepScheduler, DDPMScheduler or DDIMScheduler"
 DATA_VARIANCE = 0.25  # of the Gaussian data whose variance is watched
@@ -135,10 +136,8 @@ class SamplerRun:
     def check_pure(self) -> None:
         """Raise a ValueError unless the first step can begin with noise alone."""
         if self.ln_snr[0].exp() > _MAX_PURE_SNR:
-            raise ValueError(
-                f"{self}: {self.step_name(0)} is no pure noise; take another number of steps or "
-                "timestep_spacing 'trailing'"
-            )
+            remedy = "take another number of steps or timestep_spacing 'trailing'"
+            raise ValueError(f"{self}: {self.step_name(0)} is no pure noise; {remedy}")
 
     def check(self, k: int, largest: float) -> None:
         """Try the run on data whose way back is known, with their exact denoisers.
@@ -170,18 +169,14 @@ class SamplerRun:
             off, sd = float((mean - alpha * data).abs().max()), float(variance.max() ** 0.5)
             right = off <= tolerance and abs(sd - sigma) <= tolerance
             if not right and (j == end or not only_end):
-                raise ValueError(
-                    f"{self} does not lead x_0 = {largest:.3g} back: at {self.step_name(j)} the "
-                    f"mean is off by {off:.2g} and the noise has standard deviation {sd:.3g} "
-                    f"instead of {sigma:.3g}; {ADVICE} with other steps, or clip_sample=False"
-                )
+                where = f"x_0 = {largest:.3g} back: at {self.step_name(j)}"
+                found = f"mean is off by {off:.2g} and the noise has standard deviation {sd:.3g}"
+                remedy = f"instead of {sigma:.3g}; {ADVICE} with other steps, or clip_sample=False"
+                raise ValueError(f"{self} does not lead {where} the {found} {remedy}")
         error = self.variance_error(k)
         if abs(error) > _MAX_VARIANCE_ERROR and not learned:  # that variance is the network's
-            warnings.warn(
-                f"{self} changes the variance of Gaussian data of variance {DATA_VARIANCE} by "
-                f"{error:+.1%}: take more steps, or a solver of second order",
-                stacklevel=4,
-            )
+            changed = f"{self} changes the variance of Gaussian data by {error:+.1%}"
+            warnings.warn(f"{changed}: take more steps, or a solver of second order", stacklevel=4)
 
     def variance_error(self, k: int) -> float:
         """Relative error of the variance that data of variance 1/4 have after the way from step k.
@@ -247,9 +242,7 @@ def check_scheduler(scheduler) -> None:
     sde = "sde" in str(config.get("algorithm_type")) and config.get("solver_order", 1) > 2
     for reason, applies in {
         f"needs {', '.join(needed[3:])} in its steps": len(needed) > 3,
-        "has neither add_noise nor scale_noise": not (
-            hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
-        ),
+        "has neither add_noise nor scale_noise": not NOISING & {*dir(scheduler)},
         "is for distilled networks or flow maps": any(part in name for part in DISTILLED),
         "does not converge as an SDE solver of order above 2": sde,
         "loses half of the variance with stochastic_sampling": config.get("stochastic_sampling"),

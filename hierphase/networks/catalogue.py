@@ -30,9 +30,8 @@ def model_directory(name: str) -> Path:
     """
     directory = book_directory() / "models" / name
     if not (directory / "README.md").is_file():
-        raise FileNotFoundError(
-            f"no trained model {directory}; train it with: hierphase train {name}"
-        )
+        remedy = f"train it with: hierphase train {name}"
+        raise FileNotFoundError(f"no trained model {directory}; {remedy}")
     return directory
 
 

@@ -174,10 +174,8 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
     try:
         from torchvision import models  # only here: most chapters do without
     except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
-        raise ImportError(
-            f"torchvision cannot be imported beside torch {torch.__version__} ({error}); install "
-            "the build that was made for it (both from PyPI, or both for the CPU)"
-        ) from error
+        reason = f"torchvision cannot be imported beside torch {torch.__version__} ({error})"
+        raise ImportError(f"{reason}; install the build that was made for it") from error
     known = models.list_models(module=models, exclude=UNSUPPORTED)
     check_known("classifier", name, known)
     published = models.get_model_weights(name)
@@ -187,10 +185,8 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
         try:
             state = recipe.get_state_dict(check_hash=True, weights_only=True)
         except OSError as error:
-            raise FileNotFoundError(
-                f"weights {weights} of {name} cannot be downloaded from {recipe.url} ({error}); "
-                "give the path of that file instead"
-            ) from None
+            reason = f"weights {weights} of {name} cannot be downloaded from {recipe.url} ({error})"
+            raise FileNotFoundError(f"{reason}; give the path of that file instead") from None
     elif weights is not None and Path(weights).suffix in STATE_DICT_SUFFIXES:
         state = read_state_dict(weights)
         of_this_name = (w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name)

@@ -33,7 +33,6 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     Raises:
         ValueError: sets of other shapes, or fewer than two rows.
     """
-    check_shape("first features", first, "n k")
     check_shape("second features", second, "m", first.shape[1])
     positive_integer("number of features' rows", min(len(first), len(second)), minimum=2)
     means = [features.double().mean(dim=0) for features in (first, second)]
@@ -59,10 +58,8 @@ def manifold_share(points: torch.Tensor, references: torch.Tensor, k: int = NEIG
         k: a positive integer.
 
     Raises:
-        ValueError: sets of other shapes, or too few references.
+        ValueError: too few references.
     """
-    check_shape("references", references, "m features")
-    check_shape("points", points, "n", references.shape[1])
     positive_integer("number of references", len(references), minimum=k + 1)
     points, references = points.double(), references.double()
     radii = torch.cdist(references, references).kthvalue(k + 1, dim=1).values  # 1: itself

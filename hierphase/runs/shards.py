@@ -159,11 +159,10 @@ def _ready(spec: ShardSpec):
         raise FileNotFoundError(f"{missing}: all workers of a sweep share its output directory")
     with _ONE_AT_A_TIME, one_thread():
         if sweep_key(spec.experiment, spec.parameters) != spec.key:
-            raise ValueError(
-                f"{os.uname().nodename} would compute other numbers than the process that began "
-                f"the sweep: its packages ({results.package_versions()}), files or processor "
-                "differ (for the same bits set ATEN_CPU_CAPABILITY=default for all)"
-            )
+            differ = f"packages ({results.package_versions()}), files or processor differ"
+            remedy = "for the same bits set ATEN_CPU_CAPABILITY=default for all"
+            other = f"{os.uname().nodename} would compute other numbers"
+            raise ValueError(f"{other}: {differ} ({remedy})")
         yield load_experiment(spec.experiment, spec.parameters)
 
 

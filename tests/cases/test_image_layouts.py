@@ -8,7 +8,7 @@ from PIL import Image
 
 from hierphase.diffusion.image_folder import image_folder
 
-MESSAGE = r"holds {}, no classes with their images: give one of these, like {}, where each class"
+MESSAGE = r"holds {}, no classes with their images: give one of these, like {}"
 
 
 def layout(folder, files):
@@ -62,7 +62,7 @@ def test_what_is_read(tmp_path, files, classes):
         (["a/1.png", "b/notes.txt"], r"class b of .* has 0 usable .* b/notes.txt \(no suffix of"),
         (["a/1.png", "b/1.png:Zone.Identifier"], "class b of .* 0 .*Zone.Identifier .no suffix"),
         (["val_0.JPEG", "val_1.JPEG"], "val_0.JPEG is of no class: put each class into a fol"),
-        (["a/1.png", "1.png"], "1.png is of no class: .* side by side without folders"),
+        (["a/1.png", "1.png"], "1.png is of no class: .* or synsets into names"),
     ],
 )
 def test_what_is_refused_in_one_line_that_says_what_to_give(tmp_path, files, message):

@@ -253,7 +253,7 @@ def test_command_line_writes_the_layout_of_diffusers(small, tmp_path, capsys):
         (["-p", "use_fp16", "True"], "unknown parameter of guided-diffusion 'use_fp16'"),
         (["-p", "image_size", "16", "-p", "image_size", "32"], "given twice: 16 and '32'"),
         (["-p", "class_cond", "yes"], "is of type bool (default False); 'yes' is of"),
-        ([], "the weights are not those of a model with these flags"),
+        ([], "the weights are not those of a model with ADMFlags"),
     ],
 )
 def test_command_line_errors(small, tmp_path, capsys, arguments, message):
