@@ -18,7 +18,7 @@ from sweeps import COMMAND, assert_same, begun, run, wait_for
 
 from hierphase.__main__ import main
 from hierphase.experiments import registry
-from hierphase.runs import executors, results, shards
+from hierphase.runs import executors, results
 
 pytestmark = pytest.mark.usefixtures("workers")
 
@@ -47,7 +47,7 @@ def test_shards_compute_with_one_thread(undisturbed, tmp_path):
         assert_same(run(tmp_path), undisturbed)
         assert (undisturbed.n_threads == 1).all()
         assert torch.get_num_threads() == 2
-        experiment = shards.load_experiment(SlowExperiment, PRESETS["tiny"])
+        experiment = SlowExperiment(PRESETS["tiny"])
         two = experiment.measure(0, 12, experiment.prepare())
         assert (two.total.values != undisturbed.total.values).any() or os.cpu_count() == 1
     finally:
