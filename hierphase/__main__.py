@@ -144,7 +144,7 @@ def _fetch(name, folder):
 @_VALUES
 @click.option("--output", metavar="DIR", help="By default runs/CHAPTER-PRESET.")
 @click.option("--executor", default="in-process", help="Or processes, dask or slurm.")
-@click.option("--workers", type=int, help="At once; by default one a core, of SLURM's jobs 256.")
+@click.option("--workers", type=click.IntRange(1), help="By default one a core; SLURM's jobs 256.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running.")
 @click.option("--slurm", **_PAIRS, help="Of its jobs: partition, time (minutes), gpus_per_node ...")
 @click.option("--shard-size", type=int, default=16)

@@ -145,11 +145,8 @@ class ImageExperiment(Experiment):
         """Maps images (n, channels, height, width) to class logits."""
         name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
         directory = worlds.stored_model(name, self.parameters["images"])
-        if directory is None:
-            classifier = classifiers.torchvision_classifier(name, weights)
-        else:
-            classifier = load_classifier(directory)
-        return classifier.to(self.device).eval()
+        found = directory and load_classifier(directory)
+        return (found or classifiers.torchvision_classifier(name, weights)).to(self.device).eval()
 
     @cached_property
     def classes(self) -> torch.Tensor:
@@ -175,11 +172,8 @@ class ImageExperiment(Experiment):
         T = self.world.scheduler.config.num_train_timesteps
         for parameter in ("n_times", "num_inference_steps"):
             positive_integer(parameter, self.parameters[parameter], 1, T)
-        x, images = self.world.starts(range(1))[0].to(self.device), self.parameters["images"]
-        try:
-            representations.activations(self.classifier, x, self.parameters["layers"])
-        except RuntimeError as error:
-            raise ValueError(f"classifier {name} cannot see images {images} ({error})") from None
+        x_0 = self.world.starts(range(1))[0].to(self.device)
+        representations.activations(self.classifier, x_0, self.parameters["layers"])
         len(self.classes)  # refused here where the names of classes do not match
 
     def files(self) -> dict[str, dict[str, Path]]:

@@ -16,7 +16,7 @@ import xarray as xr
 from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.checks import check_known, check_shape, fraction, increasing, positive_integer
+from hierphase.checks import check_known, check_shape, increasing, within
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
@@ -85,23 +85,15 @@ class ProbeExperiment(Experiment):
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        process = parameters["process"]
+        times = parameters["process"] == "gaussian"
         increasing("noise", parameters["noise"], 1)
-        for level in parameters["noise"]:
-            if process == "epsilon":
-                fraction("epsilon", level)
-            else:
-                positive_integer("each time in noise", level, 0, 999)
+        within("noise", parameters["noise"], 0, 999 if times else 1, integer=times)
         check_shape("networks", parameters["networks"], "n")
         for name in parameters["networks"]:
             check_known("network", name, TREE_CLASSIFIERS)
-            if isinstance(TREE_CLASSIFIERS[name].data(), TwoModeMixture) and (
-                process == "epsilon" or parameters["shuffled"]
-            ):
-                raise ValueError(
-                    f"the data of {name} take the process gaussian and cannot be shuffled, got "
-                    f"{process} and shuffled={parameters['shuffled']}"
-                )
+            mixture = isinstance(TREE_CLASSIFIERS[name].data(), TwoModeMixture)
+            if mixture and (parameters["shuffled"] or not times):
+                raise ValueError(f"{name} takes the process gaussian, and no shuffled data")
 
     def __len__(self) -> int:
         return len(self.parameters["networks"]) * self.parameters["n_blocks"]
@@ -130,11 +122,9 @@ class ProbeExperiment(Experiment):
                 data = replace(data, shuffled=data.shuffled or self.parameters["shuffled"])
                 world = TreeWorld(data, self.parameters["process"], start)
             pairs.append((network, world))
-        layouts = {(network.config.L, tuple(world.levels)) for network, world in pairs}
+        layouts = {(network.config.L, len(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
-            raise ValueError(
-                f"networks must have the same number of layers and levels, got {sorted(layouts)}"
-            )
+            raise ValueError(f"networks must have the same number of layers and levels: {layouts}")
         return pairs
 
     @cached_property

@@ -4,7 +4,6 @@ A new world is a class with the methods ``starts`` and ``denoised`` of :class:`W
 are solved exactly draw x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -242,9 +241,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
         load, colours = held_out.__getitem__, held_out.shape[1]
     size, channels = model.config.sample_size, model.config.in_channels
-    patch = math.isqrt(channels // colours)
-    if channels != colours * patch**2:  # refused below
-        patch = 1
+    patch = next((k for k in range(1, channels) if channels == colours * k**2), 1)
     side = patch * size
     if held_out is None:
         folder = image_folder(name, n_per_class, side)
@@ -253,8 +250,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     of_class = [(labels == c).nonzero().flatten() for c in range(len(names))]
     positive_integer("n_per_class", n_per_class, 1, min(map(len, of_class)))
     order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
-    channels //= patch**2
-    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, side, side)
+    whose = f"images {name} for {parameters['model']}"
+    check_shape(whose, load([0]), 1, channels // patch**2, side, side)
     (kind, settings), kin = SAMPLERS[parameters["sampler"]], type(scheduler).__name__
     trained = hasattr(scheduler, "alphas_cumprod")
     if kind and not trained:
@@ -295,10 +292,8 @@ def stored_model(name: str | None, images: str = "") -> Path | None:
 def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, Any]:
     path = stored_model(parameters["model"], parameters["images"])
     if path is None:
-        raise FileNotFoundError(
-            f"no denoiser {parameters['model']!r}: give the parameter model a trained model of the "
-            "book, a directory in diffusers' layout, or a checkpoint of guided-diffusion"
-        )
+        remedy = "give the parameter model a model of the book, a diffusers folder, or a checkpoint"
+        raise FileNotFoundError(f"no denoiser {parameters['model']!r}: {remedy}")
     if path.is_file():
         unet, scheduler = load_adm(path, **parameters["model_flags"])
     else:
@@ -316,9 +311,7 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, 
             sample = unet(x, timestep=torch.tensor(1, device=device)).sample
         check_shape("its output", sample, 1, "channels", size, size)
     except Exception as error:  # no limit to what other models make of it
-        raise ValueError(
-            f"{path}: {type(unet).__name__} is no model(x_t, t).sample of images alone ({error})"
-        ) from None
+        raise ValueError(f"{path} is no model(x_t, t).sample of images alone ({error})") from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return unet, scheduler
