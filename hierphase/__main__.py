@@ -155,7 +155,7 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
     from hierphase.runs.executors import open_executor
 
     values = _parse_values(values, registry.all_parameters(chapter, preset))
-    registry.all_parameters(chapter, preset, values)  # before an executor is opened
+    values = registry.all_parameters(chapter, preset, values)  # before an executor is opened
     output = output or f"runs/{chapter}-{preset}"
     with open_executor(executor, output, workers, scheduler, _parse_values(slurm, {})) as opened:
         registry.run_sweep(chapter, preset, values, output, shard_size, opened)

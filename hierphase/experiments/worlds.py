@@ -15,7 +15,6 @@ import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
-from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
@@ -26,7 +25,6 @@ from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
-from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -60,12 +58,22 @@ class Denoised(NamedTuple):
     ln_snr: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
 class World:
     """Data with a forward-backward experiment, here data that are all drawn together.
 
     A subclass gives ``batch(n)``, the first n data as :meth:`starts` does, and
     ``draw(starts, noise, generator)``, x̂0 from one noise level and what is kept.
+
+    Attributes:
+        data: what they are drawn from.
+        process: "epsilon", or "gaussian", whose levels are times 0 to T - 1.
+        seed: of the starting data.
     """
+
+    data: Any
+    process: str
+    seed: int
 
     def starts(self, rows: range) -> list[torch.Tensor]:
         """Data ``rows``: x_0 (n, channels, ...), and what else is known of them, a row a datum."""
@@ -87,19 +95,11 @@ class World:
         return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
 
 
-@dataclass(frozen=True)
 class TreeWorld(World):
-    """Data of a Random Hierarchy Model, or their leaves shuffled between data, solved exactly.
+    """A Random Hierarchy Model (:class:`~hierphase.rhm.dataset.TreeData`), solved exactly.
 
-    Attributes:
-        data: of the tree.
-        process: "epsilon", or "gaussian", whose levels are times 0 to T - 1.
-        seed: of the starting data.
+    Its leaves may be shuffled between data.
     """
-
-    data: TreeData
-    process: str
-    seed: int
 
     @property
     def levels(self) -> list[int]:
@@ -132,19 +132,13 @@ class TreeWorld(World):
         return encode(leaves.view(len(x_0), -1), rhm.v), kept
 
 
-@dataclass(frozen=True)
 class TwoModeWorld(World):
     """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
 
-    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts.
-
-    Attributes:
-        data: the mixture.
-        seed: of the starting data.
+    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts. The process is
+    the Gaussian one.
     """
 
-    data: TwoModeMixture
-    seed: int
     levels = (0, 1)
 
     def batch(self, n):

@@ -171,7 +171,10 @@ def test_failed_shards_are_named_and_the_others_kept(undisturbed, tmp_path, monk
         ([NAME, "--preset", "tiny", "--shard-size", "0"], "shard_size must be at least 1, got 0"),
         ([NAME, "--preset", "tiny", "--executor", "process"], "did you mean 'processes'?"),
         ([NAME, "--preset", "tiny", "--workers", "2"], "in-process has no use for --workers"),
-        ([NAME, "--preset", "tiny", "--executor", "processes", "--workers", "0"], "0 is not in the range"),
+        (
+            [NAME, "--preset", "tiny", "--executor", "processes", "--workers", "0"],
+            "not in the range",
+        ),
         ([NAME, "--preset", "tiny", "--scheduler", "a:1"], "has no use for --scheduler"),
         ([NAME, "--preset", "tiny", "--slurm", "time", "5"], "has no use for --slurm"),
         ([NAME, "--preset", "tiny", "--output", "/proc/cpuinfo/out"], "/proc/cpuinfo/out"),
