@@ -123,22 +123,26 @@ class Evidence(Experiment):
         comes from the intervals of each.
 
         Returns:
-            ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (world, redraw, ...).
+            ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (part, world, redraw,
+            sign, judge) of these three parts.
         """
         shape = len(self.parameters["worlds"]), self.parameters["n_redraws"]
-        value, low, high = (
-            merged[part].values.reshape(*shape, *merged[part].shape[1:]) for part in self.padded
-        )
+        redraws = merged[list(self.padded)].to_dataarray("part").values
+        redraws = redraws.reshape(len(self.padded), *shape, *redraws.shape[2:])
+        value, low, high = redraws
         n = np.isfinite(value).sum(axis=1)
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
             mean, spread = np.nanmean(value, axis=1), np.nanstd(value, axis=1, ddof=1)
             own = np.sqrt(np.nanmean(((high - low) / 2) ** 2, axis=1) / n)
             over = spread * stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
-        margin, dimensions = np.where(n >= 5, over, own), ("world", "sign", "judge")
-        parts = _interval(mean, margin)
-        measured = {part: (dimensions, numbers) for part, numbers in parts.items()}
-        measured["redraws"] = ("world", "redraw", "sign", "judge"), value
-        names = {"sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"]}
+        parts = _interval(mean, np.where(n >= 5, over, own))
+        measured = {part: (("world", "sign", "judge"), numbers) for part, numbers in parts.items()}
+        axes = "part", "world", "redraw", "sign", "judge"
+        measured["redraws"] = axes, redraws.astype(np.float32)
+        names = {
+            "sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"],
+            "part": list(self.padded), "redraw": np.arange(shape[1]),
+        }  # fmt: skip
         return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
 
 
@@ -157,7 +161,7 @@ class Signs(Experiment):
     """
 
     presets: ClassVar = {"signs": {"sources": [name for name in PRESETS if name != "cifar10-32"]}}
-    padded = Evidence.padded
+    padded = (*Evidence.padded, "redraws")
 
     def __len__(self) -> int:
         return 1
@@ -168,9 +172,9 @@ class Signs(Experiment):
         return {"sources": {name: results.result_path("evidence", name) for name in names}}
 
     def measure_unit(self, i, prepared):
-        """The table (world, sign, judge): ``value``, ``low`` and ``high``."""
-        parts = [results.read(path)[list(self.padded)] for path in self.files()["sources"].values()]
-        return xr.concat(parts, "world", join="exact", combine_attrs="drop")
+        """All of :meth:`Evidence.finish`, of all worlds; redraws that one lacks are NaN."""
+        tables = [results.read(path) for path in self.files()["sources"].values()]
+        return xr.concat(tables, "world", join="outer", combine_attrs="drop")
 
     def finish(self, merged):
         """The table with ``width-resolution``: what half the resolution adds to the width."""
