@@ -56,6 +56,8 @@ def test_a_network_denoises_and_another_judges():
     seen = found.sel(judge="cnn").dropna("sign")
     assert {"judge-accuracy", "splice-loss"} <= {*seen.sign.values}
     assert (seen.low <= seen.value).all() and (seen.value <= seen.high).all()
+    predicted = -0.58  # of the largest variance of all training images, of which some are drawn
+    assert abs(seen.value.sel(sign="predicted-snr") - predicted) < 0.1
     again = measured("digits", **changes)
     assert again.identical(found)
 
