@@ -11,9 +11,14 @@ from scipy import stats
 BOUNDS = {"above": lambda low, x: low > x, "not above": lambda low, x: low <= x}
 
 
+def errors_allowed(n_looks: int = 1) -> float:
+    """Standard errors that 5% shared over this many looks allow, either way (Bonferroni)."""
+    return stats.norm.ppf(1 - 0.025 / n_looks)
+
+
 def widened(table: xr.Dataset, n_looks: int) -> tuple[xr.DataArray, xr.DataArray]:
     """Both ends of the intervals when 5% is shared over this many looks (Bonferroni)."""
-    factor = stats.norm.ppf(1 - 0.025 / n_looks) / stats.norm.ppf(0.975)
+    factor = errors_allowed(n_looks) / errors_allowed()
     value = table["value"]
     return tuple(value + (table[end] - value) * factor for end in ("low", "high"))
 
@@ -52,7 +57,7 @@ def apart(table: xr.Dataset, world: str, others: list[str]) -> xr.DataArray:
         (world, sign, ...) of other minus world: infinite where only the other lacks the sign, NaN
         where the world itself does.
     """
-    table = table.assign(error=(table["high"] - table["low"]) / 2 / stats.norm.ppf(0.975))
+    table = table.assign(error=(table["high"] - table["low"]) / 2 / errors_allowed())
     one, other = table.sel(world=world, drop=True), table.sel(world=others)
     distance = (other["value"] - one["value"]) / np.hypot(one["error"], other["error"])
     return distance.fillna(np.inf).where(one["value"].notnull())
@@ -65,6 +70,5 @@ def simplest(distances: xr.DataArray) -> str | None:
         distances: (world, sign) of :func:`apart`, from simple to complex.
     """
     signs = distances.dropna("sign", how="all")
-    limit = stats.norm.ppf(1 - 0.025 / signs.sizes["sign"])
-    within = (abs(signs) <= limit).all("sign")
+    within = (abs(signs) <= errors_allowed(signs.sizes["sign"])).all("sign")
     return next(iter(signs.world.values[within].tolist()), None)
