@@ -13,11 +13,11 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from hierphase.analysis import bootstrap, signs
+from hierphase.analysis import bootstrap, signs, speciation
 from hierphase.analysis.bootstrap import Estimate
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
-from hierphase.experiments import judges, worlds
+from hierphase.experiments import judges, sources, worlds
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.sources import FITS, LAWS, REAL, Source, check_world, noised, open_source
 from hierphase.runs import results
@@ -31,6 +31,7 @@ _LACKING = {
     "K does not fall from .9 to .1": "half-snr width-snr width-snr-per-image",
     "two classes": "superclass-gap",
     "a network gives no density": "log-evidence",
+    "only of data sets; or no noise is little enough": "predicted-snr predicted-snr-pairs",
     "the posterior has no layers": "auc-early-less-late",
     "no group of six images": "coupling-near coupling-far coupling-near-kept coupling-far-kept "
     "coupling-near-end coupling-far-end energy-ratio",
@@ -46,16 +47,19 @@ _SIZES = {
 }  # fmt: skip
 #: Preset -> the parameters of :class:`Evidence`.
 PRESETS = {"laws": _SIZES | {"worlds": list(LAWS), "judge_steps": 4000}}
+_REAL = {"n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
+_DIGITS = {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
 for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
     _judged = [f"{kind}-{_data}" for kind in ("fields", "flat", "clusters-20")]
     _more = [f"{kind}-{_data}" for kind in FITS if f"{kind}-{_data}" not in _judged]
-    _real = [name + REAL for name in _judged if _data in worlds.DATASETS]
-    PRESETS[f"fits-{_data}"] = _SIZES | {"worlds": _judged}
-    PRESETS[f"more-fits-{_data}"] = _SIZES | {"worlds": _more + _real, "n_judged": 0}
-for _data in ("digits", "mnist", "fashion-mnist", "cifar10-8", "cifar10-16"):
-    _few = {"worlds": [_data], "n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
-    PRESETS[_data] = _SIZES | _few
-PRESETS["digits"] |= {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
+    _fits = _SIZES | {"n_redraws": 20 if _data == "tree-2" else 5}
+    PRESETS[f"fits-{_data}"] = _fits | {"worlds": _judged}
+    PRESETS[f"more-fits-{_data}"] = _fits | {"worlds": _more, "n_judged": 0}
+for _data in worlds.DATASETS:
+    _few = _SIZES | _REAL | (_DIGITS if _data == "digits" else {})
+    PRESETS[_data] = _few | {"worlds": [_data]}
+    _fits = [f"{kind}-{_data}{REAL}" for kind in ("fields", "flat", "clusters-20")]
+    PRESETS[f"real-{_data}"] = _few | {"worlds": _fits, "n_judged": 0}
 
 
 class Evidence(Experiment):
@@ -76,13 +80,13 @@ class Evidence(Experiment):
     least: ClassVar = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
     padded = ("value", "low", "high")
 
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        for name in parameters["worlds"] or [""]:
+            check_world(name)
+
     def __len__(self) -> int:
         return len(self.parameters["worlds"]) * self.parameters["n_redraws"]
-
-    def check(self) -> None:
-        """As of the base: also that all worlds are known."""
-        for name in self.parameters["worlds"]:
-            check_world(name)
 
     def files(self):
         """As of the base: those of the denoisers of real images."""
@@ -123,22 +127,26 @@ class Evidence(Experiment):
         comes from the intervals of each.
 
         Returns:
-            ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (world, redraw, ...).
+            ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (part, world, redraw,
+            sign, judge) of these three parts.
         """
         shape = len(self.parameters["worlds"]), self.parameters["n_redraws"]
-        value, low, high = (
-            merged[part].values.reshape(*shape, *merged[part].shape[1:]) for part in self.padded
-        )
+        redraws = merged[list(self.padded)].to_dataarray("part").values
+        redraws = redraws.reshape(len(self.padded), *shape, *redraws.shape[2:])
+        value, low, high = redraws
         n = np.isfinite(value).sum(axis=1)
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
             mean, spread = np.nanmean(value, axis=1), np.nanstd(value, axis=1, ddof=1)
             own = np.sqrt(np.nanmean(((high - low) / 2) ** 2, axis=1) / n)
             over = spread * stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
-        margin, dimensions = np.where(n >= 5, over, own), ("world", "sign", "judge")
-        parts = _interval(mean, margin)
-        measured = {part: (dimensions, numbers) for part, numbers in parts.items()}
-        measured["redraws"] = ("world", "redraw", "sign", "judge"), value
-        names = {"sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"]}
+        parts = _interval(mean, np.where(n >= 5, over, own))
+        measured = {part: (("world", "sign", "judge"), numbers) for part, numbers in parts.items()}
+        axes = "part", "world", "redraw", "sign", "judge"
+        measured["redraws"] = axes, redraws.astype(np.float32)
+        names = {
+            "sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"],
+            "part": list(self.padded), "redraw": np.arange(shape[1]),
+        }  # fmt: skip
         return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
 
 
@@ -156,8 +164,8 @@ class Signs(Experiment):
         ValueError: a result that is not there.
     """
 
-    presets: ClassVar = {"signs": {"sources": [name for name in PRESETS if name != "cifar10-32"]}}
-    padded = Evidence.padded
+    presets: ClassVar = {"signs": {"sources": [n for n in PRESETS if "cifar10-32" not in n]}}
+    padded = (*Evidence.padded, "redraws")
 
     def __len__(self) -> int:
         return 1
@@ -168,9 +176,9 @@ class Signs(Experiment):
         return {"sources": {name: results.result_path("evidence", name) for name in names}}
 
     def measure_unit(self, i, prepared):
-        """The table (world, sign, judge): ``value``, ``low`` and ``high``."""
-        parts = [results.read(path)[list(self.padded)] for path in self.files()["sources"].values()]
-        return xr.concat(parts, "world", join="exact", combine_attrs="drop")
+        """All of :meth:`Evidence.finish`, of all worlds; redraws that one lacks are NaN."""
+        tables = [results.read(path) for path in self.files()["sources"].values()]
+        return xr.concat(tables, "world", join="outer", combine_attrs="drop")
 
     def finish(self, merged):
         """The table with ``width-resolution``: what half the resolution adds to the width."""
@@ -208,6 +216,8 @@ def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> di
     right = (verdict.argmax(dim=1) == given).double().numpy()
     found = {"judge-accuracy": bootstrap.function_of_mean(lambda mean: mean, right)}
 
+    if source.law is None:
+        found |= _predicted(*source.learnt(sources.N_FITTED, generator))
     if judge.network is None:
         originals, _ = (source.originals or source.starts)(sizes["n_images"], generator)
         noisy = noised(originals, judges.CLEAN, generator)
@@ -254,6 +264,14 @@ def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> di
     margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
     rise = Estimate(**_interval(losses[1].value - losses[0].value, margin))
     return found | {"splice-loss": losses[0], "splice-rise": rise}
+
+
+def _predicted(images, labels) -> dict:
+    """ln SNR at which a class should go: of all images, and of the median pair of class means."""
+    median = speciation.pair_variances(images, labels).median().item()
+    variances = {"": speciation.largest_variance(images), "-pairs": median}
+    levels = {name: speciation.speciation_level(x).item() for name, x in variances.items()}
+    return {f"predicted-snr{name}": Estimate(*[x] * 3) for name, x in levels.items() if x < np.inf}
 
 
 def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
