@@ -305,7 +305,8 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, 
             sample = unet(x, timestep=torch.tensor(1, device=device)).sample
         check_shape("its output", sample, 1, "channels", size, size)
     except Exception as error:  # no limit to what other models make of it
-        raise ValueError(f"{path} is no model(x_t, t).sample of images alone ({error})") from None
+        kind = f"{path}: {type(unet).__name__} is no model(x_t, t).sample"
+        raise ValueError(f"{kind} of images alone ({error})") from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return unet, scheduler
