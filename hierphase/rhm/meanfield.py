@@ -206,9 +206,7 @@ def profile(epsilon, v, m, s, L) -> np.ndarray:
     Raises:
         ValueError: sizes without unambiguous rules, L out of range, or epsilon outside [0, 1].
     """
-    v, m, s = tree_sizes(v, m, s)
-    p, q = beliefs(leaf_belief(epsilon, v), v, m, s, L)
-    return marginal(p, q, v)
+    return marginal(*beliefs(leaf_belief(epsilon, v), v, m, s, L), v)
 
 
 def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
