@@ -100,7 +100,7 @@ def test_a_few_large_steps_do_not_break_down(rhm):
 
 def test_bad_arguments_are_refused(rhm):
     bp = BeliefPropagation(rhm)
-    with pytest.raises(ValueError, match="flow_prediction, got 'flow'"):
+    with pytest.raises(ValueError, match="unknown prediction_type of DDPMScheduler 'flow'"):
         scheduler = DDPMScheduler()
         scheduler.register_to_config(prediction_type="flow")
         BayesDenoiser(bp, scheduler)
