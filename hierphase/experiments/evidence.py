@@ -80,13 +80,13 @@ class Evidence(Experiment):
     least: ClassVar = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
     padded = ("value", "low", "high")
 
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        for name in parameters["worlds"] or [""]:
+            check_world(name)
+
     def __len__(self) -> int:
         return len(self.parameters["worlds"]) * self.parameters["n_redraws"]
-
-    def check(self) -> None:
-        """As of the base: also that all worlds are known."""
-        for name in self.parameters["worlds"]:
-            check_world(name)
 
     def files(self):
         """As of the base: those of the denoisers of real images."""

@@ -124,6 +124,7 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
 
 def check_world(name: str) -> tuple[str, str]:
     """What is fitted (nothing: empty), and to which world; a ValueError for an unknown one."""
+    name = str(name)
     kind = max((kind for kind in FITS if name.startswith(f"{kind}-")), key=len, default="")
     data = name.removeprefix(f"{kind}-").removesuffix(REAL if kind else "")
     known = worlds.DATASETS if name.endswith(REAL) else worlds.DATASETS | LAWS

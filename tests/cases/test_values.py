@@ -176,6 +176,10 @@ REFUSED = {
         ("changes", '{"n_times": 1.5}', "parameter n_times of preset fashion-mnist is of type int"),
         ("n_resamples", "0", "n_resamples must be at least 2, got 0"),
     ],
+    "evidence": [
+        ("preset", "law", "unknown preset of evidence 'law' (did you mean 'laws'"),
+        ("changes", '{"sources": "laws"}', "parameter sources of preset signs is of type list"),
+    ],
     "image-layers": [
         ("preset", "fashion", "unknown preset of imagenet-transition 'fashion'"),
         ("changes", '{"seed": null}', "parameter seed of preset fashion-mnist is of type int"),

@@ -87,14 +87,14 @@ def test_fits_are_given_images_of_their_own_or_real_ones():
         ("clusters-20-digit", "unknown world 'digit'.*did you mean 'digits'"),
         ("flat-tree-3-real", "unknown world 'tree-3'"),
         ("digits-real", "unknown world 'digits-real'"),
+        (3, "unknown world '3'"),
     ],
 )
 def test_unknown_worlds_are_refused(world, message):
     with pytest.raises(ValueError, match=message):
         sources.check_world(world)
-    one = Evidence(evidence.PRESETS["laws"] | {"worlds": [world]})
     with pytest.raises(ValueError, match=message):
-        one.check()
+        Evidence(evidence.PRESETS["laws"] | {"worlds": ["tree-1", world]})
 
 
 def test_the_key_of_real_images_is_that_of_their_denoiser():
