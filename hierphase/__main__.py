@@ -144,7 +144,7 @@ def _fetch(name, folder):
 @_VALUES
 @click.option("--output", metavar="DIR", help="By default runs/CHAPTER-PRESET.")
 @click.option("--executor", default="in-process", help="Or processes, dask or slurm.")
-@click.option("--workers", type=int, help="At once; by default one a core, of SLURM's jobs 256.")
+@click.option("--workers", type=click.IntRange(1), help="By default one a core; SLURM's jobs 256.")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running.")
 @click.option("--slurm", **_PAIRS, help="Of its jobs: partition, time (minutes), gpus_per_node ...")
 @click.option("--shard-size", type=int, default=16)
@@ -155,7 +155,7 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
     from hierphase.runs.executors import open_executor
 
     values = _parse_values(values, registry.all_parameters(chapter, preset))
-    registry.all_parameters(chapter, preset, values)  # before an executor is opened
+    values = registry.all_parameters(chapter, preset, values)  # before an executor is opened
     output = output or f"runs/{chapter}-{preset}"
     with open_executor(executor, output, workers, scheduler, _parse_values(slurm, {})) as opened:
         registry.run_sweep(chapter, preset, values, output, shard_size, opened)

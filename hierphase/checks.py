@@ -158,10 +158,8 @@ def tree_sizes(v, m, s, n_symbols=None) -> tuple[int, int, int]:
     if s * v.bit_length() > 1000:
         raise ValueError(f"v**s = {v}**{s} is too large for floating-point numbers")
     if m * n_symbols > v**s:
-        raise ValueError(
-            f"{n_symbols} symbols with m={m} rules need {m * n_symbols} different tuples, but "
-            f"only v**s = {v}**{s} = {v**s} exist; choose m at most {v**s // n_symbols}"
-        )
+        need, most = f"m={m} rules need {m * n_symbols} different tuples", v**s // n_symbols
+        raise ValueError(f"{need}, only v**s = {v}**{s} = {v**s} exist; choose m at most {most}")
     return v, m, s
 
 

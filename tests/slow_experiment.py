@@ -82,7 +82,7 @@ def log(start, stop):
 
 def spec(directory, start=0, stop=4, **changes):
     parameters = PRESETS["tiny"] | changes
-    key = shards.sweep_key(SlowExperiment, parameters)
+    key = shards.opened(SlowExperiment, json.dumps(parameters))[1]
     return shards.ShardSpec(SlowExperiment, parameters, start, stop, directory, key)
 
 

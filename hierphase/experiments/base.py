@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +35,8 @@ class Experiment:
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
             that of the units.
         padded: measured variables that are NaN where there is nothing to measure.
+        parameters: as JSON gives them back.
+        p: the same as attributes, ``p.seed``.
     """
 
     presets: ClassVar[dict[str, dict]]
@@ -58,6 +61,7 @@ class Experiment:
         for name, known in self.choices.items():
             check_known(name, parameters[name], known)
         self.parameters = {key: plain(f"parameter {key}", parameters[key]) for key in parameters}
+        self.p = SimpleNamespace(**self.parameters)
 
     def check(self) -> None:
         """Raise where models, data and parameters do not fit one another, before any work.

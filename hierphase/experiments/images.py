@@ -136,20 +136,17 @@ class ImageExperiment(Experiment):
     @cached_property
     def world(self) -> worlds.ImageWorld:
         """The starting images, and how they are denoised."""
-        if self.parameters["model"] == worlds.FLAT_MIXTURE:
+        if self.p.model == worlds.FLAT_MIXTURE:
             return worlds.flat_world(self.parameters, self.generators)
         return worlds.trained_world(self.parameters, self.device)
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
         """Maps images (n, channels, height, width) to class logits."""
-        name, weights = self.parameters["classifier"], self.parameters["classifier_weights"]
-        directory = worlds.stored_model(name, self.parameters["images"])
-        if directory is None:
-            classifier = classifiers.torchvision_classifier(name, weights)
-        else:
-            classifier = load_classifier(directory)
-        return classifier.to(self.device).eval()
+        name, directory = self.p.classifier, worlds.stored_model(self.p.classifier, self.p.images)
+        found = directory and load_classifier(directory)
+        found = found or classifiers.torchvision_classifier(name, self.p.classifier_weights)
+        return found.to(self.device).eval()
 
     @cached_property
     def classes(self) -> torch.Tensor:
@@ -158,16 +155,16 @@ class ImageExperiment(Experiment):
 
     def times(self) -> torch.Tensor:
         """(n_times + 1,) reversal times, 0 to T."""
-        n, T = self.parameters["n_times"], self.world.scheduler.config.num_train_timesteps
+        n, T = self.p.n_times, self.world.scheduler.config.num_train_timesteps
         return torch.linspace(0, T, n + 1, dtype=torch.float64).round().long()
 
     def check(self) -> None:
         """As of the base: also that no parameter is without effect."""
-        model, name = self.parameters["model"], self.parameters["classifier"]
-        path = worlds.stored_model(model)
-        unused = {} if path and path.is_file() else {"model_flags": model}
-        unused |= {"classifier_weights": name} if worlds.stored_model(name) else {}
-        unused |= dict.fromkeys(_OF_NETWORKS, model) if model == worlds.FLAT_MIXTURE else {}
+        model, judge = worlds.stored_model(self.p.model), worlds.stored_model(self.p.classifier)
+        unused = {} if model and model.is_file() else {"model_flags": self.p.model}
+        unused |= {"classifier_weights": self.p.classifier} if judge else {}
+        if self.p.model == worlds.FLAT_MIXTURE:
+            unused |= dict.fromkeys(_OF_NETWORKS, worlds.FLAT_MIXTURE)
         for parameter, owner in unused.items():
             value = self.parameters[parameter]
             if all(value != preset[parameter] for preset in PRESETS.values()):
@@ -175,11 +172,8 @@ class ImageExperiment(Experiment):
         T = self.world.scheduler.config.num_train_timesteps
         for parameter in ("n_times", "num_inference_steps"):
             positive_integer(parameter, self.parameters[parameter], 1, T)
-        x, images = self.world.starts(range(1))[0].to(self.device), self.parameters["images"]
-        try:
-            representations.activations(self.classifier, x, self.parameters["layers"])
-        except RuntimeError as error:
-            raise ValueError(f"classifier {name} cannot see images {images} ({error})") from None
+        x_0 = self.world.starts(range(1))[0].to(self.device)
+        representations.activations(self.classifier, x_0, self.p.layers)
         len(self.classes)  # refused here where the names of classes do not match
 
     def files(self) -> dict[str, dict[str, Path]]:
@@ -209,15 +203,14 @@ class ImageExperiment(Experiment):
                 moments.update(batch.flatten(1))
                 yield batch.to(self.device)
 
-        layers = self.parameters["layers"]
-        scales = representations.fit_standardisers(self.classifier, watched(), layers)
+        scales = representations.fit_standardisers(self.classifier, watched(), self.p.layers)
         mean_image = moments.standardiser().mean.reshape(self.world.starts(range(1))[0].shape[1:])
         images = ("colour", "row", "column"), mean_image.cpu().numpy()
         return representations.as_dataset(scales).assign(mean_image=images)
 
     def generators(self, rows: Sequence[int], *stream: int) -> list[torch.Generator]:
         """One for each image, from the seed, its class and its rank within the class."""
-        seed, n_classes = self.parameters["seed"], len(self.world.class_names)
+        seed, n_classes = self.p.seed, len(self.world.class_names)
         return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
 
     def round_trips(
@@ -270,7 +263,7 @@ class ImageExperiment(Experiment):
         layers = representations.layer_similarity(self.classifier, x0, samples, scales, CLASSIFIED)
         mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
         n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
-        shown = max(0, min(stop, self.parameters["n_shown"]) - start)
+        shown = max(0, min(stop, self.p.n_shown) - start)
         pixels = ((samples[:, :shown].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
         bands = band_similarity(x0, samples, mean_image, n_bands).cpu()
         of_image = ("time", "image")

@@ -5,7 +5,6 @@ others and goes through the same code.
 """
 
 from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +55,14 @@ class DenoiserExperiment(Experiment):
     Raises:
         ValueError: a missing, unknown or bad parameter.
         FileNotFoundError: a denoiser that has not been trained; the message names the command.
+
+    Attributes:
+        entries: all denoisers, belief propagation for each draw of the rules, then the trained
+            ones. Of each the architecture, "bayes" or a key of
+            :data:`~hierphase.networks.rhm_catalogue.TREE_DENOISERS`, the size P of the training set
+            (None for fresh data, and for "bayes"), and the draw, the seed of the rules.
+        times: (n_times,) reversal times, 0 to ``last_time``.
+        loss_times: (n_loss_times,) times of the losses, 0 to T - 1.
     """
 
     presets = PRESETS
@@ -64,24 +71,17 @@ class DenoiserExperiment(Experiment):
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        for architecture in parameters["sizes"]:
+        for architecture in self.p.sizes:
             check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
-        positive_integer("n_times", parameters["n_times"], 1, parameters["last_time"] + 1)
+        positive_integer("n_times", self.p.n_times, 1, self.p.last_time + 1)
+        self.times = np.linspace(0, self.p.last_time, self.p.n_times).round().astype(int)
         self.scheduler = ddpm_scheduler()
-
-    @cached_property
-    def entries(self) -> list[tuple[str, int | None, int]]:
-        """All denoisers, belief propagation for each draw of the rules, then the trained ones.
-
-        Of each the architecture, "bayes" or a key of
-        :data:`~hierphase.networks.rhm_catalogue.TREE_DENOISERS`, the size P of the training set
-        (None for fresh data, and for "bayes"), and the draw, the seed of the rules.
-        """
-        sizes = self.parameters["sizes"]
-        n_draws = max((len(draws) for draws in sizes.values()), default=1)
-        return [("bayes", None, draw) for draw in range(n_draws)] + [
+        self.T = self.scheduler.config.num_train_timesteps
+        self.loss_times = np.linspace(0, self.T - 1, self.p.n_loss_times).round().astype(int)
+        n_draws = max(map(len, self.p.sizes.values()), default=1)
+        self.entries = [("bayes", None, draw) for draw in range(n_draws)] + [
             (architecture, P, draw)
-            for architecture, draws in sizes.items()
+            for architecture, draws in self.p.sizes.items()
             for draw, of_draw in enumerate(draws)
             for P in of_draw
         ]
@@ -94,16 +94,6 @@ class DenoiserExperiment(Experiment):
         trained = [entry for entry in self.entries if entry[0] != "bayes"]
         names = [rhm_catalogue.tree_denoiser_name(*entry) for entry in trained]
         return {f"files of {name}": model_files(model_directory(name)) for name in names}
-
-    def times(self) -> np.ndarray:
-        """(n_times,) reversal times, 0 to ``last_time``."""
-        last, n = self.parameters["last_time"], self.parameters["n_times"]
-        return np.linspace(0, last, n).round().astype(int)
-
-    def loss_times(self) -> np.ndarray:
-        """(n_loss_times,) times of the losses, 0 to T-1."""
-        T = self.scheduler.config.num_train_timesteps
-        return np.linspace(0, T - 1, self.parameters["n_loss_times"]).round().astype(int)
 
     @torch.no_grad()
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
@@ -126,7 +116,7 @@ class DenoiserExperiment(Experiment):
             ``nearest``, Hamming distance to the nearest training datum; ``nearest_held_out``
             (datum) the same of held-out data; -1 without a training set.
         """
-        (architecture, P, draw), T = self.entries[i], self.scheduler.config.num_train_timesteps
+        architecture, P, draw = self.entries[i]
         rhm = rhm_catalogue.tree_rhm(draw)
         data = TreeData(rhm, P=P)
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
@@ -136,7 +126,7 @@ class DenoiserExperiment(Experiment):
         measured = self._losses(model, bayes, data) | self._kept(model, data)
         measured |= self._generated(model, data)
         measured |= {"architecture": architecture, "draw": draw, "P": float(P or np.nan)}
-        times = {"time": self.times() / T, "loss_time": self.loss_times() / T}
+        times = {"time": self.times / self.T, "loss_time": self.loss_times / self.T}
         return xr.Dataset(measured, times | {"level": np.arange(rhm.L + 1)})
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -144,11 +134,11 @@ class DenoiserExperiment(Experiment):
         return merged.set_coords(["architecture", "draw", "P"])
 
     def _losses(self, model, bayes, data: TreeData) -> dict:
-        n, seed = self.parameters["n_loss_data"], self.parameters["seed"]
+        n, seed = self.p.n_loss_data, self.p.seed
         process = GaussianProcess(self.scheduler, data.rhm.v)
         train = data.batch(n, derived_generator(seed, _TRAIN_LOSS))[0].argmax(1)
         errors = [], []  # of both sets, (pair, datum) at each time
-        for t in self.loss_times().tolist():
+        for t in self.loss_times.tolist():
             for stream, leaves in ((_LOSS, data.test_levels[0][:n]), (_TRAIN_LOSS, train)):
                 x_t = process.corrupt(leaves, t, derived_generator(seed, stream, t))
                 noise = process.noise(x_t, encode(leaves, data.rhm.v), t)
@@ -168,21 +158,20 @@ class DenoiserExperiment(Experiment):
         return {name: ("loss_time", row.astype(np.float32)) for name, row in measured.items()}
 
     def _kept(self, model, data: TreeData) -> dict:
-        levels = [level[: self.parameters["n_data"]] for level in data.test_levels]
-        samples = self._denoised(model, encode(levels[0], data.rhm.v), self.times(), _KEPT)
+        levels = [level[: self.p.n_data] for level in data.test_levels]
+        samples = self._denoised(model, encode(levels[0], data.rhm.v), self.times, _KEPT)
         parsed = [data.rhm.parse(x.argmax(1)) for x in samples]
         kept = [_counts(map(torch.eq, found, levels)) for found in parsed]
         return {"kept": (("time", "datum", "level"), np.stack(kept))}
 
     def _generated(self, model, data: TreeData) -> dict:
-        rhm, n = data.rhm, self.parameters["n_samples"]
-        T = self.scheduler.config.num_train_timesteps
+        rhm, n = data.rhm, self.p.n_samples
         nothing = torch.zeros(n, rhm.v, rhm.d)
-        leaves = self._denoised(model, nothing, [T], _GENERATED)[0].argmax(1)
+        leaves = self._denoised(model, nothing, [self.T], _GENERATED)[0].argmax(1)
         valid = [level >= 0 for level in rhm.parse(leaves)]
         siblings = [level.unflatten(1, (-1, rhm.s)).all(-1) for level in valid[:-1]]
         candidates = [valid[0], *siblings]
-        held_out = data.test_levels[0][: self.parameters["n_data"]]
+        held_out = data.test_levels[0][: self.p.n_data]
         return {
             "valid": (("sample", "level"), _counts(valid)),
             "candidates": (("sample", "level"), _counts(candidates)),
@@ -191,11 +180,9 @@ class DenoiserExperiment(Experiment):
         }
 
     def _denoised(self, model, x_0, times, stream: int) -> torch.Tensor:
-        seed = self.parameters["seed"]
-        generators = [derived_generator(seed, stream, i) for i in range(len(x_0))]
-        pipeline = ForwardBackwardPipeline(model, self.scheduler)
-        steps, batch_size = self.parameters["num_inference_steps"], self.parameters["batch_size"]
-        return pipeline(x_0, list(times), steps, generators, batch_size).samples
+        own = [derived_generator(self.p.seed, stream, i) for i in range(len(x_0))]
+        pipeline, steps = ForwardBackwardPipeline(model, self.scheduler), self.p.num_inference_steps
+        return pipeline(x_0, list(times), steps, own, self.p.batch_size).samples
 
 
 def nearest_distance(leaves: torch.Tensor, data: TreeData) -> np.ndarray:

@@ -15,8 +15,7 @@ import xarray as xr
 
 from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
-from hierphase.analysis.two_mode_mixture import TwoModeMixture
-from hierphase.checks import check_known, check_shape, fraction, increasing, positive_integer
+from hierphase.checks import check_known, check_shape, increasing, within
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
@@ -25,6 +24,7 @@ from hierphase.networks.classifiers import accuracy, class_probabilities
 from hierphase.networks.rhm_catalogue import N_RULE_DRAWS, TREE_CLASSIFIERS
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.training import initialise
+from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
 N_STATISTICS = 4000  # held-out data from which activations are standardised
@@ -85,26 +85,18 @@ class ProbeExperiment(Experiment):
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        process = parameters["process"]
-        increasing("noise", parameters["noise"], 1)
-        for level in parameters["noise"]:
-            if process == "epsilon":
-                fraction("epsilon", level)
-            else:
-                positive_integer("each time in noise", level, 0, 999)
-        check_shape("networks", parameters["networks"], "n")
-        for name in parameters["networks"]:
+        times = self.p.process == "gaussian"
+        increasing("noise", self.p.noise, 1)
+        within("noise", self.p.noise, 0, 999 if times else 1, integer=times)
+        check_shape("networks", self.p.networks, "n")
+        for name in self.p.networks:
             check_known("network", name, TREE_CLASSIFIERS)
-            if isinstance(TREE_CLASSIFIERS[name].data(), TwoModeMixture) and (
-                process == "epsilon" or parameters["shuffled"]
-            ):
-                raise ValueError(
-                    f"the data of {name} take the process gaussian and cannot be shuffled, got "
-                    f"{process} and shuffled={parameters['shuffled']}"
-                )
+            tree = isinstance(TREE_CLASSIFIERS[name].data(), TreeData)
+            if not tree and (self.p.shuffled or not times):
+                raise ValueError(f"{name} takes the process gaussian, and no shuffled data")
 
     def __len__(self) -> int:
-        return len(self.parameters["networks"]) * self.parameters["n_blocks"]
+        return len(self.p.networks) * self.p.n_blocks
 
     def check(self) -> None:
         """As of the base: networks of different depths do not fit."""
@@ -112,29 +104,25 @@ class ProbeExperiment(Experiment):
 
     def files(self) -> dict[str, dict[str, Path]]:
         """Those of the networks."""
-        names = self.parameters["networks"]
-        return {f"files of {name}": model_files(model_directory(name)) for name in names}
+        return {f"files of {name}": model_files(model_directory(name)) for name in self.p.networks}
 
     @cached_property
     def networks(self) -> list[tuple[TreeClassifier, TreeWorld | TwoModeWorld]]:
         """Each network with its world, whose starting data are those of no training or test."""
-        pairs, seed = [], self.parameters["seed"]
-        for i, name in enumerate(self.parameters["networks"]):
+        pairs, seed = [], self.p.seed
+        for i, name in enumerate(self.p.networks):
             network = load_model(model_directory(name), TreeClassifier)
-            if not self.parameters["trained"]:
+            if not self.p.trained:
                 initialise(network, derived_generator(seed, i))
-            data, start = TREE_CLASSIFIERS[name].data(), _derived_seed(seed, i)
-            if isinstance(data, TwoModeMixture):
-                world = TwoModeWorld(data, start)
-            else:
-                data = replace(data, shuffled=data.shuffled or self.parameters["shuffled"])
-                world = TreeWorld(data, self.parameters["process"], start)
+            data, kind = TREE_CLASSIFIERS[name].data(), TwoModeWorld
+            if isinstance(data, TreeData):
+                kind = TreeWorld
+                data = replace(data, shuffled=data.shuffled or self.p.shuffled)
+            world = kind(data, self.p.process, _derived_seed(seed, i))
             pairs.append((network, world))
-        layouts = {(network.config.L, tuple(world.levels)) for network, world in pairs}
+        layouts = {(network.config.L, len(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
-            raise ValueError(
-                f"networks must have the same number of layers and levels, got {sorted(layouts)}"
-            )
+            raise ValueError(f"networks must have the same number of layers and levels: {layouts}")
         return pairs
 
     @cached_property
@@ -166,12 +154,11 @@ class ProbeExperiment(Experiment):
             ``level``), the exact probability of keeping the symbols of a level; ``class_kept``,
             whether the network gives x̂0 the class of x_0.
         """
-        i, block = divmod(i, self.parameters["n_blocks"])
+        i, block = divmod(i, self.p.n_blocks)
         network, world = self.networks[i]
-        seed, noise = self.parameters["seed"], self.parameters["noise"]
-        world = replace(world, seed=_derived_seed(seed, i, block))
-        starts = world.starts(range(self.parameters["block"]))
-        samples, kept, *_ = world.denoised(starts, noise, [derived_generator(seed, i, block)])
+        world = replace(world, seed=_derived_seed(self.p.seed, i, block))
+        starts, own = world.starts(range(self.p.block)), derived_generator(self.p.seed, i, block)
+        samples, kept, *_ = world.denoised(starts, self.p.noise, [own])
         scales = representations.from_dataset(prepared.isel(network=i))
         similarity = representations.layer_similarity(network, starts[0], samples, scales)
         before = class_probabilities(network, starts[0]).argmax(1)
@@ -181,7 +168,7 @@ class ProbeExperiment(Experiment):
             "kept": (("noise", "level"), kept.mean(1).numpy()),
             "class_kept": ("noise", (after == before).float().mean(1).numpy()),
         }
-        names = {"layer": self.layers, "level": list(world.levels), "noise": noise}
+        names = {"layer": self.layers, "level": list(world.levels), "noise": self.p.noise}
         return xr.Dataset(measured, names)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -195,24 +182,19 @@ class ProbeExperiment(Experiment):
             share of symbols of each level that are read from the leaves, from each layer after
             its ReLU, and from the logits.
         """
-        accuracies, decoding = [], []
-        n = self.parameters["n_decoding"]
+        found = [accuracy(n, w.data.test_images, w.data.test_labels) for n, w in self.networks]
+        merged = merged.assign(accuracy=("network", found))
+        merged["network"] = self.p.networks
+        if not self.p.n_decoding:
+            return merged
         read = ["leaves", *(name for name in self.layers if not name.endswith("convolution"))]
+        decoding = []
         for network, world in self.networks:
-            data = world.data
-            accuracies.append(accuracy(network, data.test_images, data.test_labels))
-            if n:
-                x_0, *levels = world.starts(range(n))
-                seen = {"leaves": x_0} | representations.activations(network, x_0, read[1:])
-                decoding.append(
-                    [[linear_decoding(seen[name], level) for level in levels] for name in read]
-                )
-        merged = merged.assign(accuracy=("network", accuracies))
-        merged["network"] = self.parameters["networks"]
-        if n:
-            merged["decoding"] = ("network", "read", "level"), np.array(decoding)
-            merged = merged.assign_coords(read=read)
-        return merged
+            x_0, *levels = world.starts(range(self.p.n_decoding))
+            seen = {"leaves": x_0} | representations.activations(network, x_0, read[1:])
+            decoding.append([[linear_decoding(seen[name], x) for x in levels] for name in read])
+        merged["decoding"] = ("network", "read", "level"), np.array(decoding)
+        return merged.assign_coords(read=read)
 
 
 def _derived_seed(*numbers: int) -> int:

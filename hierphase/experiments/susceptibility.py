@@ -53,18 +53,17 @@ class TreeCorrelations(Experiment):
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        self._sizes = tuple(parameters[name] for name in ("v", "m", "s"))
-        positive_integer("the smallest of depths", min(parameters["depths"], default=0))
+        self._sizes, offsets = (self.p.v, self.p.m, self.p.s), np.array(self.p.offsets)
+        positive_integer("the smallest of depths", min(self.p.depths, default=0))
         critical = meanfield.critical_epsilon(*self._sizes)
         if critical is None:
             raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
-        offsets = np.array(parameters["offsets"])
         noises = np.sort(np.concatenate([critical - offsets, [critical], critical + offsets]))
         self._noises = noises[(noises > 0) & (noises <= 1)]
-        self._gaussian = corruption.GaussianProcess(corruption.ddpm_scheduler(), parameters["v"])
+        self._gaussian = corruption.GaussianProcess(corruption.ddpm_scheduler(), self.p.v)
 
     def __len__(self) -> int:
-        return self.parameters["n_rules"]
+        return self.p.n_rules
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """The correlations for one draw of the rules.
@@ -81,13 +80,11 @@ class TreeCorrelations(Experiment):
             (process, step): P(true class). ``noise`` (process, step): the epsilon of equal mean
             belief in the true leaf.
         """
-        depths, L = self.parameters["depths"], self.parameters["L"]
-        n_data, n_draws = self.parameters["n_data"], self.parameters["n_draws"]
-        n_noises, n_times = len(self._noises), self.parameters["n_times"]
-        seed = derived_generator(self.parameters["seed"], i).initial_seed()
-        process = corruption.EpsilonProcess(self.parameters["v"])
-        covariance = np.full((len(depths), n_noises, max(depths) + 1), np.nan, np.float32)
-        known = np.empty((len(depths), n_noises), np.float32)
+        depths, L, n_data, n_draws = self.p.depths, self.p.L, self.p.n_data, self.p.n_draws
+        seed = derived_generator(self.p.seed, i).initial_seed()
+        process, shape = corruption.EpsilonProcess(self.p.v), (len(depths), len(self._noises))
+        covariance = np.full((*shape, max(depths) + 1), np.nan, np.float32)
+        known = np.empty(shape, np.float32)
         for d, depth in enumerate(depths):
             rhm = RandomHierarchyModel(*self._sizes, depth, seed=seed)
             levels = rhm.sample(n_data, seed=seed)
@@ -99,11 +96,11 @@ class TreeCorrelations(Experiment):
         rhm = RandomHierarchyModel(*self._sizes, L, seed=seed)
         levels = rhm.sample(n_data, seed=seed)
         repeated = [symbols.repeat(n_draws, 1) for symbols in levels]
-        noisy = np.empty((2, n_times, 2, L + 1), np.float32)
-        noisy_known, noise = np.empty((2, 2, n_times), np.float32)
+        noisy = np.empty((2, self.p.n_times, 2, L + 1), np.float32)
+        noisy_known, noise = np.empty((2, 2, self.p.n_times), np.float32)
         for p, times in enumerate(self._times()):
             for k, t in enumerate(times):
-                generator = derived_generator(self.parameters["seed"], i, p, k)
+                generator = derived_generator(self.p.seed, i, p, k)
                 log_beliefs = self._log_beliefs(p, repeated[0], t, generator)
                 posterior = BeliefPropagation(rhm)(log_beliefs, log=True)
                 within = posterior_covariance(posterior, repeated[0]).mean(axis=0)
@@ -131,7 +128,7 @@ class TreeCorrelations(Experiment):
 
     def _times(self) -> np.ndarray:
         """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""
-        n_times, T = self.parameters["n_times"], self._gaussian.scheduler.config.num_train_timesteps
+        n_times, T = self.p.n_times, self._gaussian.scheduler.config.num_train_timesteps
         snr = self._gaussian.snr(torch.arange(T)).numpy()
         steps = [abs(np.log(snr / wanted)).argmin() for wanted in np.geomspace(18, 1.2, n_times)]
         return np.stack([np.linspace(0.05, 0.95, n_times), np.array(steps) / T])
@@ -139,7 +136,7 @@ class TreeCorrelations(Experiment):
     def _log_beliefs(self, which: int, leaves, t: float, generator) -> torch.Tensor:
         """Log beliefs after masking (0) or Gaussian noise (1) up to time t/T, float64."""
         if which == 0:
-            masking = corruption.MaskingProcess(self.parameters["v"], T=1)
+            masking = corruption.MaskingProcess(self.p.v, T=1)
             return masking.beliefs(masking.corrupt(leaves, t, generator)).double().log()
         gaussian = self._gaussian
         step = round(t * gaussian.scheduler.config.num_train_timesteps)
@@ -177,13 +174,13 @@ class ImageCorrelations(ImageExperiment):
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        fraction("threshold", parameters["threshold"])
+        fraction("threshold", self.p.threshold)
 
     def check(self) -> None:
         """As of the images: also that the grid of the patches is that of the layer of features."""
         super().check()
-        x, layer = self.world.starts(range(1))[0], self.parameters["layers"][0]
-        grid = patch_changes(x.numpy(), x[None].numpy(), self.parameters["patch_size"]).shape[2:]
+        x, layer = self.world.starts(range(1))[0], self.p.layers[0]
+        grid = patch_changes(x.numpy(), x[None].numpy(), self.p.patch_size).shape[2:]
         features = activations(self.classifier, x.to(self.device), [layer])[layer]
         check_shape(f"layer {layer!r} beside a grid of patches", features, "n channels", *grid)
 
@@ -199,7 +196,7 @@ class ImageCorrelations(ImageExperiment):
             of x_0. Coordinates ``time`` (fractions t/T, without 0; also ``ln_snr``) and
             ``distance`` (in patches).
         """
-        times, n_trajectories = self.times()[1:], self.parameters["n_trajectories"]
+        times, n_trajectories = self.times()[1:], self.p.n_trajectories
         repeated = times.repeat_interleave(n_trajectories)
         x0, denoised = self.round_trips(start, stop, repeated)
         samples = denoised.samples.cpu().unflatten(0, (len(times), n_trajectories))
@@ -234,8 +231,8 @@ class ImageCorrelations(ImageExperiment):
             "power law": GaussianField(np.zeros(held_out.shape[1:]), isotropic),
         }
         alpha_bar = torch.from_numpy(merged.ln_snr.values).sigmoid().float()
-        repeated = alpha_bar.repeat_interleave(self.parameters["n_trajectories"])
-        classes, seed = torch.zeros(len(self), dtype=torch.long), self.parameters["seed"]
+        repeated = alpha_bar.repeat_interleave(self.p.n_trajectories)
+        classes, seed = torch.zeros(len(self), dtype=torch.long), self.p.seed
         prepared, worlds = self.prepare(), [merged]
         for i, field in enumerate(fields.values()):
             # four numbers, of which the images use (seed, class, number, 0) at most
@@ -260,7 +257,7 @@ class ImageCorrelations(ImageExperiment):
                 experiment but 0.
             prepared: what :meth:`~hierphase.experiments.images.ImageExperiment.prepare` gave.
         """
-        layers = [self.parameters["layers"][i] for i in (0, -1)]
+        layers = [self.p.layers[i] for i in (0, -1)]
         std = from_dataset(prepared)[layers[0]].std.numpy()[:, None, None]
 
         @torch.no_grad()
@@ -272,10 +269,10 @@ class ImageCorrelations(ImageExperiment):
         (before, first_class), covariances, means, classes = seen(x0), [], [], []
         for trajectories in samples:
             shape = trajectories.shape[:2]
-            patches = patch_changes(x0.numpy(), trajectories.numpy(), self.parameters["patch_size"])
+            patches = patch_changes(x0.numpy(), trajectories.numpy(), self.p.patch_size)
             found = seen(trajectories.flatten(0, 1))
             after, top_class = (x.reshape(*shape, *x.shape[1:]) for x in found)
-            changed = patches > 2 * self.parameters["threshold"]
+            changed = patches > 2 * self.p.threshold
             fields = [patches, changed, patch_changes(before, after, 1)]
             covariances.append([grid_covariance(field) for field in fields])
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])

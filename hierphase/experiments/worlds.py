@@ -4,7 +4,6 @@ A new world is a class with the methods ``starts`` and ``denoised`` of :class:`W
 are solved exactly draw x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
-from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
@@ -27,7 +25,6 @@ from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
-from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,12 +58,22 @@ class Denoised(NamedTuple):
     ln_snr: torch.Tensor | None = None
 
 
+@dataclass(frozen=True)
 class World:
     """Data with a forward-backward experiment, here data that are all drawn together.
 
     A subclass gives ``batch(n)``, the first n data as :meth:`starts` does, and
     ``draw(starts, noise, generator)``, x̂0 from one noise level and what is kept.
+
+    Attributes:
+        data: what they are drawn from.
+        process: "epsilon", or "gaussian", whose levels are times 0 to T - 1.
+        seed: of the starting data.
     """
+
+    data: Any
+    process: str
+    seed: int
 
     def starts(self, rows: range) -> list[torch.Tensor]:
         """Data ``rows``: x_0 (n, channels, ...), and what else is known of them, a row a datum."""
@@ -88,19 +95,11 @@ class World:
         return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
 
 
-@dataclass(frozen=True)
 class TreeWorld(World):
-    """Data of a Random Hierarchy Model, or their leaves shuffled between data, solved exactly.
+    """A Random Hierarchy Model (:class:`~hierphase.rhm.dataset.TreeData`), solved exactly.
 
-    Attributes:
-        data: of the tree.
-        process: "epsilon", or "gaussian", whose levels are times 0 to T - 1.
-        seed: of the starting data.
+    Its leaves may be shuffled between data.
     """
-
-    data: TreeData
-    process: str
-    seed: int
 
     @property
     def levels(self) -> list[int]:
@@ -133,19 +132,13 @@ class TreeWorld(World):
         return encode(leaves.view(len(x_0), -1), rhm.v), kept
 
 
-@dataclass(frozen=True)
 class TwoModeWorld(World):
     """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
 
-    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts.
-
-    Attributes:
-        data: the mixture.
-        seed: of the starting data.
+    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts. The process is
+    the Gaussian one.
     """
 
-    data: TwoModeMixture
-    seed: int
     levels = (0, 1)
 
     def batch(self, n):
@@ -242,9 +235,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
         load, colours = held_out.__getitem__, held_out.shape[1]
     size, channels = model.config.sample_size, model.config.in_channels
-    patch = math.isqrt(channels // colours)
-    if channels != colours * patch**2:  # refused below
-        patch = 1
+    patch = next((k for k in range(1, channels) if channels == colours * k**2), 1)
     side = patch * size
     if held_out is None:
         folder = image_folder(name, n_per_class, side)
@@ -253,8 +244,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     of_class = [(labels == c).nonzero().flatten() for c in range(len(names))]
     positive_integer("n_per_class", n_per_class, 1, min(map(len, of_class)))
     order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
-    channels //= patch**2
-    check_shape(f"images {name} for {parameters['model']}", load([0]), 1, channels, side, side)
+    whose = f"images {name} for {parameters['model']}"
+    check_shape(whose, load([0]), 1, channels // patch**2, side, side)
     (kind, settings), kin = SAMPLERS[parameters["sampler"]], type(scheduler).__name__
     trained = hasattr(scheduler, "alphas_cumprod")
     if kind and not trained:
@@ -295,10 +286,8 @@ def stored_model(name: str | None, images: str = "") -> Path | None:
 def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, Any]:
     path = stored_model(parameters["model"], parameters["images"])
     if path is None:
-        raise FileNotFoundError(
-            f"no denoiser {parameters['model']!r}: give the parameter model a trained model of the "
-            "book, a directory in diffusers' layout, or a checkpoint of guided-diffusion"
-        )
+        remedy = "give the parameter model a model of the book, a diffusers folder, or a checkpoint"
+        raise FileNotFoundError(f"no denoiser {parameters['model']!r}: {remedy}")
     if path.is_file():
         unet, scheduler = load_adm(path, **parameters["model_flags"])
     else:
@@ -316,9 +305,8 @@ def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, 
             sample = unet(x, timestep=torch.tensor(1, device=device)).sample
         check_shape("its output", sample, 1, "channels", size, size)
     except Exception as error:  # no limit to what other models make of it
-        raise ValueError(
-            f"{path}: {type(unet).__name__} is no model(x_t, t).sample of images alone ({error})"
-        ) from None
+        kind = f"{path}: {type(unet).__name__} is no model(x_t, t).sample"
+        raise ValueError(f"{kind} of images alone ({error})") from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return unet, scheduler

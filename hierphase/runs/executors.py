@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hierphase.checks import check_known, positive_integer
+from hierphase.checks import check_known
 from hierphase.files import WriteError
 from hierphase.runs import RunError
 
@@ -58,8 +58,6 @@ def open_executor(name: str, directory, workers=None, scheduler=None, slurm=None
     for option, wrong in misplaced.items():
         if wrong:
             raise ValueError(f"executor {name} has no use for {option}")
-    if workers is not None:
-        workers = positive_integer("workers", workers)
     if name == "in-process":
         return contextlib.nullcontext()
     if name == "processes":
@@ -118,7 +116,16 @@ def _process_pool(workers: int | None):
     spawn = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _follow_parent)
     before = threading.excepthook
-    threading.excepthook = _unless_cancelled(before)
+
+    def hook(arguments):
+        """Without a fault of the pool's thread, of Python 3.11, that would hide our message.
+
+        When workers have died, it tells all calls, and those that were cancelled do not take it.
+        """
+        if not issubclass(arguments.exc_type, concurrent.futures.InvalidStateError):
+            before(arguments)
+
+    threading.excepthook = hook
     try:
         yield pool
     except KeyboardInterrupt:  # do not wait for the shards under way
@@ -128,20 +135,6 @@ def _process_pool(workers: int | None):
     finally:
         pool.shutdown(cancel_futures=True)
         threading.excepthook = before
-
-
-def _unless_cancelled(hook: Callable) -> Callable:
-    """``hook`` without the fault of a pool's thread whose workers died after a call was cancelled.
-
-    That thread (of Python 3.11) tells every call that the pool is broken, and a cancelled one does
-    not take it. Nothing is lost by that, but the traceback would hide our message.
-    """
-
-    def selective(arguments):
-        if not issubclass(arguments.exc_type, concurrent.futures.InvalidStateError):
-            hook(arguments)
-
-    return selective
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -38,7 +38,7 @@ class ShardSpec:
         start: first unit.
         stop: one past the last unit.
         directory: absolute; receives the shard. All workers share it.
-        key: :func:`sweep_key` of the process that planned the sweep.
+        key: of :func:`opened`, in the process that planned the sweep.
     """
 
     experiment: type
@@ -74,42 +74,41 @@ def run_shard(spec: ShardSpec) -> None:
             (other versions of packages or other model files).
     """
     with _ready(spec) as experiment:
-        if read_whole(spec.path, spec.key) is None:
-            shard = experiment.measure(spec.start, spec.stop, _prepare(spec, experiment))
-            units = shard.indexes.get(experiment.unit_dimensions[0])
-            if not np.array_equal(units, np.arange(spec.start, spec.stop)):
-                asked = f"{spec.experiment.__name__} was asked for {spec.start} to {spec.stop - 1}"
-                raise ValueError(f"{asked}, but has measured {units}")
-            _write(shard, spec.path, spec)
+        prepared = functools.partial(_stored, spec, spec.prepared_path, experiment.prepare)
+        _stored(spec, spec.path, lambda: experiment.measure(spec.start, spec.stop, prepared()))
 
 
 def run_preparation(spec: ShardSpec) -> None:
     """Compute what all shards need, unless it is there; as :func:`run_shard`."""
     with _ready(spec) as experiment:
-        _prepare(spec, experiment)
+        _stored(spec, spec.prepared_path, experiment.prepare)
 
 
-def sweep_key(experiment: type, parameters: dict) -> str:
-    """SHA-256 of what the numbers depend on, on this machine.
+@functools.lru_cache(maxsize=1)
+def opened(experiment: type, parameters: str) -> tuple:
+    """An experiment that was checked, and its key; the last one is kept, for all its shards.
 
-    It is the experiment with its parameters and the contents of its files, the versions of packages
-    and :data:`NUMERICS`, and the instructions that torch uses of this processor.
+    The key is the SHA-256 of what the numbers depend on, on this machine: the experiment with its
+    parameters and the contents of its files, the versions of packages and :data:`NUMERICS`, and the
+    instructions that torch uses of this processor.
 
     Args:
         experiment: its class.
-        parameters: all parameters of the experiment.
+        parameters: all of them, as JSON.
 
     Raises:
         ValueError, FileNotFoundError: as the experiment's ``check``.
     """
+    computed = experiment(json.loads(parameters))
+    computed.check()
     parts = {
         "experiment": experiment.__qualname__,
-        "fingerprint": checked(experiment, json.dumps(parameters))[1],
+        "fingerprint": computed.fingerprint(),
         "packages": results.package_versions(),
         "numerics": NUMERICS,
         "processor": torch.backends.cpu.get_cpu_capability(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return computed, hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def read_whole(path: Path, key: str) -> xr.Dataset | None:
@@ -117,7 +116,7 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
 
     Args:
         path: the file.
-        key: the :func:`sweep_key` it should have.
+        key: of :func:`opened`, that it should have.
 
     Returns:
         The data set without its key; None if there is no such file, if it is damaged, or if it
@@ -128,16 +127,6 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
         return dataset if dataset.attrs.pop("key") == f"{path.name} of {key}" else None
     except (OSError, ValueError):
         return None
-
-
-def load_experiment(experiment: type, parameters: dict):
-    """The experiment with these parameters; the last one is kept, for all shards of a process.
-
-    Args:
-        experiment: its class.
-        parameters: of the class.
-    """
-    return checked(experiment, json.dumps(parameters))[0]
 
 
 @contextlib.contextmanager
@@ -158,33 +147,25 @@ def _ready(spec: ShardSpec):
         missing = f"no directory {spec.directory} on {os.uname().nodename}"
         raise FileNotFoundError(f"{missing}: all workers of a sweep share its output directory")
     with _ONE_AT_A_TIME, one_thread():
-        if sweep_key(spec.experiment, spec.parameters) != spec.key:
+        experiment, key = opened(spec.experiment, json.dumps(spec.parameters))
+        if key != spec.key:
             differ = f"packages ({results.package_versions()}), files or processor differ"
             remedy = "for the same bits set ATEN_CPU_CAPABILITY=default for all"
             other = f"{os.uname().nodename} would compute other numbers"
             raise ValueError(f"{other}: {differ} ({remedy})")
-        yield load_experiment(spec.experiment, spec.parameters)
+        yield experiment
 
 
-def _prepare(spec: ShardSpec, experiment) -> xr.Dataset:
-    """What all shards need, always as it was stored."""
-    prepared = read_whole(spec.prepared_path, spec.key)
-    if prepared is None:
-        _write(experiment.prepare(), spec.prepared_path, spec)
-        prepared = read_whole(spec.prepared_path, spec.key)
-    return prepared
+def _stored(spec: ShardSpec, path: Path, compute: Callable) -> xr.Dataset:
+    """What a file of the sweep holds, computed first unless it is there, whole and of its key.
 
-
-def _write(dataset: xr.Dataset, path: Path, spec: ShardSpec) -> None:
-    """Write a NetCDF file with a checksum of its bytes after its end, where no reader looks."""
-    spec.experiment.check_finite(dataset, spec.parameters)
-    said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
-    files.write(results.netcdf(dataset.drop_encoding().assign_attrs(said)), path, sealed=True)
-
-
-@functools.lru_cache(maxsize=1)
-def checked(experiment: type, parameters: str) -> tuple:
-    """The experiment, checked, and its fingerprint; the last one is kept, for all its shards."""
-    computed = experiment(json.loads(parameters))
-    computed.check()
-    return computed, computed.fingerprint()
+    A checksum follows the NetCDF file, where no reader looks.
+    """
+    stored = read_whole(path, spec.key)
+    if stored is None:
+        dataset = compute().drop_encoding()
+        spec.experiment.check_finite(dataset, spec.parameters)
+        said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
+        files.write(results.netcdf(dataset.assign_attrs(said)), path, sealed=True)
+        stored = read_whole(path, spec.key)
+    return stored

@@ -7,6 +7,7 @@ at the same bits.
 """
 
 import contextlib
+import json
 import os
 
 import xarray as xr
@@ -37,11 +38,9 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
         executor: that computes the shards.
     """
     shard_size = positive_integer("shard_size", shard_size)
-    shards.checked.cache_clear()  # files may have changed since an earlier sweep of this process
-    key = shards.sweep_key(experiment, parameters)  # refuses bad parameters, before any work
+    shards.opened.cache_clear()  # files may have changed since an earlier sweep of this process
+    computed, key = shards.opened(experiment, json.dumps(parameters))  # refuses bad parameters
     folder = output_directory(os.path.join(directory, "shards", key[:16]))
-
-    computed = shards.load_experiment(experiment, parameters)
     unit, n = computed.unit_dimensions[0], len(computed)
     if n == 0:
         raise ValueError(f"{chapter} has no {unit}s with the parameters {parameters}")

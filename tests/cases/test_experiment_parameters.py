@@ -59,7 +59,7 @@ WRONG = [
     (TREE, "tree", {"seed": TOO_LARGE}, "seed must be at most"),
     (TREE, "tree", {"m": "32"}, "no transition"),
     ("probe-curves", "tree", {"noise": "[0.5, 0.5]"}, "noise must increase, 1 or more"),
-    ("probe-curves", "tree", {"noise": "[0.5, 1.5]"}, "epsilon must be between 0 and 1"),
+    ("probe-curves", "tree", {"noise": "[0.5, 1.5]"}, "noise must be a number, 0 to 1, got"),
     ("probe-curves", "tree", {"networks": "['rhm-cnnn']"}, "did you mean 'rhm-cnn'"),
     ("probe-curves", "tree", {"networks": "['rhm-cnn', 'flat-cnn']"}, "same number of layers"),
     ("probe-curves", "tree", {"seed": TOO_LARGE}, "seed must be at most"),

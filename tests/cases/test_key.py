@@ -49,9 +49,9 @@ def arguments(folder, **changes):
 
 def key(folder, **changes):
     experiment, _ = registry.find(CHAPTER, "imagenet")
-    shards.checked.cache_clear()
+    shards.opened.cache_clear()
     parameters = registry.all_parameters(CHAPTER, "imagenet", arguments(folder, **changes))
-    return shards.sweep_key(experiment, parameters)
+    return shards.opened(experiment, json.dumps(parameters))[1]
 
 
 def settings(name, **changes):

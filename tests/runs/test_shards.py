@@ -1,10 +1,10 @@
 """Files of shards are used again only where they can be trusted."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-import slow_experiment
 import xarray as xr
 from slow_experiment import PRESETS, SlowExperiment, spec
 from sweeps import assert_same, begun, run
@@ -73,14 +73,17 @@ def test_no_flipped_byte_passes(tmp_path):
 
 
 def test_key_follows_everything_that_numbers_depend_on(monkeypatch):
-    keys = {shards.sweep_key(SlowExperiment, PRESETS["tiny"] | {"seed": seed}) for seed in (0, 1)}
+    def key(**changes):
+        shards.opened.cache_clear()
+        return shards.opened(SlowExperiment, json.dumps(PRESETS["tiny"] | changes))[1]
+
+    keys = {key(seed=0), key(seed=1)}
     monkeypatch.setattr(results, "package_versions", lambda: {"torch": "1.0"})
-    keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
+    keys.add(key())
     monkeypatch.undo()
-    shards.checked.cache_clear()
     monkeypatch.setenv("SLOW_WEIGHTS", "trained anew")
-    keys.add(shards.sweep_key(SlowExperiment, PRESETS["tiny"]))
-    shards.checked.cache_clear()
+    keys.add(key())
+    shards.opened.cache_clear()
     assert len(keys) == 4
 
 
@@ -91,13 +94,3 @@ def test_workers_refuse_what_they_cannot_do_right(tmp_path):
     other = shards.ShardSpec(SlowExperiment, PRESETS["tiny"], 0, 4, tmp_path, "of another machine")
     with pytest.raises(ValueError, match="would compute other numbers"):
         shards.run_shard(other)
-
-
-def test_measured_images_are_checked(tmp_path, monkeypatch):
-    measure = slow_experiment.SlowExperiment.measure
-    monkeypatch.setattr(
-        slow_experiment.SlowExperiment, "measure",
-        lambda self, start, stop, prepared: measure(self, start, stop - 1, prepared),
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="was asked for 4 to 7, but has measured"):
-        shards.run_shard(spec(tmp_path, 4, 8))
