@@ -59,6 +59,7 @@ RUN = {
     ),
     "hierphase sweep image-correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep imagenet-transition --preset digits": TINY,
+    "hierphase sweep imagenet-transition --preset cifar10-8": TINY,
     "hierphase sweep imagenet-transition --preset digits-ddpm-250": TINY,
     "hierphase sweep imagenet-transition --preset flat-digits": "-p n_per_class 1 -p n_times 2",
     FASHION: TINY,
@@ -154,6 +155,8 @@ ELSEWHERE = {
         "tests/runs/test_executors.py"
     ),
 }
+#: What a command names -> the data set that it needs.
+DATA = {"fashion-mnist": datasets.fashion_mnist, "cifar10": datasets.cifar10}
 #: What in the Python blocks is too large to be run -> what is run instead.
 SMALLER = {"(4, 6, 8)": "(2, 3)", '{"L": depth}': '{"L": depth, "n_rules": 1, "n_data": 2}'}
 
@@ -201,13 +204,13 @@ def test_every_command_is_in_one_table():
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=[pytest.mark.extras] if "fashion-mnist" in command else [])
+        pytest.param(command, marks=[pytest.mark.extras] * any(name in command for name in DATA))
         for command in RUN
     ],
 )
 def test_command(command, request, quick, tmp_path, monkeypatch, capfd):
-    if "fashion-mnist" in command:
-        request.getfixturevalue("published")(datasets.fashion_mnist)
+    for data in (data for name, data in DATA.items() if name in command):
+        request.getfixturevalue("published")(data)
     monkeypatch.chdir(tmp_path)
     small = RUN[command]
     program = command.split()[0]

@@ -45,7 +45,7 @@ def page(own_results, name, setting):
     return source[0], depends
 
 
-@pytest.mark.parametrize("name", ["imagenet-transition", "image-layers"])
+@pytest.mark.parametrize("name", ["imagenet-transition", "natural-images", "image-layers"])
 def test_a_page_gets_its_parameters_and_says_so(own_results, mine, name):
     text, depends = page(own_results, name, mine)
     assert depends == [str(mine)]
