@@ -65,7 +65,7 @@ PRESETS["ddpm-celebahq-256"] |= _own
 COMPARED = [("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50)]
 COMPARED += [("sde-dpm++-2m-karras", n) for n in (25, 50, 100)]
 for _name in ("cifar10-8", "cifar10-16"):  # their class goes at little noise
-    PRESETS[_name] |= {"n_per_class": 50, "n_times": 40, "n_shown": 20}
+    PRESETS[_name] |= {"n_per_class": 25, "n_times": 40, "n_shown": 20}
 for _name in worlds.DATASETS:
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
 for _name in ("digits", "fashion-mnist"):
