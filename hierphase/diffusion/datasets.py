@@ -12,6 +12,7 @@ from torch.nn import functional
 from hierphase.checks import check_shape
 from hierphase.diffusion import published
 
+DIGITS_SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
 DIGIT_CLASSES = tuple(map(str, range(10)))
 
 _CLOTHES = "T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
@@ -70,8 +71,13 @@ def digits() -> ImageData:
 
     Returns:
         Images of shape (n, 1, 8, 8).
+
+    Raises:
+        ValueError: scikit-learn brings others.
     """
     pixels, labels = load_digits(return_X_y=True)
+    content = np.column_stack([pixels, labels]).astype(np.uint8).tobytes()
+    published.verified(content, DIGITS_SHA256, "digits", "scikit-learn")
     images = pixels.reshape(-1, 1, 8, 8).astype(np.float32) / 8 - 1
     parts = train_test_split(images, labels, test_size=450, stratify=labels, random_state=0)
     train_images, test_images, train_labels, test_labels = map(torch.from_numpy, parts)

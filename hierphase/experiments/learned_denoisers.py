@@ -100,7 +100,7 @@ class DenoiserExperiment(Experiment):
         """The experiment on one denoiser.
 
         Args:
-            i: of :attr:`entries`.
+            i: of ``entries``.
             prepared: not used.
 
         Returns:

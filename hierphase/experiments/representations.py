@@ -93,7 +93,8 @@ class ProbeExperiment(Experiment):
             check_known("network", name, TREE_CLASSIFIERS)
             tree = isinstance(TREE_CLASSIFIERS[name].data(), TreeData)
             if not tree and (self.p.shuffled or not times):
-                raise ValueError(f"{name} takes the process gaussian, and no shuffled data")
+                got = f"got {self.p.process} and shuffled {self.p.shuffled}"
+                raise ValueError(f"{name} takes the process gaussian and no shuffled data, {got}")
 
     def __len__(self) -> int:
         return len(self.p.networks) * self.p.n_blocks
