@@ -25,6 +25,7 @@ from hierphase.seeds import derived_generator
 
 N_SUPERCLASSES = 4
 JUDGES = ("exact", "cnn")
+PARTS = ("value", "low", "high")  # of a sign, with its interval
 
 _LACKING = {
     "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise",
@@ -78,7 +79,7 @@ class Evidence(Experiment):
 
     presets: ClassVar = PRESETS
     least: ClassVar = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
-    padded = ("value", "low", "high")
+    padded = (*PARTS, "redraws")
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -117,7 +118,7 @@ class Evidence(Experiment):
                 if estimate is not None:
                     place = list(SIGNS).index(sign), JUDGES.index(name)
                     numbers[place] = estimate.value, estimate.low, estimate.high
-        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(self.padded)}
+        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(PARTS)}
         return xr.DataArray(numbers, list(axes.items())).to_dataset("part")
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -131,8 +132,8 @@ class Evidence(Experiment):
             sign, judge) of these three parts.
         """
         shape = len(self.parameters["worlds"]), self.parameters["n_redraws"]
-        redraws = merged[list(self.padded)].to_dataarray("part").values
-        redraws = redraws.reshape(len(self.padded), *shape, *redraws.shape[2:])
+        redraws = merged[list(PARTS)].to_dataarray("part").values
+        redraws = redraws.reshape(len(PARTS), *shape, *redraws.shape[2:])
         value, low, high = redraws
         n = np.isfinite(value).sum(axis=1)
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
@@ -145,7 +146,7 @@ class Evidence(Experiment):
         measured["redraws"] = axes, redraws.astype(np.float32)
         names = {
             "sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"],
-            "part": list(self.padded), "redraw": np.arange(shape[1]),
+            "part": list(PARTS), "redraw": np.arange(shape[1]),
         }  # fmt: skip
         return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
 
@@ -165,7 +166,7 @@ class Signs(Experiment):
     """
 
     presets: ClassVar = {"signs": {"sources": [n for n in PRESETS if "cifar10-32" not in n]}}
-    padded = (*Evidence.padded, "redraws")
+    padded = Evidence.padded
 
     def __len__(self) -> int:
         return 1
