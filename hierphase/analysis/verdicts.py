@@ -7,17 +7,31 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
+from hierphase.checks import check_known, positive_integer
+
 #: How a rule bounds a sign -> whether it holds, given the interval's low end and the bound.
 BOUNDS = {"above": lambda low, x: low > x, "not above": lambda low, x: low <= x}
 
 
 def errors_allowed(n_looks: int = 1) -> float:
-    """Standard errors that 5% shared over this many looks allow, either way (Bonferroni)."""
-    return stats.norm.ppf(1 - 0.025 / n_looks)
+    """Standard errors that 5% shared over this many looks allow, either way (Bonferroni).
+
+    Raises:
+        ValueError: no looks.
+    """
+    return stats.norm.ppf(1 - 0.025 / positive_integer("n_looks", n_looks))
 
 
 def widened(table: xr.Dataset, n_looks: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """Both ends of the intervals when 5% is shared over this many looks (Bonferroni)."""
+    """Both ends of the intervals when 5% is shared over this many looks (Bonferroni).
+
+    Args:
+        table: of any shape.
+        n_looks: 1 or more.
+
+    Returns:
+        ``low`` and ``high``, of that shape.
+    """
     factor = errors_allowed(n_looks) / errors_allowed()
     value = table["value"]
     return tuple(value + (table[end] - value) * factor for end in ("low", "high"))
@@ -33,7 +47,13 @@ def calls(table: xr.Dataset, rules: dict, n_looks: int) -> xr.Dataset:
 
     Returns:
         Each call, true or false along the other dimensions.
+
+    Raises:
+        ValueError: an unknown bound.
     """
+    for signs in rules.values():
+        for word in set().union(*signs.values()):
+            check_known("bound", word, BOUNDS)
     low, _ = widened(table, n_looks)
     held = {
         call: [
@@ -59,7 +79,9 @@ def apart(table: xr.Dataset, world: str, others: list[str]) -> xr.DataArray:
     """
     table = table.assign(error=(table["high"] - table["low"]) / 2 / errors_allowed())
     one, other = table.sel(world=world, drop=True), table.sel(world=others)
-    distance = (other["value"] - one["value"]) / np.hypot(one["error"], other["error"])
+    difference = other["value"] - one["value"]
+    distance = difference / np.hypot(one["error"], other["error"])
+    distance = distance.where(difference != 0, 0.0)  # alike, also where neither has an error
     return distance.fillna(np.inf).where(one["value"].notnull())
 
 
@@ -68,6 +90,9 @@ def simplest(distances: xr.DataArray) -> str | None:
 
     Args:
         distances: (world, sign) of :func:`apart`, from simple to complex.
+
+    Raises:
+        ValueError: no sign at all.
     """
     signs = distances.dropna("sign", how="all")
     within = (abs(signs) <= errors_allowed(signs.sizes["sign"])).all("sign")

@@ -87,11 +87,11 @@ class Evidence(Experiment):
             check_world(name)
 
     def __len__(self) -> int:
-        return len(self.parameters["worlds"]) * self.parameters["n_redraws"]
+        return len(self.p.worlds) * self.p.n_redraws
 
     def files(self):
         """As of the base: those of the denoisers of real images."""
-        names = [name for name in self.parameters["worlds"] if name in worlds.DATASETS]
+        names = [name for name in self.p.worlds if name in worlds.DATASETS]
         return {name: model_files(worlds.stored_model(name)) for name in names}
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
@@ -104,13 +104,13 @@ class Evidence(Experiment):
         Returns:
             ``value``, ``low`` and ``high`` (sign, judge).
         """
-        redraw, seed = i % self.parameters["n_redraws"], self.parameters["seed"]
-        name = self.parameters["worlds"][i // self.parameters["n_redraws"]]
-        source = open_source(name, redraw, seed, self.parameters["num_inference_steps"])
+        redraw, seed = i % self.p.n_redraws, self.p.seed
+        name = self.p.worlds[i // self.p.n_redraws]
+        source = open_source(name, redraw, seed, self.p.num_inference_steps)
         present = {"exact": judges.exact_judge(source)} if source.law else {}
-        if redraw < self.parameters["n_judged"]:
+        if redraw < self.p.n_judged:
             own = derived_generator(seed, redraw, 1).initial_seed()
-            present["cnn"] = judges.trained_judge(source, self.parameters["judge_steps"], own)
+            present["cnn"] = judges.trained_judge(source, self.p.judge_steps, own)
         numbers = np.full((len(SIGNS), len(JUDGES), 3), np.nan)
         for name, judge in present.items():
             found = all_signs(source, judge, self.parameters, derived_generator(seed, redraw, 2))
@@ -131,7 +131,7 @@ class Evidence(Experiment):
             ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (part, world, redraw,
             sign, judge) of these three parts.
         """
-        shape = len(self.parameters["worlds"]), self.parameters["n_redraws"]
+        shape = len(self.p.worlds), self.p.n_redraws
         redraws = merged[list(PARTS)].to_dataarray("part").values
         redraws = redraws.reshape(len(PARTS), *shape, *redraws.shape[2:])
         value, low, high = redraws
@@ -145,7 +145,7 @@ class Evidence(Experiment):
         axes = "part", "world", "redraw", "sign", "judge"
         measured["redraws"] = axes, redraws.astype(np.float32)
         names = {
-            "sign": merged.sign, "judge": merged.judge, "world": self.parameters["worlds"],
+            "sign": merged.sign, "judge": merged.judge, "world": self.p.worlds,
             "part": list(PARTS), "redraw": np.arange(shape[1]),
         }  # fmt: skip
         return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
@@ -173,7 +173,7 @@ class Signs(Experiment):
 
     def files(self):
         """As of the base."""
-        names = self.parameters["sources"]
+        names = self.p.sources
         return {"sources": {name: results.result_path("evidence", name) for name in names}}
 
     def measure_unit(self, i, prepared):

@@ -56,3 +56,18 @@ def test_a_sign_that_only_one_has(lacking, expected):
     else:
         seen.loc[{"sign": "near", "world": "a"}] = np.nan
     assert verdicts.simplest(verdicts.apart(seen, "a", ["b", "c"])) == expected
+
+
+def test_what_is_certain_and_alike_is_not_apart():
+    """A share of 1 in both worlds, without an error, is no difference; of 1 and 0 it is one."""
+    distances = verdicts.apart(table([1, 1, 0], [1, 1, 1], margin=0), "a", ["b", "c"])
+    assert distances.sel(sign="near").values.tolist() == [0, -np.inf]
+    assert verdicts.simplest(distances) == "b"
+
+
+def test_bad_rules_and_nothing_to_look_at_are_refused():
+    seen = table([0.3] * 3, [0] * 3)
+    with pytest.raises(ValueError, match=r"unknown bound 'over'.*above"):
+        verdicts.calls(seen, {"blocks": {"near": {"over": 0.1}}}, 1)
+    with pytest.raises(ValueError, match="n_looks must be at least 1, got 0"):
+        verdicts.simplest(verdicts.apart(table([np.nan] * 3, [np.nan] * 3), "a", ["b"]))
