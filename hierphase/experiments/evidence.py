@@ -55,7 +55,8 @@ for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *wo
     _more = [f"{kind}-{_data}" for kind in FITS if f"{kind}-{_data}" not in _judged]
     _fits = _SIZES | {"n_redraws": 20 if _data == "tree-2" else 5}
     PRESETS[f"fits-{_data}"] = _fits | {"worlds": _judged}
-    PRESETS[f"more-fits-{_data}"] = _fits | {"worlds": _more, "n_judged": 0}
+    _judges = {"n_judged": int(_data in worlds.DATASETS)}
+    PRESETS[f"more-fits-{_data}"] = _fits | {"worlds": _more} | _judges
 for _data in worlds.DATASETS:
     _few = _SIZES | _REAL | (_DIGITS if _data == "digits" else {})
     PRESETS[_data] = _few | {"worlds": [_data]}
