@@ -190,6 +190,10 @@ REFUSED = {
         ("sizes", "[1]", "parameter sizes of preset tree is of type dict"),
         ("n_data", "x", "parameter n_data of chapter learned-denoisers is of type int"),
     ],
+    "evidence": [
+        ("preset", "law", "unknown preset of evidence 'law' (did you mean 'laws'"),
+        ("changes", '{"sources": 1}', "parameter sources of preset signs is of type list"),
+    ],
     "natural-images": [
         ("preset", "cifar10-64", "unknown preset of imagenet-transition 'cifar10-64'"),
         ("changes", '{"n_times": 1.5}', "parameter n_times of preset cifar10-8 is of type int"),
