@@ -57,6 +57,10 @@ RUN = {
     "hierphase sweep correlations --preset tree": (
         "-p depths '[2, 3]' -p L 2 -p n_rules 2 -p n_data 2 -p n_times 3 -p n_draws 2"
     ),
+    "hierphase sweep evidence --preset laws": (
+        "-p worlds \"['star']\" -p n_redraws 1 -p n_judged 0 -p n_images 6 -p n_noises 2 "
+        "-p n_levels 5 -p n_reversals 40"
+    ),
     "hierphase sweep image-correlations --preset fashion-mnist": f"{TINY} -p n_trajectories 2",
     "hierphase sweep imagenet-transition --preset digits": TINY,
     "hierphase sweep imagenet-transition --preset cifar10-8": TINY,
