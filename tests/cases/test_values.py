@@ -171,6 +171,10 @@ REFUSED = {
         ("n_resamples", "-1", "n_resamples must be at least 2, got -1"),
         ("seed", "-1", "seed must be at least 0, got -1"),
     ],
+    "datasets": [
+        ("preset", "digit", "unknown preset of evidence 'digit' (did you mean 'digits'"),
+        ("changes", '{"source": []}', "unknown parameter of preset signs 'source' (did you mean"),
+    ],
     "image-correlations": [
         ("preset", "digit", "unknown preset of image-correlations 'digit' (did you mean 'digits'"),
         ("changes", '{"n_times": 1.5}', "parameter n_times of preset fashion-mnist is of type int"),
