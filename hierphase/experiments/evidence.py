@@ -131,24 +131,17 @@ class Evidence(Experiment):
             ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (part, world, redraw,
             sign, judge) of these three parts.
         """
-        shape = len(self.p.worlds), self.p.n_redraws
-        redraws = merged[list(PARTS)].to_dataarray("part").values
-        redraws = redraws.reshape(len(PARTS), *shape, *redraws.shape[2:])
-        value, low, high = redraws
-        n = np.isfinite(value).sum(axis=1)
+        axes = {"unit": ("world", "redraw")}
+        redraws = merged.drop_vars("unit").coarsen(unit=self.p.n_redraws).construct(axes)
+        n = redraws["value"].count("redraw")
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
-            mean, spread = np.nanmean(value, axis=1), np.nanstd(value, axis=1, ddof=1)
-            own = np.sqrt(np.nanmean(((high - low) / 2) ** 2, axis=1) / n)
-            over = spread * stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
-        parts = _interval(mean, np.where(n >= 5, over, own))
-        measured = {part: (("world", "sign", "judge"), numbers) for part, numbers in parts.items()}
-        axes = "part", "world", "redraw", "sign", "judge"
-        measured["redraws"] = axes, redraws.astype(np.float32)
-        names = {
-            "sign": merged.sign, "judge": merged.judge, "world": self.p.worlds,
-            "part": list(PARTS), "redraw": np.arange(shape[1]),
-        }  # fmt: skip
-        return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
+            mean, spread = redraws["value"].mean("redraw"), redraws["value"].std("redraw", ddof=1)
+            own = (((redraws["high"] - redraws["low"]) / 2) ** 2).mean("redraw")
+        over = spread * stats.t.ppf(0.975, n.clip(2) - 1) / n**0.5
+        found = xr.Dataset(_interval(mean, over.where(n >= 5, (own / n) ** 0.5)))
+        names = {"world": self.p.worlds, "redraw": np.arange(self.p.n_redraws)}
+        found["redraws"] = redraws.to_dataarray("part").astype(np.float32)
+        return found.assign_coords(names).assign_attrs(reasons=json.dumps(SIGNS))
 
 
 #: Worlds, also within the names of fits -> the same at half the resolution.
