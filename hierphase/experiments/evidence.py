@@ -131,8 +131,8 @@ class Evidence(Experiment):
             ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (part, world, redraw,
             sign, judge) of these three parts.
         """
-        axes = {"unit": ("world", "redraw")}
-        redraws = merged.drop_vars("unit").coarsen(unit=self.p.n_redraws).construct(axes)
+        merged = merged.drop_vars("unit", errors="ignore")
+        redraws = merged.coarsen(unit=self.p.n_redraws).construct(unit=("world", "redraw"))
         n = redraws["value"].count("redraw")
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
             mean, spread = redraws["value"].mean("redraw"), redraws["value"].std("redraw", ddof=1)
