@@ -1,5 +1,6 @@
 """What a network sees: activations of named modules, standardised, compared layer by layer."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -171,12 +172,10 @@ def as_dataset(scales: Scales) -> xr.Dataset:
 
 def from_dataset(statistics: xr.Dataset, device=None) -> dict[str, Standardiser]:
     """What :func:`as_dataset` was made from, on a device."""
-    scales = {}
-    for name in dict.fromkeys(statistics.layer.values.tolist()):
-        of_layer = statistics.isel(channel=statistics.layer.values == name)
-        parts = (torch.tensor(of_layer[part].values, device=device) for part in ("mean", "std"))
-        scales[name] = Standardiser(*parts)
-    return scales
+    channels = Counter(statistics.layer.values.tolist())
+    whole = (torch.tensor(statistics[part].values, device=device) for part in ("mean", "std"))
+    parts = (part.split(list(channels.values())) for part in whole)
+    return dict(zip(channels, map(Standardiser, *parts), strict=True))
 
 
 @dataclass(frozen=True)

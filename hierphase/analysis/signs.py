@@ -336,7 +336,5 @@ def _groups(x0, sampled, old, new, kept, least) -> list[Tensor]:
     groups = rows[group.argsort(stable=True)].split(sizes.tolist())
     groups = [rows for rows in groups if len(rows) >= least]
     if not groups:
-        raise ValueError(
-            f"need {least} images of one class of x_0 and x̂_0 (kept={kept}), have less"
-        )
+        raise ValueError(f"need {least} images of one class of x_0 and x̂_0 (kept={kept})")
     return groups

@@ -157,16 +157,16 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
         after: (k,) class of each image of the other kind.
 
     Returns:
-        Sum over classes of the product of their shares; 1/C for C classes when one is balanced.
+        Share of the pairs that agree, the sum over classes of the product of their shares; 1/C for
+        C classes when one is balanced.
 
     Raises:
         ValueError: no images of a kind, or a class that is NaN.
     """
-    kinds, classes = [np.asarray(before), np.asarray(after)], np.union1d(before, after)
+    kinds = np.asarray(before), np.asarray(after)
     for kind in kinds:
         check_finite("classes", kind, "n")
-    shares = [(kind[:, None] == classes).mean(axis=0) for kind in kinds]
-    return float(shares[0] @ shares[1])
+    return float((kinds[0][:, None] == kinds[1]).mean())
 
 
 def layer_crossing(

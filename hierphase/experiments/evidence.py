@@ -6,7 +6,6 @@ network that is trained on the world, by one recipe in all of them ("cnn").
 
 import json
 import warnings
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,16 +49,16 @@ _SIZES = {
 PRESETS = {"laws": _SIZES | {"worlds": list(LAWS), "judge_steps": 4000}}
 _REAL = {"n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
 _DIGITS = {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
+_JUDGED = ("fields", "flat", "clusters-20")  # fits that a network judges too
 for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
-    _judged = [f"{kind}-{_data}" for kind in ("fields", "flat", "clusters-20")]
-    _more = [f"{kind}-{_data}" for kind in FITS if f"{kind}-{_data}" not in _judged]
+    _more = [f"{kind}-{_data}" for kind in FITS if kind not in _JUDGED]
     _fits = _SIZES | {"n_redraws": 20 if _data == "tree-2" else 5}
-    PRESETS[f"fits-{_data}"] = _fits | {"worlds": _judged}
+    PRESETS[f"fits-{_data}"] = _fits | {"worlds": [f"{kind}-{_data}" for kind in _JUDGED]}
     PRESETS[f"more-fits-{_data}"] = _fits | {"worlds": _more, "n_judged": 0}
 for _data in worlds.DATASETS:
     _few = _SIZES | _REAL | (_DIGITS if _data == "digits" else {})
     PRESETS[_data] = _few | {"worlds": [_data]}
-    _fits = [f"{kind}-{_data}{REAL}" for kind in ("fields", "flat", "clusters-20")]
+    _fits = [f"{kind}-{_data}{REAL}" for kind in _JUDGED]
     PRESETS[f"real-{_data}"] = _few | {"worlds": _fits, "n_judged": 0}
 
 
@@ -77,8 +76,8 @@ class Evidence(Experiment):
         ValueError: a bad parameter, an unknown world.
     """
 
-    presets: ClassVar = PRESETS
-    least: ClassVar = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
+    presets = PRESETS
+    least = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
     padded = (*PARTS, "redraws")
 
     def __init__(self, parameters: dict):
@@ -111,15 +110,14 @@ class Evidence(Experiment):
         if redraw < self.p.n_judged:
             own = derived_generator(seed, redraw, 1).initial_seed()
             present["cnn"] = judges.trained_judge(source, self.p.judge_steps, own)
-        numbers = np.full((len(SIGNS), len(JUDGES), 3), np.nan)
+        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(PARTS)}
+        numbers = xr.DataArray(np.nan, axes, list(axes))
         for name, judge in present.items():
             found = all_signs(source, judge, self.parameters, derived_generator(seed, redraw, 2))
             for sign, estimate in found.items():
                 if estimate is not None:
-                    place = list(SIGNS).index(sign), JUDGES.index(name)
-                    numbers[place] = estimate.value, estimate.low, estimate.high
-        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(PARTS)}
-        return xr.DataArray(numbers, list(axes.items())).to_dataset("part")
+                    numbers.loc[sign, name] = [estimate.value, estimate.low, estimate.high]
+        return numbers.to_dataset("part")
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """Each world's mean over its redraws, with 95% intervals; the redraws themselves stay.
@@ -158,7 +156,7 @@ class Signs(Experiment):
         ValueError: a result that is not there.
     """
 
-    presets: ClassVar = {"signs": {"sources": [n for n in PRESETS if "cifar10-32" not in n]}}
+    presets = {"signs": {"sources": [n for n in PRESETS if "cifar10-32" not in n]}}
     padded = Evidence.padded
 
     def __len__(self) -> int:

@@ -8,7 +8,6 @@ published models of diffusers are presets of the one experiment below.
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import xarray as xr
@@ -121,8 +120,8 @@ class ImageExperiment(Experiment):
 
     presets = PRESETS
     unit_dimensions = ("image", "shown")
-    least: ClassVar = {"n_shown": 0}
-    choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
+    least = {"n_shown": 0}
+    choices = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)

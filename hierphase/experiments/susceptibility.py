@@ -1,7 +1,5 @@
 """Correlated changes, measured: on real images with a trained denoiser, on the tree exactly."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 import xarray as xr
@@ -41,14 +39,14 @@ class TreeCorrelations(Experiment):
         ValueError: sizes without a transition, or a size that is no positive integer.
     """
 
-    presets: ClassVar = {
+    presets = {
         "tree": {
             "v": 32, "m": 8, "s": 2, "depths": [5, 6, 7, 8, 9, 10, 11],
             "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
             "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
         },
     }  # fmt: skip
-    least: ClassVar = {"n_draws": 2}
+    least = {"n_draws": 2}
     padded = ("covariance",)
 
     def __init__(self, parameters: dict):
@@ -161,7 +159,7 @@ class ImageCorrelations(ImageExperiment):
             outside [0, 1].
     """
 
-    presets: ClassVar = {
+    presets = {
         "fashion-mnist": ImageExperiment.presets["fashion-mnist"] | _REPEATED | {
             "layers": ["stages.2", "logits"], "patch_size": 4,
         },

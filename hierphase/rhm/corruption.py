@@ -96,10 +96,8 @@ class GaussianProcess:
 
     def __post_init__(self):
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(
-                f"scheduler must have alphas_cumprod, as DDPMScheduler has; got "
-                f"{type(self.scheduler).__name__}"
-            )
+            kind = type(self.scheduler).__name__
+            raise ValueError(f"scheduler must have alphas_cumprod, as DDPMScheduler; got {kind}")
         if self.v is not None:
             positive_integer("v", self.v, minimum=2)
 

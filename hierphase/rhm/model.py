@@ -172,6 +172,5 @@ def check_symbols(name: str, symbols, n_symbols: float, *axes: str | int) -> Non
     check_tensor(name, symbols, "integers", *axes)
     wrong = (symbols < 0) | (symbols >= n_symbols)
     if wrong.any():
-        raise ValueError(
-            f"{name} must not hold symbol {symbols[wrong][0].item()}, outside 0..{n_symbols - 1}"
-        )
+        one, most = symbols[wrong][0].item(), n_symbols - 1
+        raise ValueError(f"{name} must not hold symbol {one}, outside 0..{most}")
