@@ -9,15 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierphase.checks import check_finite, check_known, check_shape, positive_integer
 
 
 @torch.no_grad()
-def activations(
-    model: nn.Module, images: Tensor, names: Sequence[str], batch_size: int = 256
-) -> dict[str, Tensor]:
+def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str, Tensor]:
     """Outputs of several named modules, recorded in one pass of the model over the images.
 
     Args:
@@ -138,9 +136,7 @@ class Moments:
         return Standardiser(self.mean.float(), std.float())
 
 
-def fit_standardisers(
-    model: nn.Module, batches: Iterable[Tensor], names: Sequence[str]
-) -> dict[str, Standardiser]:
+def fit_standardisers(model, batches: Iterable[Tensor], names) -> dict[str, Standardiser]:
     """Statistics of several layers over a reference set, in one pass, batch by batch.
 
     Args:
@@ -195,9 +191,7 @@ class LayerSimilarity:
     distance: Tensor
 
 
-def layer_similarity(
-    model: nn.Module, x0: Tensor, samples: Tensor, scales: Scales, batch_size: int = 64
-) -> LayerSimilarity:
+def layer_similarity(model, x0, samples, scales: Scales, batch_size: int = 64) -> LayerSimilarity:
     """Similarity of the activations of x_0 and x̂0(t), layer by layer.
 
     The activations of each layer are standardised with their statistics over reference images,

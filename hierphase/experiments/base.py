@@ -79,10 +79,8 @@ class Experiment:
 
     def fingerprint(self) -> str:
         """SHA-256 of the parameters, and of the contents of all :meth:`files` in their order."""
-        contents = {
-            name: [(part, _sha256(path)) for part, path in files.items()]
-            for name, files in self.files().items()
-        }
+        files = self.files().items()
+        contents = {name: [(k, _sha256(path)) for k, path in own.items()] for name, own in files}
         text = json.dumps(self.parameters | contents, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -140,10 +140,8 @@ def of_law(law) -> Source:
         return law.draw(labels, generator), labels
 
     def back(x_0, labels, ln_snr, generator):
-        found = [
-            law.denoised(noised(x_0, level, generator), level.sigmoid(), generator)
-            for level in ln_snr
-        ]
+        noisy = ((noised(x_0, level, generator), level.sigmoid()) for level in ln_snr)
+        found = [law.denoised(*x_t, generator) for x_t in noisy]
         samples, classes = map(torch.stack, zip(*found, strict=True))
         return worlds.Denoised(samples, classes=classes, ln_snr=ln_snr)
 

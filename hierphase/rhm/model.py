@@ -121,11 +121,10 @@ class RandomHierarchyModel:
             rows = slice(start, min(start + chunk, n))
             # Row by row: the class, then one number a node, so that a row never depends on n.
             uniform = rng.random((rows.stop - start, ends[-1]))
-            levels[self.L][rows] = uniform[:, :1] * self.n_classes
-            for above in range(self.L):
-                level = self.L - above
-                rule = (uniform[:, ends[above] : ends[above + 1]] * self.m).astype(np.int64)
-                rule += levels[level][rows] * self.m
+            root, *parts = np.split(uniform, ends[:-1], axis=1)
+            levels[self.L][rows] = root * self.n_classes
+            for level, part in zip(range(self.L, 0, -1), parts, strict=True):
+                rule = levels[level][rows] * self.m + (part * self.m).astype(np.int64)
                 below = tables[level - 1].take(rule, axis=0)
                 levels[level - 1][rows] = below.reshape(len(rule), -1)
         return [torch.from_numpy(symbols) for symbols in levels]
