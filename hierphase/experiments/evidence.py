@@ -13,7 +13,6 @@ import xarray as xr
 from scipy import stats
 
 from hierphase.analysis import bootstrap, signs, speciation
-from hierphase.analysis.bootstrap import Estimate
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import judges, sources, worlds
@@ -164,8 +163,7 @@ class Signs(Experiment):
 
     def files(self):
         """As of the base."""
-        names = self.p.sources
-        return {"sources": {name: results.result_path("evidence", name) for name in names}}
+        return {"sources": {n: results.result_path("evidence", n) for n in self.p.sources}}
 
     def measure_unit(self, i, prepared):
         """All of :meth:`Evidence.finish`, of all worlds; redraws that one lacks are NaN."""
@@ -254,19 +252,20 @@ def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> di
         verdicts = [judge.verdict(x) for x in signs.spliced(x_0, old, masks, generator)]
         losses.append(signs.splice_loss(torch.stack(verdicts), old))
     margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
-    rise = Estimate(**_interval(losses[1].value - losses[0].value, margin))
+    rise = bootstrap.Estimate(**_interval(losses[1].value - losses[0].value, margin))
     return found | {"splice-loss": losses[0], "splice-rise": rise}
 
 
 def _predicted(images, labels) -> dict:
     """ln SNR at which a class should go: of all images, and of the median pair of class means."""
     median = speciation.pair_variances(images, labels).median().item()
-    variances = {"": speciation.largest_variance(images), "-pairs": median}
-    levels = {name: speciation.speciation_level(x).item() for name, x in variances.items()}
-    return {f"predicted-snr{name}": Estimate(*[x] * 3) for name, x in levels.items() if x < np.inf}
+    all_images = speciation.largest_variance(images)
+    variances = {"predicted-snr": all_images, "predicted-snr-pairs": median}
+    levels = {sign: speciation.speciation_level(x).item() for sign, x in variances.items()}
+    return {sign: bootstrap.Estimate(x, x, x) for sign, x in levels.items() if x < np.inf}
 
 
-def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
+def _superclass_gap(source, posterior, labels, levels, generator) -> bootstrap.Estimate | None:
     """How much longer real super-classes are kept than random groups of classes."""
     images, own = source.learnt(5000, generator)
     groups = signs.superclasses(images, own, N_SUPERCLASSES)
@@ -281,7 +280,7 @@ def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | 
     return signs.of_mean_curve(gap, k)
 
 
-def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
+def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, bootstrap.Estimate]:
     """What x_0 and x̂0 show, at K = .5 (``end`` is empty) or from pure noise."""
     pairs, found, coupled = (x_0, sampled, old, new), {}, {}
     in_group = torch.bincount((100 * old + new)[old != new], minlength=1).max()

@@ -86,8 +86,7 @@ class World:
             generators: one for each datum; where the data are drawn together, as on trees, a
                 single one.
         """
-        (generator,) = generators
-        draws = [self.draw(starts, noise, generator) for noise in noises]
+        draws = [self.draw(starts, noise, *generators) for noise in noises]
         return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
 
 
