@@ -82,10 +82,7 @@ class GaussianMixture:
         self.log_weights = (weights / self.owners.bincount(weights.double())[self.owners]).log()
 
     @classmethod
-    def fitted(
-        cls, images: Tensor, labels: Tensor, clusters: int = 1, rank: int | None = None,
-        shared: bool = False, seed: int = 0,
-    ) -> "GaussianMixture":  # fmt: skip
+    def fitted(cls, images: Tensor, labels: Tensor, clusters=1, rank=None, shared=False, seed=0):
         """The mixture with the mean and the covariance of every class, or of clusters within it.
 
         With a rank, covariances are those of probabilistic principal components (Tipping and
@@ -145,9 +142,7 @@ class GaussianMixture:
             components = torch.searchsorted(self.log_weights.exp().cumsum(0), place, right=True)
         return self._given_component(nothing, 0.0, components, noise).float()
 
-    def round_trips(
-        self, x0: Tensor, classes: Tensor, alpha_bars: Tensor, generators: list
-    ) -> tuple[Tensor, Tensor]:
+    def round_trips(self, x0: Tensor, classes: Tensor, alpha_bars: Tensor, generators: list):
         """The forward-backward experiment: noise every x_0 to every level, then denoise it.
 
         Args:

@@ -50,27 +50,24 @@ def grid_covariance(fields: np.ndarray) -> np.ndarray:
     fields = np.asarray(fields, dtype=np.float64)
     check_finite("fields", fields, "K n rows columns")
     positive_integer("the number K of trajectories", len(fields), minimum=2)
-    _, which, _ = _pairs(*fields.shape[2:])
+    *_, which = grid_distances(*fields.shape[2:])
     centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
     products = centred.transpose(1, 2, 0) @ centred.swapaxes(0, 1) / (len(fields) - 1)
     return np.stack([np.bincount(which.ravel(), x.ravel()) for x in products])
 
 
-def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The Euclidean distances on a grid, in steps, and how many ordered pairs are that far apart.
 
     Args:
         rows, columns: of the grid.
 
     Returns:
-        (n_distances,) increasing from 0, and (n_distances,) counts.
+        (n_distances,) increasing from 0, (n_distances,) counts, and (n, n) which of the distances
+        each ordered pair of the n places has.
     """
-    return _pairs(positive_integer("rows", rows), positive_integer("columns", columns))[::2]
-
-
-def _pairs(rows, columns):
-    """Distances, which of them each ordered pair (i, j) has, and how many pairs have each."""
-    place = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2)
+    sides = positive_integer("rows", rows), positive_integer("columns", columns)
+    place = np.stack(np.indices(sides), axis=-1).reshape(-1, 2)
     squared = np.square(place[:, None] - place).sum(axis=-1)
     distances, which, counts = np.unique(squared, return_inverse=True, return_counts=True)
-    return np.sqrt(distances), which, counts
+    return np.sqrt(distances), counts, which

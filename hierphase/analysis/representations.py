@@ -1,5 +1,6 @@
 """What a network sees: activations of named modules, standardised, compared layer by layer."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,15 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import Tensor
 
 from hierphase.checks import check_finite, check_known, check_shape, positive_integer
 
 
 @torch.no_grad()
-def activations(
-    model: nn.Module, images: Tensor, names: Sequence[str], batch_size: int = 256
-) -> dict[str, Tensor]:
+def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str, Tensor]:
     """Outputs of several named modules, recorded in one pass of the model over the images.
 
     Args:
@@ -137,9 +136,7 @@ class Moments:
         return Standardiser(self.mean.float(), std.float())
 
 
-def fit_standardisers(
-    model: nn.Module, batches: Iterable[Tensor], names: Sequence[str]
-) -> dict[str, Standardiser]:
+def fit_standardisers(model, batches: Iterable[Tensor], names) -> dict[str, Standardiser]:
     """Statistics of several layers over a reference set, in one pass, batch by batch.
 
     Args:
@@ -171,12 +168,10 @@ def as_dataset(scales: Scales) -> xr.Dataset:
 
 def from_dataset(statistics: xr.Dataset, device=None) -> dict[str, Standardiser]:
     """What :func:`as_dataset` was made from, on a device."""
-    scales = {}
-    for name in dict.fromkeys(statistics.layer.values.tolist()):
-        of_layer = statistics.isel(channel=statistics.layer.values == name)
-        parts = (torch.tensor(of_layer[part].values, device=device) for part in ("mean", "std"))
-        scales[name] = Standardiser(*parts)
-    return scales
+    channels = Counter(statistics.layer.values.tolist())
+    whole = (torch.tensor(statistics[part].values, device=device) for part in ("mean", "std"))
+    parts = (part.split(list(channels.values())) for part in whole)
+    return dict(zip(channels, map(Standardiser, *parts), strict=True))
 
 
 @dataclass(frozen=True)
@@ -196,9 +191,7 @@ class LayerSimilarity:
     distance: Tensor
 
 
-def layer_similarity(
-    model: nn.Module, x0: Tensor, samples: Tensor, scales: Scales, batch_size: int = 64
-) -> LayerSimilarity:
+def layer_similarity(model, x0, samples, scales: Scales, batch_size: int = 64) -> LayerSimilarity:
     """Similarity of the activations of x_0 and x̂0(t), layer by layer.
 
     The activations of each layer are standardised with their statistics over reference images,

@@ -2,14 +2,12 @@
 
 import numpy as np
 
-from hierphase.analysis.bootstrap import Estimate, bootstrap, estimate_if_found, percentile_estimate
+from hierphase.analysis.bootstrap import bootstrap, estimate_if_found, percentile_estimate
 from hierphase.analysis.transition import crossing_time
 from hierphase.checks import check_finite, check_shape, fraction, increasing
 
 
-def conditional_validity(
-    valid: np.ndarray, candidates: np.ndarray, n_resamples: int = 500, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def conditional_validity(valid, candidates, n_resamples: int = 500, seed: int = 0) -> tuple:
     """Share of the nodes with valid children that are valid themselves.
 
     It asks for the rules of one level alone: what went wrong below is not counted again.
@@ -43,9 +41,7 @@ def conditional_validity(
     return bootstrap(shares, np.shape(valid)[-2], n_resamples, seed)
 
 
-def size_thresholds(
-    sizes: np.ndarray, shares: np.ndarray, resampled: np.ndarray, chance: float, confidence=0.95
-) -> tuple[list[Estimate | None], Estimate | None]:
+def size_thresholds(sizes, shares, resampled, chance: float, confidence=0.95) -> tuple:
     """P_l, where the validity of level l is half-way from chance to 1, and its growth with l.
 
     P_l is interpolated linearly in log P. Where a noisy curve crosses more than once, the crossing
@@ -70,14 +66,10 @@ def size_thresholds(
     check_shape("shares", shares, len(sizes), "levels")
     check_shape("resampled", resampled, "n_resamples", *shares.shape)
     # From the largest size down a curve falls, which is the direction of crossing_time.
-    logs, resampled_logs = (
-        -crossing_time(-np.log(sizes[::-1]), curves.swapaxes(-1, -2)[..., ::-1], (1 + chance) / 2)
-        for curves in (shares, resampled)
-    )
-    thresholds = [
-        estimate_if_found(*found, confidence)
-        for found in zip(np.exp(logs), np.exp(resampled_logs).T, strict=True)
-    ]
+    curves, middle = (x.swapaxes(-1, -2)[..., ::-1] for x in (shares, resampled)), (1 + chance) / 2
+    logs, resampled_logs = (-crossing_time(-np.log(sizes[::-1]), x, middle) for x in curves)
+    found = zip(np.exp(logs), np.exp(resampled_logs).T, strict=True)
+    thresholds = [estimate_if_found(*of_level, confidence) for of_level in found]
     reached = np.array([threshold is not None for threshold in thresholds])
     if reached.sum() < 2:
         return thresholds, None

@@ -144,9 +144,7 @@ def ratio(contributions, over=None, confidence=0.95) -> bootstrap.Estimate:
     return bootstrap.percentile_estimate(value, draws, confidence)
 
 
-def similarity_auc(
-    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, block: int | None = None
-) -> np.ndarray:
+def similarity_auc(x0, sampled, old, new, block: int | None = None) -> np.ndarray:
     """How often x̂_0 is closer to its own x_0 than to others of its group: 1/2 if independent.
 
     The share of the other x_0 of the group that are less similar to x̂_0 than its own (equally
@@ -184,9 +182,7 @@ def similarity_auc(
     return np.array(found)
 
 
-def couplings(
-    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, kept: bool = False, block: int = 4
-) -> np.ndarray:
+def couplings(x0, sampled, old, new, kept: bool = False, block: int = 4) -> np.ndarray:
     r"""How much blocks change together, beyond what one Gaussian for each group would do.
 
     Of D = x̂_0 - x_0, let S be the covariance within a group, and e_p the squared length in block p
@@ -244,9 +240,7 @@ def couplings(
     return np.array(found, dtype=float)
 
 
-def coupling_ladder(
-    x0: Tensor, sampled: Tensor, old: Tensor, new: Tensor, block: int, confidence=0.95
-) -> bootstrap.Estimate:
+def coupling_ladder(x0, sampled, old, new, block: int, confidence=0.95) -> bootstrap.Estimate:
     """How much more near blocks change together than far ones, in units of a block itself.
 
     (R near - R far) / R of a block with itself, one rung; larger and larger blocks make a ladder.
@@ -336,7 +330,5 @@ def _groups(x0, sampled, old, new, kept, least) -> list[Tensor]:
     groups = rows[group.argsort(stable=True)].split(sizes.tolist())
     groups = [rows for rows in groups if len(rows) >= least]
     if not groups:
-        raise ValueError(
-            f"need {least} images of one class of x_0 and x̂_0 (kept={kept}), have less"
-        )
+        raise ValueError(f"need {least} images of one class of x_0 and x̂_0 (kept={kept})")
     return groups

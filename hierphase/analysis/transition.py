@@ -48,9 +48,7 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
     return np.where(falls.any(axis=-1) & (curves[..., 0] > level), crossing, np.nan)
 
 
-def transition_time(
-    times: np.ndarray, kept: np.ndarray, chance: float, confidence: float = 0.95, **resampling
-) -> bootstrap.Estimate:
+def transition_time(times, kept, chance, confidence=0.95, **resampling) -> bootstrap.Estimate:
     """t*: where the probability of keeping the class is half-way between 1 and chance.
 
     Args:
@@ -82,10 +80,9 @@ def transition_time(
     curves, level = _kept_curves(times, kept, chance, **resampling), (1 + chance) / 2
     value, resampled = (crossing_time(times, curve, level) for curve in curves)
     if np.isnan(value) or np.isnan(resampled).any():
-        raise ValueError(
-            f"the probability of keeping the class, {curves[0].round(3).tolist()}, does not cross "
-            f"{level:g} safely: give more images, or times beyond {times[0]:g} to {times[-1]:g}"
-        )
+        found = f"the probability of keeping the class, {curves[0].round(3).tolist()},"
+        remedy = f"give more images, or times beyond {times[0]:g} to {times[-1]:g}"
+        raise ValueError(f"{found} does not cross {level:g} safely: {remedy}")
     return bootstrap.percentile_estimate(value, resampled, confidence)
 
 
@@ -157,21 +154,19 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
         after: (k,) class of each image of the other kind.
 
     Returns:
-        Sum over classes of the product of their shares; 1/C for C classes when one is balanced.
+        Share of the pairs that agree, the sum over classes of the product of their shares; 1/C for
+        C classes when one is balanced.
 
     Raises:
         ValueError: no images of a kind, or a class that is NaN.
     """
-    kinds, classes = [np.asarray(before), np.asarray(after)], np.union1d(before, after)
+    kinds = np.asarray(before), np.asarray(after)
     for kind in kinds:
         check_finite("classes", kind, "n")
-    shares = [(kind[:, None] == classes).mean(axis=0) for kind in kinds]
-    return float(shares[0] @ shares[1])
+    return float((kinds[0][:, None] == kinds[1]).mean())
 
 
-def layer_crossing(
-    times: np.ndarray, early: np.ndarray, late: np.ndarray, confidence: float = 0.95, **resampling
-) -> bootstrap.Estimate | None:
+def layer_crossing(times, early, late, confidence=0.95, **resampling) -> bootstrap.Estimate | None:
     """Where the mean similarity of a late layer falls below that of an early one.
 
     Args:
@@ -196,9 +191,7 @@ def layer_crossing(
     return bootstrap.estimate_if_found(*crossings, confidence)
 
 
-def largest_gaps(
-    times, early, late, confidence=0.95, n_resamples=2000, seed=0, groups=None
-) -> tuple[bootstrap.Estimate, bootstrap.Estimate]:
+def largest_gaps(times, early, late, confidence=0.95, n_resamples=2000, seed=0, groups=None):
     """How far the mean similarity of a late layer gets above that of an early one, and below it.
 
     Curves cross where both are above zero. The largest of many noisy numbers would always be; so

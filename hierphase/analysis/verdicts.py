@@ -51,17 +51,12 @@ def calls(table: xr.Dataset, rules: dict, n_looks: int) -> xr.Dataset:
     Raises:
         ValueError: an unknown bound.
     """
-    for signs in rules.values():
-        for word in set().union(*signs.values()):
-            check_known("bound", word, BOUNDS)
-    low, _ = widened(table, n_looks)
-    held = {
-        call: [
-            BOUNDS[word](low.sel(sign=sign), x)
-            for sign, bounds in signs.items() for word, x in bounds.items()
-        ]
-        for call, signs in rules.items()
-    }  # fmt: skip
+    (low, _), held = widened(table, n_looks), {call: [] for call in rules}
+    for call, signs in rules.items():
+        for sign, bounds in signs.items():
+            for word, x in bounds.items():
+                check_known("bound", word, BOUNDS)
+                held[call].append(BOUNDS[word](low.sel(sign=sign), x))
     return xr.Dataset({name: xr.concat(parts, "rule").all("rule") for name, parts in held.items()})
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import xarray as xr
@@ -39,12 +38,12 @@ class Experiment:
         p: the same as attributes, ``p.seed``.
     """
 
-    presets: ClassVar[dict[str, dict]]
-    least: ClassVar[dict[str, int]] = {}
-    most: ClassVar[dict[str, int]] = {"seed": 2**64 - 1}
-    choices: ClassVar[dict[str, dict | tuple]] = {}
-    padded: ClassVar[tuple[str, ...]] = ()
-    unit_dimensions: ClassVar[tuple[str, ...]] = ("unit",)
+    presets: dict[str, dict]
+    least: dict[str, int] = {}
+    most: dict[str, int] = {"seed": 2**64 - 1}
+    choices: dict[str, dict | tuple] = {}
+    padded: tuple[str, ...] = ()
+    unit_dimensions: tuple[str, ...] = ("unit",)
 
     def __init__(self, parameters: dict):
         expected = next(iter(self.presets.values())).keys()
@@ -80,10 +79,8 @@ class Experiment:
 
     def fingerprint(self) -> str:
         """SHA-256 of the parameters, and of the contents of all :meth:`files` in their order."""
-        contents = {
-            name: [(part, _sha256(path)) for part, path in files.items()]
-            for name, files in self.files().items()
-        }
+        files = self.files().items()
+        contents = {name: [(k, _sha256(path)) for k, path in own.items()] for name, own in files}
         text = json.dumps(self.parameters | contents, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -6,7 +6,6 @@ network that is trained on the world, by one recipe in all of them ("cnn").
 
 import json
 import warnings
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ import xarray as xr
 from scipy import stats
 
 from hierphase.analysis import bootstrap, signs, speciation
-from hierphase.analysis.bootstrap import Estimate
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import judges, sources, worlds
@@ -50,17 +48,17 @@ _SIZES = {
 PRESETS = {"laws": _SIZES | {"worlds": list(LAWS), "judge_steps": 4000}}
 _REAL = {"n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
 _DIGITS = {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
+_JUDGED = ("fields", "flat", "clusters-20")  # fits that a network judges too
 for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
-    _judged = [f"{kind}-{_data}" for kind in ("fields", "flat", "clusters-20")]
-    _more = [f"{kind}-{_data}" for kind in FITS if f"{kind}-{_data}" not in _judged]
+    _more = [f"{kind}-{_data}" for kind in FITS if kind not in _JUDGED]
     _fits = _SIZES | {"n_redraws": 20 if _data == "tree-2" else 5}
-    PRESETS[f"fits-{_data}"] = _fits | {"worlds": _judged}
+    PRESETS[f"fits-{_data}"] = _fits | {"worlds": [f"{kind}-{_data}" for kind in _JUDGED]}
     _judges = {"n_judged": int(_data in worlds.DATASETS)}
     PRESETS[f"more-fits-{_data}"] = _fits | {"worlds": _more} | _judges
 for _data in worlds.DATASETS:
     _few = _SIZES | _REAL | (_DIGITS if _data == "digits" else {})
     PRESETS[_data] = _few | {"worlds": [_data]}
-    _fits = [f"{kind}-{_data}{REAL}" for kind in ("fields", "flat", "clusters-20")]
+    _fits = [f"{kind}-{_data}{REAL}" for kind in _JUDGED]
     PRESETS[f"real-{_data}"] = _few | {"worlds": _fits, "n_judged": 0}
 
 
@@ -78,8 +76,8 @@ class Evidence(Experiment):
         ValueError: a bad parameter, an unknown world.
     """
 
-    presets: ClassVar = PRESETS
-    least: ClassVar = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
+    presets = PRESETS
+    least = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
     padded = (*PARTS, "redraws")
 
     def __init__(self, parameters: dict):
@@ -112,15 +110,14 @@ class Evidence(Experiment):
         if redraw < self.p.n_judged:
             own = derived_generator(seed, redraw, 1).initial_seed()
             present["cnn"] = judges.trained_judge(source, self.p.judge_steps, own)
-        numbers = np.full((len(SIGNS), len(JUDGES), 3), np.nan)
+        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(PARTS)}
+        numbers = xr.DataArray(np.nan, axes, list(axes))
         for name, judge in present.items():
             found = all_signs(source, judge, self.parameters, derived_generator(seed, redraw, 2))
             for sign, estimate in found.items():
                 if estimate is not None:
-                    place = list(SIGNS).index(sign), JUDGES.index(name)
-                    numbers[place] = estimate.value, estimate.low, estimate.high
-        axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(PARTS)}
-        return xr.DataArray(numbers, list(axes.items())).to_dataset("part")
+                    numbers.loc[sign, name] = [estimate.value, estimate.low, estimate.high]
+        return numbers.to_dataset("part")
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """Each world's mean over its redraws, with 95% intervals; the redraws themselves stay.
@@ -132,24 +129,17 @@ class Evidence(Experiment):
             ``value``, ``low``, ``high`` (world, sign, judge), ``redraws`` (part, world, redraw,
             sign, judge) of these three parts.
         """
-        shape = len(self.p.worlds), self.p.n_redraws
-        redraws = merged[list(PARTS)].to_dataarray("part").values
-        redraws = redraws.reshape(len(PARTS), *shape, *redraws.shape[2:])
-        value, low, high = redraws
-        n = np.isfinite(value).sum(axis=1)
+        merged = merged.drop_vars("unit", errors="ignore")
+        redraws = merged.coarsen(unit=self.p.n_redraws).construct(unit=("world", "redraw"))
+        n = redraws["value"].count("redraw")
         with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
-            mean, spread = np.nanmean(value, axis=1), np.nanstd(value, axis=1, ddof=1)
-            own = np.sqrt(np.nanmean(((high - low) / 2) ** 2, axis=1) / n)
-            over = spread * stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
-        parts = _interval(mean, np.where(n >= 5, over, own))
-        measured = {part: (("world", "sign", "judge"), numbers) for part, numbers in parts.items()}
-        axes = "part", "world", "redraw", "sign", "judge"
-        measured["redraws"] = axes, redraws.astype(np.float32)
-        names = {
-            "sign": merged.sign, "judge": merged.judge, "world": self.p.worlds,
-            "part": list(PARTS), "redraw": np.arange(shape[1]),
-        }  # fmt: skip
-        return xr.Dataset(measured, names, {"reasons": json.dumps(SIGNS)})
+            mean, spread = redraws["value"].mean("redraw"), redraws["value"].std("redraw", ddof=1)
+            own = (((redraws["high"] - redraws["low"]) / 2) ** 2).mean("redraw")
+        over = spread * stats.t.ppf(0.975, n.clip(2) - 1) / n**0.5
+        found = xr.Dataset(_interval(mean, over.where(n >= 5, (own / n) ** 0.5)))
+        names = {"world": self.p.worlds, "redraw": np.arange(self.p.n_redraws)}
+        found["redraws"] = redraws.to_dataarray("part").astype(np.float32)
+        return found.assign_coords(names).assign_attrs(reasons=json.dumps(SIGNS))
 
 
 #: Worlds, also within the names of fits -> the same at half the resolution.
@@ -166,7 +156,7 @@ class Signs(Experiment):
         ValueError: a result that is not there.
     """
 
-    presets: ClassVar = {"signs": {"sources": [n for n in PRESETS if "cifar10-32" not in n]}}
+    presets = {"signs": {"sources": [n for n in PRESETS if "cifar10-32" not in n]}}
     padded = Evidence.padded
 
     def __len__(self) -> int:
@@ -174,8 +164,7 @@ class Signs(Experiment):
 
     def files(self):
         """As of the base."""
-        names = self.p.sources
-        return {"sources": {name: results.result_path("evidence", name) for name in names}}
+        return {"sources": {n: results.result_path("evidence", n) for n in self.p.sources}}
 
     def measure_unit(self, i, prepared):
         """All of :meth:`Evidence.finish`, of all worlds; redraws that one lacks are NaN."""
@@ -264,19 +253,20 @@ def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> di
         verdicts = [judge.verdict(x) for x in signs.spliced(x_0, old, masks, generator)]
         losses.append(signs.splice_loss(torch.stack(verdicts), old))
     margin = np.hypot(*(loss.high - loss.low for loss in losses)) / 2
-    rise = Estimate(**_interval(losses[1].value - losses[0].value, margin))
+    rise = bootstrap.Estimate(**_interval(losses[1].value - losses[0].value, margin))
     return found | {"splice-loss": losses[0], "splice-rise": rise}
 
 
 def _predicted(images, labels) -> dict:
     """ln SNR at which a class should go: of all images, and of the median pair of class means."""
     median = speciation.pair_variances(images, labels).median().item()
-    variances = {"": speciation.largest_variance(images), "-pairs": median}
-    levels = {name: speciation.speciation_level(x).item() for name, x in variances.items()}
-    return {f"predicted-snr{name}": Estimate(*[x] * 3) for name, x in levels.items() if x < np.inf}
+    all_images = speciation.largest_variance(images)
+    variances = {"predicted-snr": all_images, "predicted-snr-pairs": median}
+    levels = {sign: speciation.speciation_level(x).item() for sign, x in variances.items()}
+    return {sign: bootstrap.Estimate(x, x, x) for sign, x in levels.items() if x < np.inf}
 
 
-def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | None:
+def _superclass_gap(source, posterior, labels, levels, generator) -> bootstrap.Estimate | None:
     """How much longer real super-classes are kept than random groups of classes."""
     images, own = source.learnt(5000, generator)
     groups = signs.superclasses(images, own, N_SUPERCLASSES)
@@ -291,7 +281,7 @@ def _superclass_gap(source, posterior, labels, levels, generator) -> Estimate | 
     return signs.of_mean_curve(gap, k)
 
 
-def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, Estimate]:
+def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, bootstrap.Estimate]:
     """What x_0 and x̂0 show, at K = .5 (``end`` is empty) or from pure noise."""
     pairs, found, coupled = (x_0, sampled, old, new), {}, {}
     in_group = torch.bincount((100 * old + new)[old != new], minlength=1).max()

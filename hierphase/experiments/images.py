@@ -8,7 +8,6 @@ published models of diffusers are presets of the one experiment below.
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 import xarray as xr
@@ -40,10 +39,9 @@ _BOOK = {
 }  # fmt: skip
 
 #: Preset -> the parameters of :class:`ImageExperiment`.
-PRESETS = {
-    name: _BOOK | {"images": name, "model": name, "classifier": f"{name}-classifier"}
-    for name in worlds.DATASETS
-}
+PRESETS = {}
+for _name in worlds.DATASETS:
+    PRESETS[_name] = _BOOK | {"images": _name, "model": _name, "classifier": f"{_name}-classifier"}
 PRESETS["digits"]["n_per_class"] = 30
 PRESETS["imagenet"] = _BOOK | {
     "images": "imagenet/val", "n_per_class": 10, "model": "256x256_diffusion_uncond.pt",
@@ -121,8 +119,8 @@ class ImageExperiment(Experiment):
 
     presets = PRESETS
     unit_dimensions = ("image", "shown")
-    least: ClassVar = {"n_shown": 0}
-    choices: ClassVar = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
+    least = {"n_shown": 0}
+    choices = {"precision": worlds.PRECISIONS, "sampler": worlds.SAMPLERS}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -215,9 +213,7 @@ class ImageExperiment(Experiment):
         seed, n_classes = self.p.seed, len(self.world.class_names)
         return [derived_generator(seed, i % n_classes, i // n_classes, *stream) for i in rows]
 
-    def round_trips(
-        self, start: int, stop: int, times: torch.Tensor
-    ) -> tuple[torch.Tensor, worlds.Denoised]:
+    def round_trips(self, start: int, stop: int, times: torch.Tensor) -> tuple:
         """Images start..stop - 1, and their x̂0(t), on the experiment's device.
 
         Args:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -57,25 +58,20 @@ def trained_judge(source: Source, steps: int, seed: int) -> Judge:
         steps: of 128 images.
         seed: of weights, images and their order.
     """
-
-    class Learnt:
-        @staticmethod
-        def batch(n, generator):
-            images, labels = source.learnt(n, generator)
-            return in_squares(images), labels
-
     generator = derived_generator(seed)
-    _, channels, n_pixels = Learnt.batch(1, generator)[0].shape
+    _, channels, n_pixels = in_squares(source.learnt(1, generator)[0]).shape
     depth = (n_pixels.bit_length() - 1) // 2
     network = TreeClassifier(channels, 4, depth, source.n_classes, width=256)
     initialise(network, generator)
+    learnt = SimpleNamespace(batch=source.learnt)
     training = Training(
-        "", Learnt, TreeClassifier, objectives.classification_loss, objectives.classifier_report,
+        "", learnt, TreeClassifier, objectives.classification_loss, objectives.classifier_report,
         steps, batch_size=128, learning_rate=2e-3, ema_decay=0.99, checkpoint_every=steps,
+        vary=(in_squares,),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = {"name": "judge", "steps": steps, "seed": seed}
-        optimise(training, run, network, Learnt, Path(folder))
+        optimise(training, run, network, learnt, Path(folder))
     network.eval()
 
     def verdict(images):
@@ -89,10 +85,11 @@ def trained_judge(source: Source, steps: int, seed: int) -> Judge:
     return Judge(verdict, way_back, network)
 
 
-def in_squares(images: torch.Tensor) -> torch.Tensor:
+def in_squares(images: torch.Tensor, generator=None) -> torch.Tensor:
     """What a :func:`trained_judge` sees: pixels (n, channels, 4^k), each square after the other.
 
-    Images are framed, and squares averaged of those with more than :data:`JUDGED_SIZE` a side.
+    Images are framed, and squares averaged of those with more than :data:`JUDGED_SIZE` a side;
+    nothing is random.
     """
     images = in_frame(images)
     side = min(images.shape[-1], JUDGED_SIZE)

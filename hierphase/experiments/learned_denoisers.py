@@ -26,19 +26,14 @@ from hierphase.seeds import derived_generator
 # Independent streams of the experiment's seed.
 _LOSS, _TRAIN_LOSS, _KEPT, _GENERATED = range(4)
 
-#: Preset -> the parameters of :class:`DenoiserExperiment`.
-PRESETS = {
-    "tree": {
-        "sizes": {
-            "unet": [
-                list(rhm_catalogue.TREE_SIZES), [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 8192],
-            ],
-            "transformer": [[128, 512, 2048, 8192]],
-        },
-        "n_loss_data": 1000, "n_loss_times": 40, "n_data": 256, "n_times": 13, "last_time": 360,
-        "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
-    },
+_OF_UNETS = [list(rhm_catalogue.TREE_SIZES), [*(2**k for k in range(3, 12)), 8192]]
+_TREE = {
+    "sizes": {"unet": _OF_UNETS, "transformer": [[128, 512, 2048, 8192]]},
+    "n_loss_data": 1000, "n_loss_times": 40, "n_data": 256, "n_times": 13, "last_time": 360,
+    "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
 }  # fmt: skip
+#: Preset -> the parameters of :class:`DenoiserExperiment`.
+PRESETS = {"tree": _TREE}
 
 
 class DenoiserExperiment(Experiment):
@@ -79,12 +74,9 @@ class DenoiserExperiment(Experiment):
         self.T = self.scheduler.config.num_train_timesteps
         self.loss_times = np.linspace(0, self.T - 1, self.p.n_loss_times).round().astype(int)
         n_draws = max(map(len, self.p.sizes.values()), default=1)
-        self.entries = [("bayes", None, draw) for draw in range(n_draws)] + [
-            (architecture, P, draw)
-            for architecture, draws in self.p.sizes.items()
-            for draw, of_draw in enumerate(draws)
-            for P in of_draw
-        ]
+        self.entries = [("bayes", None, draw) for draw in range(n_draws)]
+        for name, draws in self.p.sizes.items():
+            self.entries += [(name, P, draw) for draw, Ps in enumerate(draws) for P in Ps]
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -7,7 +7,6 @@ that looks at them, nothing to a denoiser that had to be trained.
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -31,10 +30,7 @@ N_STATISTICS = 4000  # held-out data from which activations are standardised
 _FIRST_SEED = 2  # of the data that are noised; TreeData trains and tests with 0 and 1
 
 _RHM_CNNS = [name for name in TREE_CLASSIFIERS if name.startswith("rhm-cnn")][:N_RULE_DRAWS]
-_EPSILONS = [
-    0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.72, 0.74, 0.76, 0.78, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.93,
-    0.96, 1.0,
-]  # fmt: skip
+_EPSILONS = [0.1, 0.3, 0.5, 0.6, 0.65, *(k / 50 for k in range(35, 46)), 0.93, 0.96, 1.0]
 _TREE = {
     "networks": _RHM_CNNS, "trained": True, "shuffled": False, "process": "epsilon",
     "noise": _EPSILONS, "n_blocks": 32, "block": 8, "n_decoding": 0, "seed": 0,
@@ -80,8 +76,8 @@ class ProbeExperiment(Experiment):
     """
 
     presets = PRESETS
-    least: ClassVar = {"n_decoding": 0}
-    choices: ClassVar = {"process": ("epsilon", "gaussian")}
+    least = {"n_decoding": 0}
+    choices = {"process": ("epsilon", "gaussian")}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)

@@ -16,7 +16,7 @@ from hierphase.analysis.gaussian_field import power_law_classes
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.checks import check_known
 from hierphase.experiments import worlds
-from hierphase.experiments.images import PRESETS
+from hierphase.experiments.images import PRESETS, ImageExperiment
 from hierphase.rhm.symbol_images import ChainSymbols, SymbolImages, tree_images
 from hierphase.seeds import derived_generator
 
@@ -140,10 +140,8 @@ def of_law(law) -> Source:
         return law.draw(labels, generator), labels
 
     def back(x_0, labels, ln_snr, generator):
-        found = [
-            law.denoised(noised(x_0, level, generator), level.sigmoid(), generator)
-            for level in ln_snr
-        ]
+        noisy = ((noised(x_0, level, generator), level.sigmoid()) for level in ln_snr)
+        found = [law.denoised(*x_t, generator) for x_t in noisy]
         samples, classes = map(torch.stack, zip(*found, strict=True))
         return worlds.Denoised(samples, classes=classes, ln_snr=ln_snr)
 
@@ -170,14 +168,12 @@ def _held_out(name: str, redraw: int) -> Callable:
 
 def _of_network(name: str, redraw: int, num_inference_steps: int) -> Source:
     changes = {"num_inference_steps": num_inference_steps, "n_per_class": 1}
-    data, parameters = worlds.DATASETS[name](), PRESETS[name] | changes
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data, experiment = worlds.DATASETS[name](), ImageExperiment(PRESETS[name] | changes)
 
     def back(x_0, labels, ln_snr, generator):
-        world = worlds.trained_world(parameters, device)
         numbers = torch.randint(2**63 - 1, (len(x_0),), generator=generator).tolist()
         generators = [derived_generator(number) for number in numbers]
-        return world.denoised([x_0, labels], ln_snr.tolist(), generators)
+        return experiment.world.denoised([x_0, labels], ln_snr.tolist(), generators)
 
     def learnt(n, generator):
         n_images = len(data.train_images)

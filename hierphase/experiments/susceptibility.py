@@ -1,7 +1,5 @@
 """Correlated changes, measured: on real images with a trained denoiser, on the tree exactly."""
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 import xarray as xr
@@ -11,17 +9,20 @@ from hierphase.analysis.patch_correlations import grid_covariance, grid_distance
 from hierphase.analysis.representations import activations, from_dataset
 from hierphase.checks import check_shape, fraction, positive_integer
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.images import CLASSIFIED, ImageExperiment, filled
+from hierphase.experiments.images import CLASSIFIED, PRESETS, ImageExperiment, filled
 from hierphase.rhm import corruption, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.correlations import posterior_covariance, tree_covariance
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
-# Of all presets on images, beside the parameters of the image experiment.
-_REPEATED = {
-    "n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15,
+_TREE = {
+    "v": 32, "m": 8, "s": 2, "depths": [5, 6, 7, 8, 9, 10, 11],
+    "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
+    "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
 }  # fmt: skip
+# Of all presets on images, beside the parameters of the image experiment.
+_REPEATED = {"n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15}
 
 
 class TreeCorrelations(Experiment):
@@ -41,14 +42,8 @@ class TreeCorrelations(Experiment):
         ValueError: sizes without a transition, or a size that is no positive integer.
     """
 
-    presets: ClassVar = {
-        "tree": {
-            "v": 32, "m": 8, "s": 2, "depths": [5, 6, 7, 8, 9, 10, 11],
-            "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
-            "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
-        },
-    }  # fmt: skip
-    least: ClassVar = {"n_draws": 2}
+    presets = {"tree": _TREE}
+    least = {"n_draws": 2}
     padded = ("covariance",)
 
     def __init__(self, parameters: dict):
@@ -161,14 +156,10 @@ class ImageCorrelations(ImageExperiment):
             outside [0, 1].
     """
 
-    presets: ClassVar = {
-        "fashion-mnist": ImageExperiment.presets["fashion-mnist"] | _REPEATED | {
-            "layers": ["stages.2", "logits"], "patch_size": 4,
-        },
-        "digits": ImageExperiment.presets["digits"] | _REPEATED | {
-            "layers": ["stages.1", "logits"], "patch_size": 2,
-        },
-    }  # fmt: skip
+    presets = {
+        name: PRESETS[name] | _REPEATED | {"layers": [at, "logits"], "patch_size": k}
+        for name, at, k in (("fashion-mnist", "stages.2", 4), ("digits", "stages.1", 2))
+    }
     unit_dimensions = ("image",)
     least = ImageExperiment.least | {"n_trajectories": 2}
 
@@ -242,11 +233,10 @@ class ImageCorrelations(ImageExperiment):
             samples = samples.unflatten(0, (len(alpha_bar), -1))
             changes = self.changes(x0, samples, prepared).assign_coords(image=merged.image)
             worlds.append(changes.assign_coords(time=merged.time, ln_snr=merged.ln_snr))
-        return (
-            xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
-            .assign_coords(world=["images", *fields], alpha_bar=("time", alpha_bar.numpy()))
-            .assign(spectral_exponent=exponent, pixel_variance=variance)
-        )
+        merged = xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
+        names = {"world": ["images", *fields], "alpha_bar": ("time", alpha_bar.numpy())}
+        merged = merged.assign_coords(names)
+        return merged.assign(spectral_exponent=exponent, pixel_variance=variance)
 
     def changes(self, x0: torch.Tensor, samples: torch.Tensor, prepared: xr.Dataset) -> xr.Dataset:
         """What :meth:`measure` gives, for trajectories from anywhere.
@@ -277,7 +267,7 @@ class ImageCorrelations(ImageExperiment):
             covariances.append([grid_covariance(field) for field in fields])
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
             classes.append(top_class.T)
-        distances, n_pairs = grid_distances(*patches.shape[2:])
+        distances, n_pairs, _ = grid_distances(*patches.shape[2:])
         of_field = ("field", "time", "image")
         covariance, mean = (np.swapaxes(x, 0, 1).astype(np.float32) for x in (covariances, means))
         measured = {

@@ -29,6 +29,7 @@ from hierphase.seeds import derived_generator
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_STOCHASTIC = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
 #: How a network denoises, with the scheduler of its folder or by the name of a sampler -> class
 #: and settings that replace it, on the same noise.
 SAMPLERS = {
@@ -36,10 +37,7 @@ SAMPLERS = {
     "ddpm": (diffusers.DDPMScheduler, {}),
     "ddim": (diffusers.DDIMScheduler, {"timestep_spacing": "leading"}),
     "dpm++-2m": (diffusers.DPMSolverMultistepScheduler, {}),
-    "sde-dpm++-2m-karras": (
-        diffusers.DPMSolverMultistepScheduler,
-        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
-    ),
+    "sde-dpm++-2m-karras": (diffusers.DPMSolverMultistepScheduler, _STOCHASTIC),
 }
 FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
 
@@ -79,9 +77,7 @@ class World:
         """Data ``rows``: x_0 (n, channels, ...), and what else is known of them, a row a datum."""
         return [x[rows.start :] for x in self.batch(rows.stop)]
 
-    def denoised(
-        self, starts: list[torch.Tensor], noises: Sequence[float], generators: list[torch.Generator]
-    ) -> Denoised:
+    def denoised(self, starts: list, noises: Sequence[float], generators: list) -> Denoised:
         """x̂0 from each noise level; each repetition of a level is another draw.
 
         Args:
@@ -90,8 +86,7 @@ class World:
             generators: one for each datum; where the data are drawn together, as on trees, a
                 single one.
         """
-        (generator,) = generators
-        draws = [self.draw(starts, noise, generator) for noise in noises]
+        draws = [self.draw(starts, noise, *generators) for noise in noises]
         return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
 
 
@@ -260,9 +255,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         returned = pipeline(patches, generator=generators, ln_snr=noises, **options)
         return Denoised(pixel_shuffle(returned.samples, patch), ln_snr=returned.ln_snr)
 
-    files = {
-        f"{names[labels[i]]}: {os.path.relpath(paths[i], name)}": paths[i] for i in order if paths
-    }
+    parts = ((names[labels[i]], os.path.relpath(paths[i], name), paths[i]) for i in order if paths)
+    files = {f"{class_name}: {part}": path for class_name, part, path in parts}
     return ImageWorld(
         names, labels[order], lambda rows: load(order[rows]), denoised,
         scheduler if trained else ddpm_scheduler(), held_out, files,

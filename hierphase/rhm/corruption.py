@@ -14,8 +14,6 @@ from hierphase.checks import check_shape, fraction, positive_integer, within
 from hierphase.rhm.model import check_symbols, check_tensor
 from hierphase.seeds import drawn
 
-Generators = torch.Generator | list[torch.Generator]
-
 
 def ddpm_scheduler() -> DDPMScheduler:
     """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
@@ -96,10 +94,8 @@ class GaussianProcess:
 
     def __post_init__(self):
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            raise ValueError(
-                f"scheduler must have alphas_cumprod, as DDPMScheduler has; got "
-                f"{type(self.scheduler).__name__}"
-            )
+            kind = type(self.scheduler).__name__
+            raise ValueError(f"scheduler must have alphas_cumprod, as DDPMScheduler; got {kind}")
         if self.v is not None:
             positive_integer("v", self.v, minimum=2)
 
@@ -117,7 +113,7 @@ class GaussianProcess:
         alpha_bar = self.alpha_bar(t)
         return alpha_bar / (1 - alpha_bar)
 
-    def corrupt(self, leaves: torch.Tensor, t, generator: Generators | None = None) -> torch.Tensor:
+    def corrupt(self, leaves: torch.Tensor, t, generator=None) -> torch.Tensor:
         """Noise the one-hot code of the leaves up to time t.
 
         Args:
@@ -210,7 +206,7 @@ class MaskingProcess:
         positive_integer("v", self.v, minimum=2)
         positive_integer("T", self.T)
 
-    def corrupt(self, leaves: torch.Tensor, t, generator: Generators | None = None) -> torch.Tensor:
+    def corrupt(self, leaves: torch.Tensor, t, generator=None) -> torch.Tensor:
         """Erase each leaf independently with probability t/T.
 
         Args:

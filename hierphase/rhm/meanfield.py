@@ -20,17 +20,12 @@ Example:
     None
 """
 
+import operator
+
 import numpy as np
 from scipy.optimize import brentq
 
-from hierphase.checks import (
-    check_shape,
-    fraction,
-    fractions,
-    positive_integer,
-    tree_depth,
-    tree_sizes,
-)
+from hierphase import checks
 
 
 def upward(p, v, m, s):
@@ -48,8 +43,8 @@ def upward(p, v, m, s):
     Raises:
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
-    v, m, s = tree_sizes(v, m, s)
-    return _parent(fractions("p", p) ** s, v, m, s)
+    v, m, s = checks.tree_sizes(v, m, s)
+    return _parent(checks.fractions("p", p) ** s, v, m, s)
 
 
 def downward(q, p, v, m, s):
@@ -68,8 +63,8 @@ def downward(q, p, v, m, s):
         ValueError: sizes without unambiguous rules, a belief outside [0, 1], or beliefs 0 and 1
             that exclude each other.
     """
-    v, m, s = tree_sizes(v, m, s)
-    return _child(fractions("q", q), fractions("p", p) ** (s - 1), v, m, s)
+    v, m, s = checks.tree_sizes(v, m, s)
+    return _child(checks.fractions("q", q), checks.fractions("p", p) ** (s - 1), v, m, s)
 
 
 def slopes(v, m, s) -> tuple[float, float]:
@@ -82,7 +77,7 @@ def slopes(v, m, s) -> tuple[float, float]:
     Raises:
         ValueError: sizes without unambiguous rules.
     """
-    v, m, s = tree_sizes(v, m, s)
+    v, m, s = checks.tree_sizes(v, m, s)
     return s * m * (v - 1) / (v**s - 1), s * (v - 1) * v ** (s - 1) / (m * (v**s - 1))
 
 
@@ -110,8 +105,8 @@ def slope(p, v, m, s) -> float:
     Raises:
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
-    v, m, s = tree_sizes(v, m, s)
-    p = fractions("p", p)
+    v, m, s = checks.tree_sizes(v, m, s)
+    p = checks.fractions("p", p)
     a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
     return s * p ** (s - 1) * (f - a) / (p**s + f * (1 - p**s)) ** 2
 
@@ -151,16 +146,18 @@ def leaf_belief(epsilon, v):
     Raises:
         ValueError: v is not an integer >= 2, or epsilon is outside [0, 1].
     """
-    return 1 - fractions("epsilon", epsilon) * (1 - 1 / positive_integer("v", v, minimum=2))
+    v = checks.positive_integer("v", v, minimum=2)
+    return 1 - checks.fractions("epsilon", epsilon) * (1 - 1 / v)
 
 
-def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
+def beliefs(p_0, v, m, s, L, power=operator.pow) -> tuple[np.ndarray, np.ndarray]:
     """Upward beliefs p and downward beliefs q of all levels, from the belief p_0 in the leaves.
 
     Args:
         p_0: upward belief in the true symbol of a leaf; float or array.
         v, m, s: symbols, rules a symbol, branching.
         L: depth.
+        power: ``power(p, k)`` stands for :math:`p^k`, the product of the beliefs of k siblings.
 
     Returns:
         p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; :math:`q_L = 1/v`.
@@ -168,13 +165,14 @@ def beliefs(p_0, v, m, s, L) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: sizes without unambiguous rules, L out of range, or p_0 outside [0, 1].
     """
-    L = tree_depth(L, s)
-    p = [fractions("p_0", p_0)]
+    v, m, s = checks.tree_sizes(v, m, s)
+    L = checks.tree_depth(L, s)
+    p = [checks.fractions("p_0", p_0)]
     for _ in range(L):
-        p.append(upward(p[-1], v, m, s))
+        p.append(_parent(power(p[-1], s), v, m, s))
     q = [np.full_like(p[0], 1 / v)]
     for level in range(L - 1, -1, -1):
-        q.insert(0, downward(q[0], p[level], v, m, s))
+        q.insert(0, _child(q[0], power(p[level], s - 1), v, m, s))
     return np.stack(p), np.stack(q)
 
 
@@ -187,8 +185,8 @@ def marginal(p, q, v):
         ValueError: v is not an integer >= 2, or beliefs outside [0, 1], or 0 and 1, which exclude
             each other.
     """
-    p, q, v = fractions("p", p), fractions("q", q), positive_integer("v", v, minimum=2)
-    joint = p * q
+    p, q = checks.fractions("p", p), checks.fractions("q", q)
+    joint, v = p * q, checks.positive_integer("v", v, minimum=2)
     return _ratio(joint, joint + (1 - p) * (1 - q) / (v - 1))
 
 
@@ -230,23 +228,13 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
         ValueError: sizes without unambiguous rules, L out of range, a belief outside [0, 1], none
             at all or not in one dimension, or a seed that is no integer or negative.
     """
-    v, m, s = tree_sizes(v, m, s)
-    L = tree_depth(L, s)
-    rng = np.random.default_rng(positive_integer("seed", seed, minimum=0))
+    rng = np.random.default_rng(checks.positive_integer("seed", seed, minimum=0))
 
-    def product(p, count):
-        return np.prod([rng.permutation(p) for _ in range(count)], axis=0)
+    def power(p, k):
+        return np.prod([rng.permutation(p) for _ in range(k)], axis=0)
 
-    check_shape("p_0", p_0, "size")
-    p = [fractions("p_0", p_0)]
-    for _ in range(L):
-        p.append(_parent(product(p[-1], s), v, m, s))
-    q = np.full_like(p[0], 1 / v)
-    result = [marginal(p[L], q, v).mean()]
-    for level in range(L - 1, -1, -1):
-        q = _child(q, product(p[level], s - 1), v, m, s)
-        result.insert(0, marginal(p[level], q, v).mean())
-    return np.array(result)
+    checks.check_shape("p_0", p_0, "size")
+    return marginal(*beliefs(p_0, v, m, s, L, power), v).mean(axis=1)
 
 
 def correlation(epsilon, v, m, s, L) -> np.ndarray:
@@ -276,12 +264,11 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
         ValueError: sizes without unambiguous rules, L out of range, or epsilon not a number in
             (0, 1], or where leaves change so rarely that beliefs round to 1.
     """
-    v, m, s = tree_sizes(v, m, s)
-    p, q = beliefs(leaf_belief(fraction("epsilon", epsilon), v), v, m, s, L)
+    v, m, s = checks.tree_sizes(v, m, s)
+    p, q = beliefs(leaf_belief(checks.fraction("epsilon", epsilon), v), v, m, s, L)
     if max(p[0], q[0]) > 1 - 1e-12:
-        raise ValueError(
-            f"epsilon must be above 0, where leaves of {v, m, s} change, got {epsilon}"
-        )
+        least = f"above 0, where leaves of {v, m, s} change"
+        raise ValueError(f"epsilon must be {least}, got {epsilon}")
     right, wrong = p[0] * q[0], (1 - p[0]) * (1 - q[0]) / (v - 1)
     variance = 4 * right * wrong / (right + wrong) ** 2
     # The covariance of two states is the determinant of their joint weights, W11 W00 - W10^2 =

@@ -121,11 +121,10 @@ class RandomHierarchyModel:
             rows = slice(start, min(start + chunk, n))
             # Row by row: the class, then one number a node, so that a row never depends on n.
             uniform = rng.random((rows.stop - start, ends[-1]))
-            levels[self.L][rows] = uniform[:, :1] * self.n_classes
-            for above in range(self.L):
-                level = self.L - above
-                rule = (uniform[:, ends[above] : ends[above + 1]] * self.m).astype(np.int64)
-                rule += levels[level][rows] * self.m
+            root, *parts = np.split(uniform, ends[:-1], axis=1)
+            levels[self.L][rows] = root * self.n_classes
+            for level, part in zip(range(self.L, 0, -1), parts, strict=True):
+                rule = levels[level][rows] * self.m + (part * self.m).astype(np.int64)
                 below = tables[level - 1].take(rule, axis=0)
                 levels[level - 1][rows] = below.reshape(len(rule), -1)
         return [torch.from_numpy(symbols) for symbols in levels]
@@ -172,6 +171,5 @@ def check_symbols(name: str, symbols, n_symbols: float, *axes: str | int) -> Non
     check_tensor(name, symbols, "integers", *axes)
     wrong = (symbols < 0) | (symbols >= n_symbols)
     if wrong.any():
-        raise ValueError(
-            f"{name} must not hold symbol {symbols[wrong][0].item()}, outside 0..{n_symbols - 1}"
-        )
+        one, most = symbols[wrong][0].item(), n_symbols - 1
+        raise ValueError(f"{name} must not hold symbol {one}, outside 0..{most}")

@@ -249,9 +249,7 @@ class SymbolImages:
         return x_0.view(-1, *self.shape)
 
 
-def tree_images(
-    L: int, seed: int = 0, texture: float = 0.1, contrast: float = 0.0, coarse: int = 1
-) -> SymbolImages:
+def tree_images(L: int, seed=0, texture=0.1, contrast=0.0, coarse: int = 1) -> SymbolImages:
     """Images of a Random Hierarchy Model of v = 10, m = 20, s = 4 and 10 classes, in colour.
 
     Symbols are 4 by 4 pixels, so that images have 4 times 2^L a side. Their mean colours are

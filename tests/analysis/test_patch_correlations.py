@@ -9,7 +9,7 @@ from hierphase.analysis import patch_correlations
 def test_grid_covariance_against_numpy():
     fields = np.random.default_rng(0).normal(size=(6, 2, 3, 4)).cumsum(axis=3)
     ours = patch_correlations.grid_covariance(fields)
-    distances, n_pairs = patch_correlations.grid_distances(3, 4)
+    distances, n_pairs, _ = patch_correlations.grid_distances(3, 4)
     assert n_pairs.sum() == 144 and n_pairs[0] == 12 and (np.diff(distances) > 0).all()
     place = [(i, j) for i in range(3) for j in range(4)]
     for n in range(2):
