@@ -24,7 +24,7 @@ import platformdirs
 from PIL import Image
 from tqdm import tqdm
 
-from hierphase.checks import check_known
+from hierphase.checks import check_known, naming
 from hierphase.files import WriteError, output_directory, write
 
 #: Where packages of Debian put data sets.
@@ -187,14 +187,10 @@ def _contents(dataset: str, paths: Iterable[Path]) -> dict[str, bytes]:
         if path.name in forms and path.is_file():
             held.setdefault(forms[path.name], (path, path.read_bytes()))
         elif path.name in archives:
-            try:
-                with tarfile.open(path) as archive:
-                    for member in filter(tarfile.TarInfo.isfile, archive):
-                        if name := forms.get((inside := path / member.name).name):
-                            content = archive.extractfile(member).read()
-                            held.setdefault(name, (inside, content))
-            except Exception as error:  # no limit to what a damaged one raises
-                raise ValueError(f"{path} is damaged ({error}); remove it") from None
+            with naming(f"{path} is damaged, remove it"), tarfile.open(path) as archive:
+                for member in filter(tarfile.TarInfo.isfile, archive):
+                    if name := forms.get((inside := path / member.name).name):
+                        held.setdefault(name, (inside, archive.extractfile(member).read()))
     for name, expected in FILES[dataset].items():
         if name not in held:
             raise FileNotFoundError(f"no {name}")
