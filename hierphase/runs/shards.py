@@ -20,8 +20,6 @@ import xarray as xr
 from hierphase import files
 from hierphase.runs import results
 
-#: File of what all shards need, beside them.
-PREPARED = "prepared.nc"
 #: Raise it where the package computes other numbers than before from the same inputs.
 NUMERICS = 1
 
@@ -55,6 +53,11 @@ class ShardSpec:
         """File of the shard."""
         return self.directory / f"{self.start:07d}-{self.stop:07d}.nc"
 
+    @property
+    def prepared_path(self) -> Path:
+        """File of what all shards need."""
+        return self.directory / "prepared.nc"
+
 
 def run_shard(spec: ShardSpec) -> None:
     """Compute one shard, unless its file is there, whole and of the same key.
@@ -71,14 +74,14 @@ def run_shard(spec: ShardSpec) -> None:
             (other versions of packages or other model files).
     """
     with _ready(spec) as experiment:
-        prepared = functools.partial(_stored, spec, spec.directory / PREPARED, experiment.prepare)
+        prepared = functools.partial(_stored, spec, spec.prepared_path, experiment.prepare)
         _stored(spec, spec.path, lambda: experiment.measure(spec.start, spec.stop, prepared()))
 
 
 def run_preparation(spec: ShardSpec) -> None:
     """Compute what all shards need, unless it is there; as :func:`run_shard`."""
     with _ready(spec) as experiment:
-        _stored(spec, spec.directory / PREPARED, experiment.prepare)
+        _stored(spec, spec.prepared_path, experiment.prepare)
 
 
 @functools.lru_cache(maxsize=1)

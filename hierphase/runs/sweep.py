@@ -52,7 +52,7 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
     title, n_done = f"{chapter} {preset}", n - _count(missing)
     with tqdm(total=n, initial=n_done, desc=title, unit=unit, disable=None) as progress:
         try:
-            if missing and shards.read_whole(folder / shards.PREPARED, key) is None:
+            if missing and shards.read_whole(missing[0].prepared_path, key) is None:
                 _call(shards.run_preparation, missing[:1], executor, "the preparation failed")
             _call(shards.run_shard, missing, executor, "shards failed", progress)
             result = _merge(specs)
