@@ -1,5 +1,6 @@
 """Checks of what users pass in: errors that repeat the value and say what would be right."""
 
+import contextlib
 import difflib
 import operator
 
@@ -170,6 +171,22 @@ def tree_depth(L, s: int, bits: int = 1000) -> int:
         ValueError: not a positive integer, or more than 2**bits leaves, of s each level.
     """
     return positive_integer("L", L, 1, int(bits / np.log2(s)))
+
+
+@contextlib.contextmanager
+def naming(what: str):
+    """Make of any error one of a single line that says what it came of, for the ``with`` block.
+
+    There is no limit to what a damaged file, or a wrong value, makes its readers raise.
+
+    Raises:
+        ValueError: in place of an Exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what}: {reason}") from None
 
 
 def utf8(name: str, value) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from hierphase.checks import naming
 from hierphase.diffusion.guided_diffusion_flags import GROUPS, ADMFlags, parse_flags
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
@@ -62,10 +63,8 @@ def load_adm(path: str | Path, **flags) -> tuple[UNet2DModel, DDPMScheduler]:
     """
     adm = parse_flags(flags)
     state_dict = read_state_dict(path)
-    try:
+    with naming(path):
         converted = convert_state_dict(state_dict, **flags)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
     unet = empty_unet(adm)
     unet.load_state_dict(converted, assign=True)
     return unet.eval(), _scheduler(adm)

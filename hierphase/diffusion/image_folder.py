@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from hierphase.checks import positive_integer, utf8
+from hierphase.checks import naming, positive_integer, utf8
 
 #: Formats that are opened, whatever the name says (ImageNet has a PNG called ``.JPEG``).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -76,10 +76,8 @@ class ImageFolder:
         squares = []
         for index in indices:
             path = self.paths[positive_integer("each index", index, 0, len(self) - 1)]
-            try:
+            with naming(f"cannot read the image {path}"):
                 squares.append(centre_square(_decoded(path), self.image_size))
-            except Exception as error:  # Pillow has no common class for what bad files cause
-                raise ValueError(f"cannot read the image {path}: {error}") from error
         pixels = torch.from_numpy(np.stack(squares))
         return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
 

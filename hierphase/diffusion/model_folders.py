@@ -11,6 +11,7 @@ import diffusers
 import torch
 from accelerate import init_empty_weights
 
+from hierphase.checks import naming
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 from hierphase.parameters import check_values
 
@@ -64,7 +65,7 @@ def model_files(path: Path) -> dict[str, Path]:
 
 def _from_config(path: Path, kind: type):
     """A model without weights, or a scheduler, as a config says."""
-    try:
+    with naming(path):
         config = dict(json.loads(path.read_bytes()))
         name = str(config.get("_class_name"))
         found = kind if name == kind.__name__ else getattr(diffusers, name, None)
@@ -83,5 +84,3 @@ def _from_config(path: Path, kind: type):
                 found = f"alphas_cumprod fall within [0, 1], got {len(levels)} that make it {ends}"
                 raise ValueError(f"betas must be {n} numbers that make {found}")
         return made
-    except Exception as error:  # no limit to what a wrong value makes the classes raise
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None

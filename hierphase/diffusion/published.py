@@ -24,8 +24,8 @@ import platformdirs
 from PIL import Image
 from tqdm import tqdm
 
-from hierphase.checks import check_known
-from hierphase.files import WriteError, output_directory, write
+from hierphase.checks import check_known, naming
+from hierphase.files import output_directory, write
 
 #: Where packages of Debian put data sets.
 SYSTEM = Path("/usr/share/datasets")
@@ -127,13 +127,7 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
         try:
             of_network = isinstance(place, list)
             paths = [_downloaded(x, downloads) for x in place] if of_network else place.rglob("*")
-            for name, content in _contents(dataset, sorted(paths)).items():
-                if place not in (system, cache):
-                    write(content, cache / name)
-            shutil.rmtree(downloads, ignore_errors=True)
-            return system if place == system else cache
-        except WriteError:
-            raise
+            contents = _contents(dataset, sorted(paths))
         except (OSError, http.client.HTTPException, ValueError) as error:
             tried.append(f"{place} ({error})")
             if isinstance(error, ValueError):  # what is whole and wrong
@@ -141,6 +135,12 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
         except KeyboardInterrupt:
             what = f"fetching {dataset} was interrupted; the same command goes on from there"
             raise KeyboardInterrupt(what) from None
+        else:
+            fresh = {} if place in (system, cache) else contents
+            for name, content in fresh.items():
+                write(content, cache / name)
+            shutil.rmtree(downloads, ignore_errors=True)
+            return system if place == system else cache
     remedy = f"put it into a folder and run: hierphase fetch {dataset} --from FOLDER"
     raise FileNotFoundError(f"{dataset} is nowhere to be had: {'; '.join(tried)}; {remedy}")
 
@@ -187,14 +187,10 @@ def _contents(dataset: str, paths: Iterable[Path]) -> dict[str, bytes]:
         if path.name in forms and path.is_file():
             held.setdefault(forms[path.name], (path, path.read_bytes()))
         elif path.name in archives:
-            try:
-                with tarfile.open(path) as archive:
-                    for member in filter(tarfile.TarInfo.isfile, archive):
-                        if name := forms.get((inside := path / member.name).name):
-                            content = archive.extractfile(member).read()
-                            held.setdefault(name, (inside, content))
-            except Exception as error:  # no limit to what a damaged one raises
-                raise ValueError(f"{path} is damaged ({error}); remove it") from None
+            with naming(f"{path} is damaged, remove it"), tarfile.open(path) as archive:
+                for member in filter(tarfile.TarInfo.isfile, archive):
+                    if name := forms.get((inside := path / member.name).name):
+                        held.setdefault(name, (inside, archive.extractfile(member).read()))
     for name, expected in FILES[dataset].items():
         if name not in held:
             raise FileNotFoundError(f"no {name}")

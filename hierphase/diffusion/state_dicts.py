@@ -28,9 +28,7 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         # Mapped into memory, the file is not held there a second time.
-        state_dict = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        state_dict = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken file fails in many ways
         reason = f"cut short or no checkpoint ({path.stat().st_size} bytes)"
         if found := re.search(r"GLOBAL (\S+)", str(error)):
@@ -41,9 +39,7 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def differences(
-    expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], dtype=torch.float32
-) -> str:
+def differences(expected: dict, found: dict, dtype=torch.float32) -> str:
     """How a state dict differs from one that a model can use; empty if it does not.
 
     Args:

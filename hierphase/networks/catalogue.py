@@ -17,27 +17,12 @@ from hierphase.networks import objectives
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import in_patches, mirrored, shifted
 from hierphase.networks.rhm_catalogue import TREE_CLASSIFIERS, TREE_TRAININGS
-from hierphase.networks.training import Training, run
+from hierphase.networks.training import Training, model_directory, run
 from hierphase.networks.witness import cifar10_features, linear_head
 from hierphase.runs.results import book_directory
 
 
-def model_directory(name: str) -> Path:
-    """Directory of the trained model ``name`` of the book.
-
-    Raises:
-        FileNotFoundError: it has not been trained; the message names the command that does it.
-    """
-    directory = book_directory() / "models" / name
-    if not (directory / "README.md").is_file():
-        remedy = f"train it with: hierphase train {name}"
-        raise FileNotFoundError(f"no trained model {directory}; {remedy}")
-    return directory
-
-
-def train(
-    name: str, output: Path | str | None = None, steps: int | None = None, seed: int = 0
-) -> Path:
+def train(name: str, output=None, steps: int | None = None, seed: int = 0) -> Path:
     """Train one of :data:`TRAININGS` and save it, with a model card, in diffusers' layout.
 
     A checkpoint and the log ``training.csv`` (step, loss, learning rate, seconds) are renewed in
@@ -64,27 +49,23 @@ def train(
     training = TRAININGS[name]
     steps = positive_integer("steps", training.steps if steps is None else steps)
     seed = positive_integer("seed", seed, minimum=0)
-    for needed in training.needs:
-        model_directory(needed)
+    for judge in training.judges.values():
+        model_directory(judge)
     output = book_directory() / "models" / name if output is None else Path(output)
     run(training, name, output, steps, seed)
     return output
 
 
-def _image_classifier(name: str, *vary, in_channels: int = 1) -> Training:
+def _image_classifier(name: str, *vary, in_channels: int = 1, **changes) -> Training:
     """Training of a :class:`ConvClassifier`, the same for all images of some size."""
     return Training(
         about=f"Classifier of the images {name} of `hierphase.diffusion.datasets`.",
         data=DATASETS[name],
         model=partial(ConvClassifier, in_channels),
-        loss=objectives.classification_loss,
-        report=objectives.classifier_report,
-        steps=4500,
-        batch_size=128,
-        learning_rate=3e-3,
         ema_decay=0.99,
         vary=vary,
         half=False,
+        **{"steps": 4500, "batch_size": 128, "learning_rate": 3e-3} | changes,
     )
 
 
@@ -101,57 +82,52 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
         data=DATASETS[name],
         model=model,
         loss=objectives.denoising_loss,
-        report=partial(
-            objectives.image_denoiser_report,
-            judges={key: partial(model_directory, judge) for key, judge in judges.items()},
-        ),
+        report=objectives.image_denoiser_report,
+        judges=judges,
         steps=steps,
         batch_size=64,
         learning_rate=1e-3,
         vary=vary,
-        needs=tuple(judges.values()),
     )
 
 
-def _unet(size, channels, head, n_channels=1, layers=1, groups=8) -> UNet2DModel:
+def _unet(channels, n_channels=1, layers=1, **options) -> UNet2DModel:
     """A U-Net of a few resolutions, each half the one before, with self-attention at the lowest.
 
     Args:
-        size: pixels of a side of what it sees.
         channels: of each resolution: few where there are many pixels, two cores have to train it.
-        head: channels of an attention head.
         n_channels: of what it sees.
         layers: residual blocks of a resolution.
-        groups: of the normalisations.
+        options: more of ``UNet2DModel``.
     """
     plain = len(channels) - 1
     return UNet2DModel(
-        sample_size=size,
         in_channels=n_channels,
         out_channels=n_channels,
         layers_per_block=layers,
         block_out_channels=channels,
         down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
         up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
-        attention_head_dim=head,
-        norm_num_groups=groups,
+        **{"norm_num_groups": 8} | options,
     )
 
 
-_UNET_28 = partial(_unet, 28, (16, 32, 128), head=32)  # 2.2 M parameters
+_UNET_8 = partial(_unet, (32, 64), sample_size=8, attention_head_dim=16)
+_UNET_28 = partial(_unet, (16, 32, 128), sample_size=28, attention_head_dim=32)  # 2.2 M parameters
 
 
 def _patch_denoiser(size: int, channels: tuple[int, int], steps: int) -> Training:
     """Training of a denoiser of 2x2 patches of CIFAR-10."""
-    unet = partial(_unet, size // 2, channels, head=24, n_channels=12, layers=2, groups=12)
+    options = {"sample_size": size // 2, "attention_head_dim": 24, "norm_num_groups": 12}
+    unet = partial(_unet, channels, n_channels=12, layers=2, **options)
     return _image_denoiser(f"cifar10-{size}", unet, steps, mirrored, in_patches)
 
 
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
-    "digits": _image_denoiser("digits", partial(_unet, 8, (32, 64), head=16), 6000),
-    "digits-classifier": replace(
-        _image_classifier("digits", shifted), steps=1500, batch_size=64, learning_rate=2e-3
+    "digits": _image_denoiser("digits", _UNET_8, 6000),
+    "digits-classifier": _image_classifier(
+        "digits", shifted, steps=1500, batch_size=64, learning_rate=2e-3
     ),
     "fashion-mnist": _image_denoiser("fashion-mnist", _UNET_28, 4000),
     "mnist": _image_denoiser("mnist", _UNET_28, 4000),

@@ -1,6 +1,5 @@
 """Classifiers whose layers can be probed by name: small ones of our own, torchvision's by name."""
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,14 +17,11 @@ GROUPS = 8
 #: The 41 layers that the paper probes, from low to high, as ``torchvision_classifier`` names those
 #: of "convnext_base": the stem, the blocks of the four stages (3, 3, 27, 3), the downsampling
 #: between two stages, and the logits.
-PAPER_LAYERS = (
-    *(
-        f"network.features.{part}{block}"
-        for part, n_blocks in enumerate((0, 3, 0, 3, 0, 27, 0, 3))
-        for block in ([f".{k}" for k in range(n_blocks)] or [""])
-    ),
-    "logits",
-)
+_STAGES = {1: 3, 3: 3, 5: 27, 7: 3}  # part of the features -> number of its blocks
+_PARTS = [
+    f"{i}.{k}" if i in _STAGES else f"{i}" for i in range(8) for k in range(_STAGES.get(i, 1))
+]
+PAPER_LAYERS = (*(f"network.features.{part}" for part in _PARTS), "logits")
 
 # With weights torchvision transforms the inputs of the first two once more, and renames the
 # tensors of the published files of the last.
@@ -93,9 +89,7 @@ def _convolution(before: int, width: int, stride: int = 1) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def class_probabilities(
-    model: nn.Module, images: torch.Tensor, batch_size: int = 256
-) -> torch.Tensor:
+def class_probabilities(model, images: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
     """Softmax of the logits of any classifier, computed batch by batch without gradients.
 
     Args:
@@ -128,9 +122,7 @@ class PublishedClassifier(nn.Module):
         logits: maps features to logits.
     """
 
-    def __init__(
-        self, network: nn.Module, preprocess: Callable, namings: Sequence, logits: nn.Module
-    ):
+    def __init__(self, network: nn.Module, preprocess, namings, logits: nn.Module):
         super().__init__()
         self.network, self.preprocess, self.logits = network, preprocess, logits
         self.namings = namings

@@ -1,8 +1,8 @@
 """What a network is trained for: the loss, how images are varied, what is reported at the end.
 
 A loss is called as ``loss(model, images, labels, generator)``, a variation as
-``vary(images, generator)``, and a report as ``report(model, data, seed)``. All their randomness is
-from the generator, which is on the CPU, or from the seed.
+``vary(images, generator)``, and a report as ``report(model, data, seed, **judges)``. All their
+randomness is from the generator, which is on the CPU, or from the seed.
 """
 
 import torch
@@ -12,7 +12,6 @@ from torch.nn import functional
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.networks.classifiers import accuracy
 from hierphase.networks.sample_quality import sample_quality
-from hierphase.networks.witness import load_classifier
 from hierphase.rhm.corruption import ddpm_scheduler
 from hierphase.seeds import derived_generator
 
@@ -85,18 +84,19 @@ def denoiser_report(model, data, seed) -> dict[str, float]:
 
 
 @torch.no_grad()
-def image_denoiser_report(
-    model, data, seed, judges, n_samples: int = 1000, num_inference_steps: int = 100
-) -> dict[str, float]:
+def image_denoiser_report(model, data, seed, n_samples=1000, num_inference_steps=100, **judges):
     """Denoising losses, and how good unconditional samples are.
 
     Args:
         model: a ``UNet2DModel``; where it is smaller than the images it sees them in patches.
         data: :class:`~hierphase.diffusion.datasets.ImageData`.
         seed: of all noise.
-        judges: name -> gives the directory of a trained classifier of these images.
         n_samples: to be drawn.
         num_inference_steps: that each takes.
+        judges: name -> trained classifier of these images.
+
+    Returns:
+        Name -> number.
     """
     size, channels = model.config.sample_size, model.config.in_channels
     patch = data.train_images.shape[-1] // size
@@ -115,5 +115,4 @@ def image_denoiser_report(
     for name, images in parts.items():
         patches = functional.pixel_unshuffle(images[:n], patch)
         losses[name] = denoising_loss(model, patches, None, derived_generator(seed, 0)).item()
-    classifiers = {name: load_classifier(directory()) for name, directory in judges.items()}
-    return losses | sample_quality(functional.pixel_shuffle(samples, patch), data, **classifiers)
+    return losses | sample_quality(functional.pixel_shuffle(samples, patch), data, **judges)

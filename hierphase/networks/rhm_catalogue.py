@@ -25,8 +25,6 @@ def _classifier(data, steps: int = 4000, **sizes: int) -> Training:
         about=f"Classifier of `{data}`, trained on fresh examples: none is seen twice.",
         data=lambda: data,
         model=partial(TreeClassifier, **sizes, width=64),
-        loss=objectives.classification_loss,
-        report=objectives.classifier_report,
         steps=steps,
         batch_size=256,
         learning_rate=5e-3,

@@ -12,9 +12,9 @@ which leaves are siblings, the transformer not even that; neither knows a rule.
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_1d import UNet1DOutput
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from hierphase.checks import check_shape
 from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler
@@ -125,18 +125,11 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, n_heads: int):
         super().__init__()
-        self.n_heads = n_heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.queries, self.keys, self.values, self.mixed = (
-            nn.Linear(width, width) for _ in range(4)
-        )
-        wide = 4 * width
-        self.feedforward = nn.Sequential(nn.Linear(width, wide), nn.ReLU(), nn.Linear(wide, width))
+        self.attention = Attention(width, heads=n_heads, dim_head=width // n_heads, bias=True)
+        first, second = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.feedforward = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, x):
-        seen = self.norms[0](x)
-        parts = self.queries(seen), self.keys(seen), self.values(seen)
-        heads = [part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in parts]
-        attended = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        x = x + self.mixed(attended)
+        x = x + self.attention(self.norms[0](x))
         return x + self.feedforward(self.norms[1](x))

@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from tqdm import tqdm
 
 from hierphase.diffusion.model_folders import load_model
 from hierphase.files import WriteError, check_holds_only, output_directory, write
+from hierphase.networks import objectives
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
 from hierphase.networks.classifiers import ConvClassifier
 from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
+from hierphase.networks.witness import load_classifier
+from hierphase.runs.results import book_directory
 from hierphase.seeds import derived_generator
 
 LOG = "training.csv"
@@ -42,12 +45,14 @@ class Training:
         data: gives the data: of those to learn from ``batch(n, generator)`` draws up to n, images
             (n, ...) and labels (n,); ``test_images`` and ``test_labels`` are held out.
         model: gives the untrained network.
-        loss: (model, images, labels, generator) -> scalar, see
-            :mod:`~hierphase.networks.objectives`.
-        report: (model, data, seed) -> quality numbers, for the model card and ``quality.json``.
         steps: optimiser steps, unless the caller asks for another number.
         batch_size: images per step.
         learning_rate: highest rate; linear warm-up, then half a cosine to zero.
+        loss: (model, images, labels, generator) -> scalar, see
+            :mod:`~hierphase.networks.objectives`.
+        report: (model, data, seed, **judges) -> quality numbers, for the model card and
+            ``quality.json``.
+        judges: name -> training of a classifier, whose saved model ``report`` is given.
         ema_decay: decay per step of the averaged weights, which are the ones that are saved.
         checkpoint_every: steps between checkpoints.
         muon: use Muon for the matrices inside the network and AdamW for the rest, instead of AdamW
@@ -56,24 +61,36 @@ class Training:
             among those of all checkpoints and the end, instead of the last ones (early stopping).
         vary: (images, generator) -> images, one after the other before the loss.
         half: save the weights in half precision; what is judged is what was saved.
-        needs: trainings whose saved models ``report`` uses.
     """
 
     about: str
     data: Callable[[], Any]
     model: Callable[[], ModelMixin]
-    loss: Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-    report: Callable[[ModelMixin, Any, int], dict[str, float]]
     steps: int
     batch_size: int
     learning_rate: float
+    loss: Callable[..., torch.Tensor] = objectives.classification_loss
+    report: Callable[..., dict[str, float]] = objectives.classifier_report
+    judges: dict[str, str] = field(default_factory=dict)
     ema_decay: float = 0.999
     checkpoint_every: int = 250
     muon: bool = False
     keep_best: bool = False
     vary: tuple[Callable[[torch.Tensor, torch.Generator], torch.Tensor], ...] = ()
     half: bool = True
-    needs: tuple[str, ...] = ()
+
+
+def model_directory(name: str) -> Path:
+    """Directory of the trained model ``name`` of the book.
+
+    Raises:
+        FileNotFoundError: it has not been trained; the message names the command that does it.
+    """
+    directory = book_directory() / "models" / name
+    if not (directory / CARD).is_file():
+        remedy = f"train it with: hierphase train {name}"
+        raise FileNotFoundError(f"no trained model {directory}; {remedy}")
+    return directory
 
 
 def run(training: Training, name: str, output: Path, steps: int, seed: int) -> None:
@@ -116,9 +133,7 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
     (output / CHECKPOINT).unlink(missing_ok=True)
 
 
-def judge_saved(
-    training: Training, name: str, directory: Path, seed: int, data=None, facts=None
-) -> None:
+def judge_saved(training: Training, name: str, directory: Path, seed: int, data=None, facts=None):
     """Say how good a saved model is: write its ``quality.json`` and its card.
 
     Args:
@@ -138,7 +153,8 @@ def judge_saved(
     if facts is None:
         lines = (directory / CARD).read_text().splitlines()
         facts = [line for line in lines if line.startswith("- ")]
-    quality = training.report(model, training.data() if data is None else data, seed)
+    judges = {key: load_classifier(model_directory(of)) for key, of in training.judges.items()}
+    quality = training.report(model, training.data() if data is None else data, seed, **judges)
     table = [f"| {key} | {value:.4f} |" for key, value in quality.items()]
     table = ["| quality | value |", "| --- | --- |", *table]
     card = "\n".join([f"# {name}", "", training.about, "", *facts, "", *table, ""])
@@ -235,14 +251,9 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
 
 def _facts(training, run, model, seconds) -> list[str]:
     """Lines of a model card: how the model was made."""
-    varied = [getattr(vary, "__name__", str(vary)) for vary in training.vary]
-    return [
-        f"- parameters: {model.num_parameters():,} (safetensors)",
-        f"- training: {run['steps']} steps of {training.batch_size} examples, "
-        f"{'Muon and AdamW' if training.muon else 'AdamW'}, learning rate "
-        f"up to {training.learning_rate:g}, averaged weights (decay {training.ema_decay:g}"
-        f"{', the best on held-out data' if training.keep_best else ''}), seed {run['seed']}",
-        f"- varied by: {', '.join(varied) or 'nothing'}",
-        f"- wall time: {seconds / 60:.1f} minutes with {torch.get_num_threads()} CPU threads",
-        f"- made by: `hierphase train {run['name']}`; the loss against the step is in `{LOG}`",
-    ]
+    settings = {name: x for name, x in vars(training).items() if isinstance(x, int | float)}
+    made = {"made by": f"`hierphase train {run['name']}`"} | settings | run
+    made["varied by"] = ", ".join(vary.__name__ for vary in training.vary) or "nothing"
+    made["parameters"] = f"{model.num_parameters():,}"
+    made["minutes"] = f"{seconds / 60:.1f}, with {torch.get_num_threads()} CPU threads"
+    return [f"- {name.replace('_', ' ')}: {x}" for name, x in made.items()]

@@ -25,7 +25,7 @@ from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 
 from hierphase import files
-from hierphase.checks import check_known
+from hierphase.checks import check_known, naming
 from hierphase.parameters import check_values
 from hierphase.runs import RunError
 from hierphase.runs.results import book_directory
@@ -97,10 +97,8 @@ def load(name: str) -> Chapter:
     """
     check_known("chapter", name, names())
     path = book_directory() / f"{name}.md"
-    try:
+    with naming(path):
         notebook = jupytext.read(path)
-    except Exception as error:  # no limit to what a damaged page makes the readers raise
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     heading = re.search("^# (.+)", prose, re.MULTILINE)
     title, parameters = heading[1].strip() if heading else name, _tagged(notebook, "parameters")
@@ -145,10 +143,8 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     """
     chapter = load(name)
     values = check_values(f"chapter {name}", chapter.defaults, values)
-    try:
+    with naming(f"chapter {name}"):
         exec(_tagged(chapter.notebook, "check") if values else "", chapter.defaults | values)
-    except Exception as error:  # no limit to what it may raise
-        raise ValueError(f"chapter {name}: {error}") from None
     output = files.output_directory(str(values.get("output") or output or f"runs/{name}"))
     notebook, begun = output / f"{name}.ipynb", time.time()
     try:
