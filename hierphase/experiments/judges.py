@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from hierphase.experiments.sources import Source, noised
-from hierphase.networks import objectives
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.training import Training, initialise, optimise
@@ -65,9 +64,8 @@ def trained_judge(source: Source, steps: int, seed: int) -> Judge:
     initialise(network, generator)
     learnt = SimpleNamespace(batch=source.learnt)
     training = Training(
-        "", learnt, TreeClassifier, objectives.classification_loss, objectives.classifier_report,
-        steps, batch_size=128, learning_rate=2e-3, ema_decay=0.99, checkpoint_every=steps,
-        vary=(in_squares,),
+        "", learnt, TreeClassifier, steps, batch_size=128, learning_rate=2e-3, ema_decay=0.99,
+        checkpoint_every=steps, vary=(in_squares,),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         run = {"name": "judge", "steps": steps, "seed": seed}
