@@ -50,7 +50,7 @@ class Training:
         learning_rate: highest rate; linear warm-up, then half a cosine to zero.
         loss: (model, images, labels, generator) -> scalar, see
             :mod:`~hierphase.networks.objectives`.
-        report: (model, data, seed, **judges) -> quality numbers, for the model card and
+        report: (model, data, seed, and judges by name) -> quality numbers, for the model card and
             ``quality.json``.
         judges: name -> training of a classifier, whose saved model ``report`` is given.
         ema_decay: decay per step of the averaged weights, which are the ones that are saved.
