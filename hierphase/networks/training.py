@@ -253,7 +253,8 @@ def _facts(training, run, model, seconds) -> list[str]:
     """Lines of a model card: how the model was made."""
     settings = {name: x for name, x in vars(training).items() if isinstance(x, int | float)}
     made = {"made by": f"`hierphase train {run['name']}`"} | settings | run
-    made["varied by"] = ", ".join(vary.__name__ for vary in training.vary) or "nothing"
+    varied = [getattr(vary, "__name__", str(vary)) for vary in training.vary]  # or a partial
+    made["varied by"] = ", ".join(varied) or "nothing"
     made["parameters"] = f"{model.num_parameters():,}"
     made["minutes"] = f"{seconds / 60:.1f}, with {torch.get_num_threads()} CPU threads"
     return [f"- {name.replace('_', ' ')}: {x}" for name, x in made.items()]

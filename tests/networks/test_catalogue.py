@@ -117,6 +117,14 @@ def test_a_saved_model_is_judged_anew_to_the_same_numbers(tmp_path):
     assert (tmp_path / "quality.json").read_text() == quality
 
 
+def test_the_card_names_a_variation_that_has_no_name(tmp_path, monkeypatch):
+    vary = (functools.partial(objectives.mirrored),)
+    entry = dataclasses.replace(catalogue.TRAININGS["digits-classifier"], vary=vary)
+    monkeypatch.setitem(catalogue.TRAININGS, "digits-classifier", entry)
+    card = (catalogue.train("digits-classifier", tmp_path, steps=1) / "README.md").read_text()
+    assert "- varied by: functools.partial(<function mirrored" in card
+
+
 def test_seeds_give_other_weights_and_classifier_learns(tmp_path):
     first = catalogue.train("digits-classifier", tmp_path / "0", steps=60)
     second = catalogue.train("digits-classifier", tmp_path / "1", steps=60, seed=1)
