@@ -10,6 +10,7 @@ the digits.
 """
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.networks.checkpoints import CHECKPOINT, save_model
 from hierphase.networks.objectives import SCHEDULE
 from hierphase.networks.sample_quality import is_weak
+from hierphase.networks.training import QUALITY, judge_saved
 
 SMALL = {"n_per_class": 10, "n_times": 12, "n_shown": 0}
 SHOWN = ["loss_held_out", "confident", "confident_held_out", "frechet", "frechet_train"]
@@ -64,14 +66,14 @@ def copies(name: str, steps: list[int]) -> dict[int, Path]:
 
 def measured(name: str, place: Path) -> dict[str, float]:
     """Quality and t* of the averaged weights in a copy."""
-    training = TRAININGS[name]
-    model = training.model().eval()
+    folder, model = place / "model", TRAININGS[name].model().eval()
     averages = EMAModel(model.parameters())
     averages.load_state_dict(checkpoint(place)["parts"][-2])
     averages.copy_to(model.parameters())
-    save_model(DDPMPipeline(model, SCHEDULE), place / "model")
-    quality = training.report(model, training.data(), 0, n_samples=500)
-    changes = SMALL | {"model": str(place.absolute() / "model")}
+    save_model(DDPMPipeline(model, SCHEDULE), folder)
+    judge_saved(TRAININGS[name], name, folder, seed=0, facts=[])
+    quality = json.loads((folder / QUALITY).read_text())
+    changes = SMALL | {"model": str(folder.absolute())}
     result = registry.run_sweep("imagenet-transition", name, changes, place / "transition")
     classes = result.top_class.isel(rank=0).transpose("time", "image").values
     chance = transition.unrelated_agreement(classes[0], classes[-1])
