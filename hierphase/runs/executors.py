@@ -141,13 +141,22 @@ def _process_pool(workers: int | None):
 def _interrupts_held_back():
     """Keep Ctrl-C and SIGTERM waiting; processes that start meanwhile leave Ctrl-C to the main one.
 
-    They would else be hit by it too, at worst before they have begun to run Python.
+    They would else be hit by it too, at worst before they have begun to run Python. That the main
+    thread blocks a signal is not enough: threads of a library take it, and Python tells the main
+    thread, between the start of a process and what it is sent to begin with.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    held, waiting = {signal.SIGINT, signal.SIGTERM}, []
+    before, handlers = signal.pthread_sigmask(signal.SIG_BLOCK, held), {}
+    if threading.current_thread() is threading.main_thread():  # no other may, nor is told of any
+        handlers = {n: signal.signal(n, lambda number, _: waiting.append(number)) for n in held}
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in waiting[:1]:
+            signal.raise_signal(number)
 
 
 def _follow_parent() -> None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +54,26 @@ def test_an_interrupted_sweep_says_how_it_goes_on(tmp_path, executor, sent, whom
     assert not list(tmp_path.glob("out/*.nc"))
     for _, _, pid in begun(tmp_path):
         wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists(), 10)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_no_thread_of_a_library_lets_a_signal_in_while_processes_start(sent):
+    ended = threading.Event()
+    other = threading.Thread(target=ended.wait)  # as OpenBLAS has: it blocks no signal
+    other.start()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    reached = False
+    try:
+        with pytest.raises(KeyboardInterrupt), executors._interrupts_held_back():
+            os.kill(os.getpid(), sent)
+            time.sleep(0.2)  # time for the other thread to take it, and for Python to tell
+            reached = True
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        ended.set()
+        other.join()
+    assert reached
 
 
 @pytest.mark.parametrize("executor", ["in-process", "processes"])
