@@ -18,11 +18,11 @@ import hierphase
 from hierphase.runs.chapters import clean_kernel
 from hierphase.runs.results import book_directory
 
-NUMBERS = (".json", ".nc", ".py", ".safetensors")  # what a page can read
+NUMBERS = (".csv", ".json", ".nc", ".py", ".safetensors", ".yml")  # what a page can read
 
 
 def fingerprint() -> str:
-    """Hash of the package's sources, the stored results and models, and the installed versions."""
+    """Hash of the package's sources, what the book stores, and the installed versions."""
     digest = hashlib.sha256(platform.python_version().encode())
     for requirement in sorted(importlib.metadata.requires("hierphase")):
         if "extra ==" not in requirement:
@@ -30,6 +30,7 @@ def fingerprint() -> str:
             digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     package, book = Path(hierphase.__file__).parent, book_directory()
     files = [(package, path) for path in package.rglob("*.py")]
+    files += [(book, path) for path in book.glob("*.yml")]
     for folder in ("results", "models"):
         files += [(book, path) for path in (book / folder).rglob("*")]
     for root, path in sorted(files):
