@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hierphase.checks import check_finite, check_shape
 
-#: Data set -> t/T, and SNR there, at which two clones agree in class in three of four cases, as
-#: Biroli et al. 2024 (arXiv 2402.18491) have it: schedule like ours, two classes, the first colour
-#: channel, intensities in [0, 1].
+#: Data set -> t/T, and SNR there, at which two clones agree in class in about three of four cases,
+#: read off the curves of Biroli et al. 2024 (arXiv 2402.18491): schedule like ours, two classes,
+#: intensities in [0, 1].
 PUBLISHED = {
     "MNIST": (0.445, 0.154), "CIFAR-10": (0.446, 0.152), "ImageNet 16": (0.351, 0.393),
     "ImageNet 32": (0.499, 0.087), "LSUN 64": (0.566, 0.040),
