@@ -152,9 +152,9 @@ def _interrupts_held_back():
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # what the thread blocked is held too
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number in waiting[:1]:
             signal.raise_signal(number)
 
