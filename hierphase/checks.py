@@ -173,6 +173,19 @@ def tree_depth(L, s: int, bits: int = 1000) -> int:
     return positive_integer("L", L, 1, int(bits / np.log2(s)))
 
 
+def rules_by_level(m, L: int) -> tuple[int, ...]:
+    """Return ``m``, rules of a symbol, at levels 1 to L: one number for all, or L numbers.
+
+    Raises:
+        ValueError: not positive integers, or other than L of them.
+    """
+    if not isinstance(m, list | tuple):
+        return (positive_integer("m", m),) * L
+    if len(m) != L:
+        raise ValueError(f"m must be one number or L={L} numbers, got {m!r}")
+    return tuple(positive_integer("each m", number) for number in m)
+
+
 @contextlib.contextmanager
 def naming(what: str):
     """Make of any error one of a single line that says what it came of, for the ``with`` block.

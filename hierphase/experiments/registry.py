@@ -4,6 +4,7 @@ A new world, data set, network or preset is an entry of a table, here or in an e
 """
 
 from hierphase.checks import check_known
+from hierphase.experiments.ablations import TreeMap
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.evidence import Evidence, Signs
 from hierphase.experiments.images import ImageExperiment
@@ -15,6 +16,7 @@ from hierphase.runs import results, sweep
 
 #: Chapter -> its experiments; each has presets of its own.
 EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
+    "ablations": (TreeMap,),
     "correlations": (TreeCorrelations,),
     "evidence": (Evidence, Signs),
     "image-correlations": (ImageCorrelations,),

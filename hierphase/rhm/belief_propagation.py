@@ -5,12 +5,12 @@ and posterior samples. Up and down go the messages :math:`\nu_\uparrow` and
 :math:`\nu_\downarrow`, products and sums over the rules :math:`y \to (x_1, \dots, x_s)`:
 
 .. math::
-    \nu_\uparrow(y) &\propto \sum_{y \to (x_1 \dots x_s)} \prod_i \nu_\uparrow(x_i) \\
+    \nu_\uparrow(y) &\propto \sum_{y \to (x_1 \dots x_s)} w \prod_i \nu_\uparrow(x_i) \\
     \nu_\downarrow(x_i) &\propto \sum_{y \to (\dots x_i \dots)}
-    \nu_\downarrow(y) \prod_{j \neq i} \nu_\uparrow(x_j)
+    w\, \nu_\downarrow(y) \prod_{j \neq i} \nu_\uparrow(x_j)
 
-The marginal of a node is proportional to :math:`\nu_\uparrow \nu_\downarrow`; at the root
-:math:`\nu_\downarrow` is uniform.
+with w the weight of the rule, 1 where all are equally likely. The marginal of a node is
+proportional to :math:`\nu_\uparrow \nu_\downarrow`; at the root :math:`\nu_\downarrow` is uniform.
 
 (Mézard and Montanari, Information, Physics, and Computation, ch. 14; Sclocchi et al., arXiv
 2402.16991.) On the CPU a numba kernel does the work
@@ -116,7 +116,7 @@ class Posterior:
         self._engine = engine
         self._beliefs = beliefs
         self._log = log
-        self._rules = [rules.to(beliefs.device) for rules in rhm.rules]
+        self._rules = self._tables(engine, beliefs)
         # Messages are scaled to a largest entry of 1, so what underflows is below tiny. Where
         # every sum stays above the cube root of tiny, that is lost in rounding.
         self._safe = torch.finfo(beliefs.dtype).tiny ** (1 / 3)
@@ -130,8 +130,11 @@ class Posterior:
         self._up, scales = _upward(engine, leaf_up, self._rules)
         lowest = torch.stack([scale.amin(1) for scale in scales]).amin(0)
         self._unsafe = ~(lowest >= self._safe)
-        # log probability of any one tree: its class and a rule at each of its inner nodes
-        log_prior = -math.log(rhm.n_classes) - (rhm.n_nodes - rhm.d) * math.log(rhm.m)
+        # log probability of any one tree: its class and a rule at each of its inner nodes, but for
+        # the weights of these, which are in the messages
+        log_prior = -math.log(rhm.n_classes)
+        for up, (rules, _) in zip(self._up[1:], self._rules, strict=True):
+            log_prior -= up.shape[1] * math.log(rules.shape[1])
         evidence = log_prior + engine.plus(self._up[-1][:, 0]).double().log()
         evidence += sum(scale.double().log().sum(1) for scale in scales)
         if self._unsafe.any():
@@ -154,7 +157,7 @@ class Posterior:
         unsafe = self._unsafe | ~(lowest >= self._safe)
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
-            marginals_log, _ = _downward(LOGARITHM, up, self._rules)
+            marginals_log, _ = _downward(LOGARITHM, up, self._tables(LOGARITHM, up[0]))
             for ours, exact in zip(marginals, marginals_log, strict=True):
                 ours[unsafe] = exact.to(ours.dtype)
         return marginals
@@ -226,10 +229,18 @@ class Posterior:
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
             uniform = [u[:, unsafe].double() for u in uniform]
-            samples_log, _ = _descend(LOGARITHM, up, self._rules, uniform)
+            tables = self._tables(LOGARITHM, up[0])
+            samples_log, _ = _descend(LOGARITHM, up, tables, uniform)
             for ours, exact in zip(samples, samples_log, strict=True):
                 ours[:, unsafe] = exact
         return samples
+
+    def _tables(self, engine, like):
+        rhm = self.rhm
+        return [
+            engine.table(rules, rhm.rule_weights(level), like)
+            for level, rules in enumerate(rhm.rules, 1)
+        ]
 
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
@@ -237,15 +248,16 @@ class Posterior:
         beliefs = beliefs if self._log else beliefs.log()
         relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
         possible = relative >= -_LARGEST_SUM / self.rhm.d
-        return _upward(LOGARITHM, torch.where(possible, relative, -torch.inf), self._rules)
+        relative = torch.where(possible, relative, -torch.inf)
+        return _upward(LOGARITHM, relative, self._tables(LOGARITHM, relative))
 
 
 def _upward(engine, leaf_up, rules):
     """Messages of all levels, and the scales (n, nodes) taken out of those of levels 1 to L."""
     up, scales = [leaf_up.contiguous()], []
-    for level_rules in rules:
+    for level_rules, weights in rules:
         children = up[-1].unflatten(1, (-1, level_rules.shape[-1]))
-        message, scale = engine.up_level(children, level_rules)
+        message, scale = engine.up_level(children, level_rules, weights)
         up.append(message)
         scales.append(scale)
     return up, scales
@@ -257,8 +269,8 @@ def _downward(engine, up, rules):
     down = torch.full_like(up[-1], engine.unit)
     lowest = []
     for level in range(len(rules) - 1, -1, -1):
-        children = up[level].unflatten(1, (-1, rules[level].shape[-1]))
-        down, marginal, overlap = engine.down_level(down, children, rules[level], keep=level > 0)
+        children = up[level].unflatten(1, (-1, rules[level][0].shape[-1]))
+        down, marginal, overlap = engine.down_level(down, children, *rules[level], keep=level > 0)
         down = down.flatten(1, 2)
         marginals.insert(0, marginal.flatten(1, 2))
         lowest.append(overlap.flatten(1).amin(1))
@@ -270,8 +282,8 @@ def _descend(engine, up, rules, uniform):
     samples = [choose(engine.exponential(up[-1]), uniform[-1])]
     lowest = []
     for level in range(len(rules) - 1, -1, -1):
-        children = up[level].unflatten(1, (-1, rules[level].shape[-1]))
-        symbols, total = engine.choose_level(samples[0], children, rules[level], uniform[level])
+        children = up[level].unflatten(1, (-1, rules[level][0].shape[-1]))
+        symbols, total = engine.choose_level(samples[0], children, *rules[level], uniform[level])
         samples.insert(0, symbols.flatten(2))
         lowest.append(total.amin((0, 2)))
     return samples, torch.stack(lowest).amin(0)

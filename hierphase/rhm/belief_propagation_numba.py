@@ -65,45 +65,51 @@ _jit = partial(njit, nogil=True, error_model="numpy", fastmath={"contract", "rea
 class FusedSumProduct(SumProduct):
     """The steps of :class:`hierphase.rhm.belief_propagation_torch.SumProduct` on CPU, fused."""
 
-    def up_level(self, children, rules):
+    def table(self, rules, weights, like):
+        """As arrays; the rules unsigned, which spares numba the test for negative indices."""
+        weights = torch.ones(rules.shape[1]) if weights is None else weights
+        return rules.numpy().astype(np.uint32), weights.to(like).numpy()
+
+    def up_level(self, children, rules, weights):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.up_level`."""
         n, nodes = children.shape[:2]
         up, scale = children.new_empty(n, nodes, len(rules)), children.new_empty(n, nodes)
-        _share(_up_level, rules.numel(), rules, children, up, scale)
+        _share(_up_level, rules.size, rules, weights, children, up, scale)
         return up, scale
 
-    def down_level(self, down, children, rules, keep):
+    def down_level(self, down, children, rules, weights, keep):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.down_level`."""
         n, nodes, s, v = children.shape
         marginals, overlap = torch.empty_like(children), children.new_empty(n, nodes, s)
         out = torch.empty_like(children) if keep else children.new_empty(0, nodes, s, v)
-        _share(_down_level, 3 * rules.numel(), rules, children, down, out, marginals, overlap)
+        tensors = children, down, out, marginals, overlap
+        _share(_down_level, 3 * rules.size, rules, weights, *tensors)
         return out, marginals, overlap
 
-    def choose_level(self, symbols, children, rules, uniform):
+    def choose_level(self, symbols, children, rules, weights, uniform):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.choose_level`."""
         chosen = symbols.new_empty(*symbols.shape, rules.shape[-1])
         total = torch.empty_like(uniform)
         draws = [tensor.flatten(0, 1) for tensor in (symbols, uniform, chosen, total)]
-        _share(_choose_level, len(symbols) * rules[0].numel(), rules, children, *draws)
+        _share(_choose_level, len(symbols) * rules[0].size, rules, weights, children, *draws)
         return chosen, total
 
 
 FUSED = FusedSumProduct()
 
 
-def _share(kernel, cost: int, rules: torch.Tensor, *tensors: torch.Tensor) -> None:
+def _share(kernel, cost: int, rules, weights, *tensors: torch.Tensor) -> None:
     """Run ``kernel`` over all nodes, in as many threads as torch may use.
 
     Args:
-        kernel: takes the first node and the one after the last, the rules (as unsigned numbers:
-            numba then spares the test for negative indices) and arrays.
+        kernel: takes the first node, the one after the last, rules, weights and arrays.
         cost: multiplications for one node.
-        rules: of the level.
+        rules: of the level, an array.
+        weights: of a symbol's rules, an array.
         tensors: their first two axes, (n, nodes) of the first of them, become the first of arrays.
     """
-    arrays = [rules.numpy().astype(np.uint32), *(x.flatten(0, 1).numpy() for x in tensors)]
-    n_rows, threads = len(arrays[1]), _scope.threads
+    arrays = [rules, weights, *(x.flatten(0, 1).numpy() for x in tensors)]
+    n_rows, threads = len(arrays[2]), _scope.threads
     if threads == 1 or n_rows * cost < _WORTH_THREADS:
         kernel(0, n_rows, *arrays)
         return
@@ -113,12 +119,12 @@ def _share(kernel, cost: int, rules: torch.Tensor, *tensors: torch.Tensor) -> No
 
 
 @_jit
-def _up_level(begin, end, rules, children, up, scale):
+def _up_level(begin, end, rules, weights, children, up, scale):
     s, v = children.shape[1:]
     n_symbols, m, _ = rules.shape
     x = np.ones((s, v, LANES), children.dtype)
     y = np.empty((n_symbols, LANES), children.dtype)
-    product = np.empty(LANES, children.dtype)
+    product, weighted = np.empty(LANES, children.dtype), weights.min() < weights.max()
     largest = np.empty(LANES, children.dtype)
     for start in range(begin, end, LANES):
         stop = min(start + LANES, end)
@@ -129,12 +135,12 @@ def _up_level(begin, end, rules, children, up, scale):
             y[symbol] = 0
             for r in range(m):
                 first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
-                if s == 2:  # the usual case, spared the copy
+                if s == 2 and not weighted:  # the usual case, spared the copy
                     for lane in range(LANES):
                         y[symbol, lane] += x[0, first, lane] * x[1, last, lane]
                     continue
                 for lane in range(LANES):
-                    product[lane] = x[0, first, lane]
+                    product[lane] = weights[r] * x[0, first, lane]
                 for i in range(1, s - 1):
                     middle = rules[symbol, r, i]
                     for lane in range(LANES):
@@ -149,10 +155,10 @@ def _up_level(begin, end, rules, children, up, scale):
 
 
 @_jit
-def _down_level(begin, end, rules, children, down, out, marginals, overlap):
+def _down_level(begin, end, rules, weights, children, down, out, marginals, overlap):
     s, v = children.shape[1:]
     n_symbols, m, _ = rules.shape
-    keep = len(out) > 0
+    keep, weighted = len(out) > 0, weights.min() < weights.max()
     x = np.ones((s, v, LANES), children.dtype)
     y = np.ones((n_symbols, LANES), children.dtype)
     z = np.empty((s, v, LANES), children.dtype)
@@ -167,9 +173,10 @@ def _down_level(begin, end, rules, children, down, out, marginals, overlap):
         _copy(down[start:stop], y.T)
         z[:] = 0
         for symbol in range(n_symbols):
-            for lane in range(LANES):
-                prefix[0, lane] = y[symbol, lane]
             for r in range(m):
+                if weighted or r == 0:
+                    for lane in range(LANES):
+                        prefix[0, lane] = weights[r] * y[symbol, lane]
                 first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
                 # prefix[i] = down(y) prod_{j < i} up(x_j),  suffix = prod_{j > i} up(x_j)
                 for i in range(1, s):
@@ -208,25 +215,25 @@ def _down_level(begin, end, rules, children, down, out, marginals, overlap):
 
 
 @_jit
-def _choose_level(begin, end, rules, children, symbols, uniform, chosen, total):
+def _choose_level(begin, end, rules, weights, children, symbols, uniform, chosen, total):
     n_symbols, m, s = rules.shape
     # Float64, cumulative. All draws of a few neighbouring nodes, whose numbers share cache lines,
     # look up the weights that one of them has found, unless there are fewer draws than symbols.
     few = len(symbols) < n_symbols * len(children)
-    weights = np.empty((1, 1, m) if few else (_NEIGHBOURS, n_symbols, m))
+    known = np.empty((1, 1, m) if few else (_NEIGHBOURS, n_symbols, m))
     for start in range(begin, end, _NEIGHBOURS):
         width = min(_NEIGHBOURS, end - start)
         if not few:
-            weights[:, :, 0] = -1
+            known[:, :, 0] = -1
         for first in range(start, len(symbols), len(children)):
             for node in range(width):
                 row = first + node
                 symbol, x = symbols[row], children[start + node]
-                weight = weights[0, 0] if few else weights[node, symbol]
+                weight = known[0, 0] if few else known[node, symbol]
                 if few or weight[0] < 0:
                     cumulative = 0.0
                     for r in range(m):
-                        product = x[0, rules[symbol, r, 0]]
+                        product = weights[r] * x[0, rules[symbol, r, 0]]
                         for i in range(1, s):
                             product *= x[i, rules[symbol, r, i]]
                         cumulative += product

@@ -37,34 +37,51 @@ class SumProduct:
         """Numbers proportional to probabilities, one above zero unless the message allows none."""
         return message
 
-    def up_level(self, children, rules):
+    def table(self, rules, weights, like):
+        """Rules (symbols, m, s) of a level and weights (m,) or None, as the steps take them."""
+        weights = None if weights is None else self.number(weights).to(like)
+        return rules.to(like.device), weights
+
+    def number(self, weights):
+        """Weights as messages are: numbers, or logarithms."""
+        return weights
+
+    def weigh(self, message, weights):
+        """Multiply messages (..., m) by the weights (m,) of the rules, or by 1 if None."""
+        return message if weights is None else self._times(message, weights)
+
+    def up_level(self, children, rules, weights):
         r"""Upward messages to all parents of one level.
 
-        :math:`\nu_\uparrow(y) = \sum_{y \to (x_1 \dots x_s)} \prod_i \nu_\uparrow(x_i)`.
+        :math:`\nu_\uparrow(y) = \sum_{y \to (x_1 \dots x_s)} w \prod_i \nu_\uparrow(x_i)`,
+        w the weight of the rule.
 
         Args:
             children: (n, nodes, s, v) upward messages of the children.
             rules: (symbols, m, s).
+            weights: (m,), or None where all are 1.
 
         Returns:
             messages (n, nodes, symbols), each scaled to a largest entry of 1 (all zero where no
             rule is possible), and that largest entry before scaling, (n, nodes).
         """
-        total = self.plus(reduce(self._times, child_messages(children, rules)))
+        product = reduce(self._times, child_messages(children, rules))
+        total = self.plus(self.weigh(product, weights))
         scale = total.amax(-1)
         return self.over(total, scale[..., None]), scale
 
-    def down_level(self, down, children, rules, keep):
+    def down_level(self, down, children, rules, weights, keep):
         r"""Downward messages to all children of one level.
 
         .. math::
-            \nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} \nu_\downarrow(y)
+            \nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} w\, \nu_\downarrow(y)
             \prod_{j \neq i} \nu_\uparrow(x_j)
 
         Args:
             down: (n, nodes, symbols) downward messages of the parents.
             children: (n, nodes, s, v) upward messages of the children.
             rules: (symbols, m, s).
+            weights: (m,), or None where all are 1.
             keep: whether the children's downward messages are wanted (not at the leaves).
 
         Returns:
@@ -73,7 +90,7 @@ class SumProduct:
             up, the largest entry of each 1.
         """
         factors = child_messages(children, rules)
-        parent = down[..., None].expand_as(factors[0])
+        parent = self.weigh(down[..., None].expand_as(factors[0]), weights)
         out = []
         for i in range(len(factors)):
             weight = reduce(self._times, [parent, *factors[:i], *factors[i + 1 :]])
@@ -83,13 +100,14 @@ class SumProduct:
         joint = self._times(out, children)
         return out, self.normalise(joint), self.plus(joint)
 
-    def choose_level(self, symbols, children, rules, uniform):
-        """Draw, for every node of known symbol, one of its rules with weight prod_i up(x_i).
+    def choose_level(self, symbols, children, rules, weights, uniform):
+        """Draw, for every node of known symbol, one of its rules with weight w prod_i up(x_i).
 
         Args:
             symbols: (k, n, nodes) symbols of the parents.
             children: (n, nodes, s, v) upward messages of the children.
             rules: (symbols, m, s).
+            weights: (m,), or None where all are 1.
             uniform: (k, n, nodes) numbers in [0, 1), one a draw.
 
         Returns:
@@ -97,7 +115,7 @@ class SumProduct:
         """
         candidates = rules[symbols]  # (k, n, nodes, m, s)
         up = children[None, :, :, None].take_along_dim(candidates[..., None], -1)[..., 0]
-        weight = reduce(self._times, up.unbind(-1))
+        weight = self.weigh(reduce(self._times, up.unbind(-1)), weights)
         choice = choose(self.normalise(weight), uniform)[..., None, None]
         return candidates.take_along_dim(choice, -2).squeeze(-2), self.plus(weight)
 
@@ -112,6 +130,10 @@ class LogSumProduct(SumProduct):
 
     unit = 0.0
     _times = staticmethod(torch.add)
+
+    def number(self, weights):
+        """See :meth:`SumProduct.number`."""
+        return weights.log()
 
     def over(self, numerator, denominator):
         """See :meth:`SumProduct.over`."""

@@ -53,8 +53,10 @@ def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], l
         if level == rhm.L:
             return means, variances
         children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
-        parts = [child_messages(x, rhm.rules[level].to(x.device)) for x in children]
+        rules, weights = PROBABILITY.table(rhm.rules[level], rhm.rule_weights(level + 1), mean)
+        parts = [child_messages(x, rules) for x in children]
         weight, below, spread = math.prod(parts[0]), sum(parts[1]), sum(parts[2])
+        weight = PROBABILITY.weigh(weight, weights)
         weight = PROBABILITY.normalise(weight)  # (n, nodes, symbols, rules)
         mean = (weight * below).sum(-1)
         variance = (weight * (spread + (below - mean[..., None]).square())).sum(-1)

@@ -1,9 +1,10 @@
-"""Three ways to corrupt the leaves, each with the belief that the corruption leaves behind.
+"""Four ways to corrupt the leaves, each with the belief that the corruption leaves behind.
 
 ``beliefs`` returns the likelihood of the observation as a function of each leaf's symbol, ready
 for :class:`hierphase.rhm.belief_propagation.BeliefPropagation`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,14 @@ from hierphase.rhm.model import check_symbols, check_tensor
 from hierphase.seeds import drawn
 
 
-def ddpm_scheduler() -> DDPMScheduler:
-    """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020)."""
-    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-    return DDPMScheduler(num_train_timesteps=1000, timestep_spacing="linspace", **betas)
+def ddpm_scheduler(T: int = 1000) -> DDPMScheduler:
+    """The paper's noise schedule: 1000 linear steps, beta from 1e-4 to 0.02 (Ho et al. 2020).
+
+    Args:
+        T: number of steps; others than 1000 have betas that add up to the same noise.
+    """
+    betas = {"beta_schedule": "linear", "beta_start": 0.1 / T, "beta_end": 20 / T}
+    return DDPMScheduler(num_train_timesteps=T, timestep_spacing="linspace", **betas)
 
 
 def encode(leaves: torch.Tensor, v: int) -> torch.Tensor:
@@ -243,6 +248,76 @@ class MaskingProcess:
         check_symbols("x_t", x_t, self.v + 1, "n d")
         seen = one_hot(x_t.long(), self.v + 1).float()
         return (seen + seen[..., -1:])[..., :-1]
+
+
+@dataclass(frozen=True)
+class UniformProcess(MaskingProcess):
+    """Replaces each leaf with probability t/T by a symbol drawn at random, perhaps the same.
+
+    Args:
+        v: number of symbols, at least 2.
+        T: time at which every leaf is replaced.
+
+    Example:
+        >>> import torch
+        >>> from hierphase.rhm.corruption import UniformProcess
+        >>> process = UniformProcess(v=4, T=10)
+        >>> x_t = process.corrupt(torch.tensor([[2, 0, 1, 3]]), t=4)  # four leaves
+        >>> process.beliefs(x_t, t=4).sort().values[0, 0]  # most in the symbol that is seen
+        tensor([0.1000, 0.1000, 0.1000, 0.7000])
+    """
+
+    def corrupt(self, leaves: torch.Tensor, t, generator=None) -> torch.Tensor:
+        """Replace each leaf independently; arguments and errors as of :class:`MaskingProcess`."""
+        kept = super().corrupt(leaves, t, generator)
+        symbols = drawn(torch.rand, leaves.shape, generator, dtype=torch.float64) * self.v
+        return torch.where(kept == self.v, symbols.long().to(kept.device), kept)
+
+    def beliefs(self, x_t: torch.Tensor, t) -> torch.Tensor:
+        """Belief 1 - u + u/v in the symbol that is seen, else u/v, with u = t/T.
+
+        Args:
+            x_t: (n, d) integer symbols.
+            t: time from 0 to T: a number, or a tensor (n,).
+
+        Returns:
+            (n, d, v) float32.
+
+        Raises:
+            ValueError: wrong shape, type, a symbol out of range, or t outside [0, T].
+        """
+        check_symbols("x_t", x_t, self.v, "n d")
+        u = _per_sample(within("t", t, 0, self.T).double() / self.T, len(x_t)).to(x_t.device)
+        return (one_hot(x_t.long(), self.v) * (1 - u) + u / self.v).float()
+
+
+#: Kinds of noise: of two of them nothing is drawn, or what is drawn can be seen.
+NOISES = ("epsilon", "masking", "uniform", "Gaussian")
+
+
+def log_likelihood(noise: str, leaves: torch.Tensor, v: int, t: float, generator, T: int = 1000):
+    """Corrupt leaves, and say what is then known of each.
+
+    Args:
+        noise: one of :data:`NOISES`.
+        leaves: (n, d) integer symbols.
+        v: number of symbols.
+        t: in (0, 1), the fraction t/T of a process, or epsilon.
+        generator: as of the processes.
+        T: steps of the Gaussian process, on the paper's schedule.
+
+    Returns:
+        (n, d, v) float64, the log-likelihood of each symbol, for
+        ``BeliefPropagation(...)(..., log=True)``.
+    """
+    if noise == "epsilon":
+        known = math.log1p((1 - t) * v / t)
+        return known * one_hot(leaves.long(), v).double()
+    if noise == "Gaussian":
+        process, step = GaussianProcess(ddpm_scheduler(T), v), min(round(t * T), T - 1)
+        return process.log_beliefs(process.corrupt(leaves, step, generator).double(), step)
+    process = {"masking": MaskingProcess, "uniform": UniformProcess}[noise](v, T=1)
+    return process.beliefs(process.corrupt(leaves, t, generator), t).double().log()
 
 
 def _per_sample(value: torch.Tensor, n: int) -> torch.Tensor:

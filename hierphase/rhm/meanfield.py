@@ -44,7 +44,7 @@ def upward(p, v, m, s):
         ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
     v, m, s = checks.tree_sizes(v, m, s)
-    return _parent(checks.fractions("p", p) ** s, v, m, s)
+    return _parent(checks.fractions("p", p) ** s, v, s, 1 / m, v)
 
 
 def downward(q, p, v, m, s):
@@ -64,7 +64,7 @@ def downward(q, p, v, m, s):
             that exclude each other.
     """
     v, m, s = checks.tree_sizes(v, m, s)
-    return _child(checks.fractions("q", q), checks.fractions("p", p) ** (s - 1), v, m, s)
+    return _child(checks.fractions("q", q), checks.fractions("p", p) ** (s - 1), v, s, 1 / m)
 
 
 def slopes(v, m, s) -> tuple[float, float]:
@@ -150,29 +150,44 @@ def leaf_belief(epsilon, v):
     return 1 - checks.fractions("epsilon", epsilon) * (1 - 1 / v)
 
 
-def beliefs(p_0, v, m, s, L, power=operator.pow) -> tuple[np.ndarray, np.ndarray]:
-    """Upward beliefs p and downward beliefs q of all levels, from the belief p_0 in the leaves.
+def beliefs(p_0, v, m, s, L, n_classes=None, power=operator.pow, share=None):
+    r"""Upward beliefs p and downward beliefs q of all levels, from the belief p_0 in the leaves.
+
+    With :math:`\pi` the probability of the true rule of a node that has n symbols to choose from,
+
+    .. math::
+        p_\mathrm{parent} = \frac{\pi w + (1 - \pi)\, o}{\pi w + (n - \pi)\, o}, \qquad
+        w = p^s, \quad o = \frac{1 - w}{v^s - 1}
+
+    and downwards as :func:`downward`, :math:`m - q` there being :math:`m (1 - \pi q)`. For
+    :math:`\pi = 1/m` and n = v this is :func:`upward`.
 
     Args:
         p_0: upward belief in the true symbol of a leaf; float or array.
-        v, m, s: symbols, rules a symbol, branching.
+        v, m, s: symbols, rules a symbol (one number, or those of levels 1 to L), branching.
         L: depth.
+        n_classes: number of classes; None means v.
         power: ``power(p, k)`` stands for :math:`p^k`, the product of the beliefs of k siblings.
+        share: ``share(m, shape)`` stands for :math:`\pi = 1/m`, the probability of a node's true
+            rule, of m.
 
     Returns:
-        p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; :math:`q_L = 1/v`.
+        p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; :math:`q_L` is 1/n_classes.
 
     Raises:
         ValueError: sizes without unambiguous rules, L out of range, or p_0 outside [0, 1].
     """
-    v, m, s = checks.tree_sizes(v, m, s)
-    L = checks.tree_depth(L, s)
-    p = [checks.fractions("p_0", p_0)]
-    for _ in range(L):
-        p.append(_parent(power(p[-1], s), v, m, s))
-    q = [np.full_like(p[0], 1 / v)]
+    L, p = checks.tree_depth(L, s), [checks.fractions("p_0", p_0)]
+    n_classes = v if n_classes is None else checks.positive_integer("n_classes", n_classes)
+    shares = []
+    for level, m_level in enumerate(checks.rules_by_level(m, L), 1):
+        n = n_classes if level == L else v
+        v, m_level, s = checks.tree_sizes(v, m_level, s, n)
+        shares.append(share(m_level, p[0].shape) if share else 1 / m_level)
+        p.append(_parent(power(p[-1], s), v, s, shares[-1], n))
+    q = [np.full_like(p[0], 1 / n_classes)]
     for level in range(L - 1, -1, -1):
-        q.insert(0, _child(q[0], power(p[level], s - 1), v, m, s))
+        q.insert(0, _child(q[0], power(p[level], s - 1), v, s, shares[level]))
     return np.stack(p), np.stack(q)
 
 
@@ -190,13 +205,14 @@ def marginal(p, q, v):
     return _ratio(joint, joint + (1 - p) * (1 - q) / (v - 1))
 
 
-def profile(epsilon, v, m, s, L) -> np.ndarray:
+def profile(epsilon, v, m, s, L, n_classes=None) -> np.ndarray:
     """Probability of the true symbol of each level after the epsilon-process.
 
     Args:
         epsilon: noise in [0, 1]; float or array.
-        v, m, s: symbols, rules a symbol, branching.
+        v, m, s: symbols, rules a symbol (one number, or those of levels 1 to L), branching.
         L: depth.
+        n_classes: number of classes; None means v.
 
     Returns:
         Array ``(L+1, *shape of epsilon)``; index l for level l, 0 the leaves, L the class.
@@ -204,22 +220,25 @@ def profile(epsilon, v, m, s, L) -> np.ndarray:
     Raises:
         ValueError: sizes without unambiguous rules, L out of range, or epsilon outside [0, 1].
     """
-    return marginal(*beliefs(leaf_belief(epsilon, v), v, m, s, L), v)
+    return _profile(*beliefs(leaf_belief(epsilon, v), v, m, s, L, n_classes), v)
 
 
-def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
-    """Probability of the true symbol of each level where leaf beliefs differ from leaf to leaf.
+def population_profile(p_0, v, m, s, L, seed=0, n_classes=None, zipf=0.0) -> np.ndarray:
+    """Probability of the true symbol of each level where beliefs differ from node to node.
 
-    Gaussian noise or masking leaves each leaf with a belief of its own. Here a whole population of
-    beliefs goes up and down the tree (population dynamics, or density evolution): a parent takes
-    s members at random, w is the product of their beliefs instead of :math:`p^s`. Where all members
-    are equal this is :func:`profile`.
+    Noise that is drawn leaves each leaf with a belief of its own, and rules that are not equally
+    likely each parent. Here a whole population of beliefs goes up and down the tree (population
+    dynamics, or density evolution): a parent takes s members at random, w is the product of their
+    beliefs instead of :math:`p^s`, and a rule at random. Where all members are equal this is
+    :func:`profile`.
 
     Args:
         p_0: (size,) sample of the leaves' beliefs in their true symbol.
-        v, m, s: symbols, rules a symbol, branching.
+        v, m, s: symbols, rules a symbol (one number, or those of levels 1 to L), branching.
         L: depth.
         seed: of the random combinations.
+        n_classes: number of classes; None means v.
+        zipf: exponent of the probabilities of a symbol's rules.
 
     Returns:
         Array (L+1,), index l for level l. Its sampling error falls as 1/sqrt(size).
@@ -233,8 +252,14 @@ def population_profile(p_0, v, m, s, L, seed=0) -> np.ndarray:
     def power(p, k):
         return np.prod([rng.permutation(p) for _ in range(k)], axis=0)
 
+    def share(m, shape):
+        likely = np.arange(1, m + 1) ** -float(zipf)
+        likely /= likely.sum()
+        return rng.choice(likely, shape, p=likely)
+
     checks.check_shape("p_0", p_0, "size")
-    return marginal(*beliefs(p_0, v, m, s, L, power), v).mean(axis=1)
+    drawn = share if zipf else None
+    return _profile(*beliefs(p_0, v, m, s, L, n_classes, power, drawn), v).mean(axis=1)
 
 
 def correlation(epsilon, v, m, s, L) -> np.ndarray:
@@ -310,21 +335,27 @@ def _leaf_differences(p, v, m, s) -> np.ndarray:
         state = states[:, above]
         below = state * w + (m - state) / (v**s - 1) * (v - w)
         differences[above] *= m * w * (v - 1) / (v**s - 1) / below.prod(axis=0)
-        states[:, above] = _child(state, w, v, m, s)
+        states[:, above] = _child(state, w, v, s, 1 / m)
     wrong = (1 - p[0]) / (v - 1)
     return differences * p[0] * wrong / (states * p[0] + (1 - states) * wrong).prod(axis=0)
 
 
-def _parent(w, v, m, s):
-    """Upward belief of a parent, w the product of its children's."""
-    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
-    return (w + a * (1 - w)) / (w + f * (1 - w))
+def _parent(w, v, s, share, n):
+    """Upward belief of a parent of n symbols, w the product of its children's."""
+    other = (1 - w) / (v**s - 1)
+    return (share * w + (1 - share) * other) / (share * w + (n - share) * other)
 
 
-def _child(q, w, v, m, s):
+def _child(q, w, v, s, share):
     """Downward belief of a child, w the product of its siblings' upward ones."""
-    c = (m - q) / (v**s - 1)
+    q = q * share
+    c = (1 - q) / (v**s - 1)
     return _ratio(q * w + c * (1 - w), q * w + c * (v - w))
+
+
+def _profile(p, q, v):
+    """Probability of the true symbol of each level; the class has its prior from above."""
+    return np.concatenate([marginal(p[:-1], q[:-1], v), p[-1:]])
 
 
 def _ratio(part, whole):

@@ -5,12 +5,21 @@ production rules, tuples of s symbols of level l; no tuple has two owners, so da
 back without ambiguity. (Cagnetta et al., arXiv 2307.02129.)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from hierphase.checks import check_memory, check_shape, positive_integer, tree_depth, tree_sizes
+from hierphase.checks import (
+    check_memory,
+    check_shape,
+    positive_integer,
+    rules_by_level,
+    tree_depth,
+    tree_sizes,
+    within,
+)
 
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
@@ -23,15 +32,17 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class RandomHierarchyModel:
-    """One draw of the rules of a Random Hierarchy Model.
+    r"""One draw of the rules of a Random Hierarchy Model.
 
     Args:
         v: number of symbols at each level below the top, at least 2.
-        m: number of rules of each symbol (synonyms).
+        m: number of rules of each symbol (synonyms); or L numbers, those of levels 1 to L.
         s: number of symbols in a rule (the branching of the tree), at least 2.
         L: depth; the data have :math:`d = s^L` leaves.
         n_classes: number of symbols at level L; None means v.
         seed: of the draw of the rules; equal arguments give equal rules.
+        zipf: exponent z of the probability of a symbol's rules, :math:`\propto 1/r^z` for
+            r = 1..m in the order they are drawn; 0 means that they are equally likely.
 
     Attributes:
         rules: list of L LongTensors; ``rules[l-1]``, of shape (v or n_classes, m, s), holds the
@@ -40,7 +51,8 @@ class RandomHierarchyModel:
 
     Raises:
         ValueError: a size is not a positive integer, the rules do not fit into the :math:`v^s`
-            tuples or into memory, or there are more than :math:`2^{62}` leaves.
+            tuples or into memory, there are more than :math:`2^{62}` leaves, other than L numbers
+            of rules, or a negative exponent.
 
     Example:
         >>> from hierphase import RandomHierarchyModel
@@ -53,27 +65,33 @@ class RandomHierarchyModel:
     """
 
     v: int
-    m: int
+    m: int | Sequence[int]
     s: int
     L: int
     n_classes: int | None = None
     seed: int = 0
+    zipf: float = 0.0
     rules: list[torch.Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         depth, v = positive_integer("L", self.L), positive_integer("v", self.v, minimum=2)
         n_classes = v if self.n_classes is None else positive_integer("n_classes", self.n_classes)
-        v, m, s = tree_sizes(v, self.m, self.s, n_classes if depth == 1 else max(n_classes, v))
+        s = positive_integer("s", self.s, minimum=2)
+        depth, zipf = tree_depth(depth, s, bits=62), float(within("zipf", self.zipf, 0, 100))
+        every = rules_by_level(self.m, depth)
+        for level, m in enumerate(every, 1):
+            tree_sizes(v, m, s, n_classes if level == depth else v)
         if v**s >= 2**62:
             raise ValueError(f"v**s = {v}**{s} tuples are too many: at most 2**62 can be drawn")
-        tree_depth(depth, s, bits=62)
-        check_memory(8 * depth * max(v, n_classes) * m * s, "rules", v=v, m=m, s=s, L=depth)
+        m = every if isinstance(self.m, list | tuple) else every[0]
+        check_memory(8 * sum(every) * max(v, n_classes) * s, "rules", v=v, m=m, s=s, L=depth)
         seed = positive_integer("seed", self.seed, minimum=0)
-        for name, value in dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed).items():
+        sizes = dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed, zipf=zipf)
+        for name, value in sizes.items():
             object.__setattr__(self, name, value)
         rng = np.random.default_rng((_RULES, seed))
         rules = []
-        for level in range(1, depth + 1):
+        for level, m in enumerate(every, 1):
             n_symbols = self.n_symbols(level)
             codes = rng.choice(v**s, size=n_symbols * m, replace=False)
             tuples = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
@@ -94,8 +112,20 @@ class RandomHierarchyModel:
         """Number of symbols at ``level``: v, or n_classes at the top."""
         return self.n_classes if level == self.L else self.v
 
+    def rule_weights(self, level: int) -> torch.Tensor | None:
+        """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""
+        r = torch.arange(1, self.rules[level - 1].shape[1] + 1, dtype=torch.float64)
+        return len(r) * (-self.zipf * r.log()).softmax(0) if self.zipf else None
+
+    def rule(self, level: int, uniform):
+        """Which rule of a symbol of ``level`` numbers in [0, 1) choose: an array, integers."""
+        m, weights = self.rules[level - 1].shape[1], self.rule_weights(level)
+        if weights is None:
+            return (uniform * m).astype(np.int64)
+        return np.searchsorted(weights.cumsum(0)[:-1].numpy() / m, uniform, "right")
+
     def sample(self, n: int, seed: int = 0) -> list[torch.Tensor]:
-        """Draw data: a uniform class, then a uniform rule at every node.
+        """Draw data: a uniform class, then a rule at every node.
 
         Sample i is the same whatever n is. The stream is independent of the one of the rules.
 
@@ -124,7 +154,8 @@ class RandomHierarchyModel:
             root, *parts = np.split(uniform, ends[:-1], axis=1)
             levels[self.L][rows] = root * self.n_classes
             for level, part in zip(range(self.L, 0, -1), parts, strict=True):
-                rule = levels[level][rows] * self.m + (part * self.m).astype(np.int64)
+                m = self.rules[level - 1].shape[1]
+                rule = levels[level][rows] * m + self.rule(level, part)
                 below = tables[level - 1].take(rule, axis=0)
                 levels[level - 1][rows] = below.reshape(len(rule), -1)
         return [torch.from_numpy(symbols) for symbols in levels]
@@ -150,7 +181,9 @@ class RandomHierarchyModel:
             codes, order = (rules.to(leaves.device) * powers).sum(-1).flatten().sort()
             wanted = torch.where((children < 0).any(-1), -1, (children * powers).sum(-1))
             position = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
-            levels.append(torch.where(codes[position] == wanted, order[position] // self.m, -1))
+            levels.append(
+                torch.where(codes[position] == wanted, order[position] // rules.shape[1], -1)
+            )
         return levels
 
 

@@ -44,9 +44,10 @@ class TreeSymbols:
             generator: one, or a list of n.
         """
         symbols = classes[:, None]
-        for rules in reversed(self.rhm.rules):
+        for level in range(self.rhm.L, 0, -1):
             uniform = drawn(torch.rand, symbols.shape, generator, dtype=torch.float64)
-            symbols = rules[symbols, (uniform * self.rhm.m).long()].flatten(1)
+            rule = torch.from_numpy(self.rhm.rule(level, uniform.numpy()))
+            symbols = self.rhm.rules[level - 1][symbols, rule].flatten(1)
         return symbols
 
     def log_joint(self, log_beliefs: Tensor) -> Tensor:

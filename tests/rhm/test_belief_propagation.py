@@ -19,6 +19,9 @@ SMALL = [
     dict(v=2, m=1, s=3, L=2),
     dict(v=3, m=2, s=5, L=1),
     dict(v=6, m=6, s=2, L=1, n_classes=1),
+    dict(v=3, m=3, s=2, L=3, zipf=1.0),
+    dict(v=4, m=(3, 2), s=2, L=2, n_classes=6),
+    dict(v=2, m=(2, 3), s=3, L=2, n_classes=2, zipf=0.5),
 ]
 backends = pytest.mark.parametrize("backend", list(BACKENDS))
 

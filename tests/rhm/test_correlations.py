@@ -52,15 +52,16 @@ def test_exact_covariance_where_messages_underflow():
     beliefs = 250 * torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
     beliefs[1] /= 250
     ours = correlations.posterior_covariance(BeliefPropagation(rhm)(beliefs.double(), True), leaves)
-    trees = all_trees(rhm)[0]
+    trees = all_trees(rhm)[0][0]
     logs = beliefs[:, torch.arange(8), trees].double().sum(-1)
     for x_0, weight, row in zip(leaves, logs.softmax(1).numpy(), ours, strict=True):
         sigma = (2.0 * (trees != x_0) - 1).numpy()
         np.testing.assert_allclose(row, by_distance(covariance_of(sigma, weight), 2), atol=1e-10)
 
 
-def test_block_moments_of_any_function_of_the_leaves():
-    rhm = RandomHierarchyModel(3, 2, 3, 2, seed=3)
+@pytest.mark.parametrize("zipf", [0.0, 1.0])
+def test_block_moments_of_any_function_of_the_leaves(zipf):
+    rhm = RandomHierarchyModel(3, 2, 3, 2, seed=3, zipf=zipf)
     random = torch.Generator().manual_seed(0)
     beliefs = torch.rand(2, 9, 3, generator=random, dtype=torch.float64)
     values = torch.randn(2, 9, 3, generator=random, dtype=torch.float64)

@@ -1,0 +1,280 @@
+"""The transition on trees of any structure, exactly: where it is, how wide, what changes together.
+
+One code, :func:`read_off`, reads the same numbers off belief propagation and off mean field.
+"""
+
+import math
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import brentq
+
+from hierphase.analysis.transition import crossing_time
+from hierphase.checks import check_known
+from hierphase.experiments.base import Experiment
+from hierphase.rhm import meanfield
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import NOISES, log_likelihood
+from hierphase.rhm.model import RandomHierarchyModel
+from hierphase.seeds import derived_generator
+
+#: What is read off the curves of a tree, see :func:`read_off`.
+QUANTITIES = (
+    "half", "width_75_25", "lead", "crossing", "deficit", "leaf", "leaf_slope", "chi_max",
+    "chi_epsilon",
+)  # fmt: skip
+_PARTS = ("", "_low", "_high", "_theory", "_draws")
+_CURVES = ("known", "slope", "variance")
+_POPULATION = 1 << 14  # beliefs, where mean field has to follow many
+_STEP = 1e-4  # of noise, relative, for slopes
+# Noises are dense around half-way and reach far: so many widths, in the logit of u.
+_OFFSETS = 0.6 * np.sinh(np.linspace(-4, 4, 49))
+_FINE = 4000
+
+# "v,m" by s, and depths, up to about 2000 leaves.
+_SETS = {
+    2: "6,2 8,2 8,3 12,3 16,2 16,4 16,6 24,6 32,4 32,6 32,8 32,12 64,8 64,16 "
+    "6,4 8,5 16,10 32,20 16,1 32,1",  # these without a transition
+    3: "6,4 6,8 8,4 8,16 12,6 16,8 16,32 6,16 8,1 8,2",
+    4: "6,4 6,16 8,8 10,20 10,3",
+}
+_DEPTHS = {2: (7, 9, 11), 3: (4, 5, 7), 4: (3, 4, 5)}
+_MAP = [
+    dict(zip("vm", map(int, pair.split(",")), strict=True), s=s, L=L)
+    for s, pairs in _SETS.items()
+    for pair in pairs.split()
+    for L in _DEPTHS[s]
+]
+_KINDS = [
+    {"v": 32, "m": 8, "s": 2, "L": L, "noise": noise} | kind
+    for L in (6, 8)
+    for kind in (
+        {}, {"zipf": 0.5}, {"zipf": 1.0}, {"zipf": 2.0}, {"n_classes": 4}, {"n_classes": 128},
+        {"m": [4, 12] * (L // 2)},
+    )
+    for noise in NOISES
+]  # fmt: skip
+_SIZES = {"n_rules": 8, "n_leaves": 1 << 14, "seed": 0}
+
+
+class TreeMap(Experiment):
+    """The transition of many trees, for several draws of the rules of each.
+
+    Args:
+        parameters: ``trees``, each the arguments of
+            :class:`~hierphase.rhm.model.RandomHierarchyModel` and ``noise``, one of
+            :data:`~hierphase.rhm.corruption.NOISES`, by default epsilon; ``n_rules`` draws of the
+            rules of each tree, the units; of each draw as many data as have ``n_leaves`` leaves, at
+            least four; ``seed``.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, an unknown noise, or a bad size.
+    """
+
+    presets = {
+        "map": _SIZES | {"trees": [*_MAP, {"v": 32, "m": 8, "s": 2, "L": 14}]},
+        "kinds": _SIZES | {"trees": _KINDS},
+    }
+    least = {"n_rules": 2}
+    padded = (*_CURVES, *(name + part for name in QUANTITIES for part in _PARTS))
+
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        for tree in self.p.trees:
+            model(tree)
+
+    def __len__(self) -> int:
+        return len(self.p.trees) * self.p.n_rules
+
+    def prepare(self) -> xr.Dataset:
+        """The noises ``u`` (tree, position) of each tree, and what mean field says there."""
+        theory = [theory_curves(*model(tree), self.p.seed) for tree in self.p.trees]
+        return xr.concat(theory, "structure")
+
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """One draw of the rules of one tree.
+
+        Args:
+            i: trees first, their draws in turn.
+            prepared: what :meth:`prepare` gave.
+
+        Returns:
+            As :func:`exact_curves`.
+        """
+        tree, draw = i // self.p.n_rules, i % self.p.n_rules
+        seed = derived_generator(self.p.seed, draw).initial_seed()
+        rhm, noise = model(self.p.trees[tree], seed)
+        return exact_curves(rhm, noise, prepared.u[tree].values, self.p.n_leaves, seed)
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """What is read off each tree's curves, the means over its draws, beside mean field.
+
+        Returns:
+            Along ``structure``, coordinates v, m (a mean over levels), s, L, n_classes, zipf and
+            noise: :data:`QUANTITIES`, with 95% intervals ``_low`` and ``_high`` over the draws
+            (jackknife), ``_theory``, and as ``_draws`` (structure, draw) those of each draw alone;
+            the curves ``known`` (structure, draw, position, of) and ``epsilon``, the noise.
+        """
+        merged = merged.drop_vars("unit", errors="ignore")
+        draws = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+        theory, n = self.prepare(), self.p.n_rules
+        found = np.empty((len(_PARTS) - 1, len(QUANTITIES), len(self.p.trees)))
+        alone = np.empty((len(QUANTITIES), len(self.p.trees), n))
+        for i, tree in enumerate(self.p.trees):
+            rhm, curves = model(tree)[0], draws.isel(structure=i)
+            value = read_off(curves.mean("draw"), rhm)
+            without = [read_off(curves.drop_isel(draw=k).mean("draw"), rhm) for k in range(n)]
+            error = stats.t.ppf(0.975, n - 1) * np.std(without, axis=0) * (n - 1) ** 0.5
+            here = theory.isel(structure=i).assign(epsilon=curves.epsilon.mean("draw"))
+            found[..., i] = value, value - error, value + error, read_off(here, rhm)
+            alone[:, i] = np.transpose([read_off(curves.isel(draw=k), rhm) for k in range(n)])
+        result = draws[["epsilon", "known"]]
+        for name, parts, each in zip(QUANTITIES, found.swapaxes(0, 1), alone, strict=True):
+            for part, values in zip(_PARTS, (*parts, each), strict=True):
+                result[name + part] = ("structure", "draw")[: values.ndim], values
+        columns = {"v": [], "m": [], "s": [], "L": [], "n_classes": [], "zipf": [], "noise": []}
+        for tree in self.p.trees:
+            full = {"n_classes": tree["v"], "zipf": 0.0, "noise": "epsilon"} | tree
+            for key, column in columns.items():
+                column.append(np.mean(full[key]) if key == "m" else full[key])
+        return result.assign_coords({key: ("structure", x) for key, x in columns.items()})
+
+
+def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
+    """The tree and the noise that one of ``trees`` says.
+
+    Raises:
+        ValueError: an unknown key or noise, a missing size, or sizes without unambiguous rules.
+    """
+    for name in tree:
+        check_known("part of a tree", name, ("v", "m", "s", "L", "n_classes", "zipf", "noise"))
+    missing = sorted({"v", "m", "s", "L"} - tree.keys())
+    if missing:
+        raise ValueError(f"each of trees must say v, m, s and L, got {tree}, without {missing}")
+    arguments = {"noise": "epsilon"} | tree
+    noise = arguments.pop("noise")
+    check_known("noise", noise, NOISES)
+    return RandomHierarchyModel(**arguments, seed=seed), noise
+
+
+def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, seed: int):
+    r"""What belief propagation knows of data of one draw of the rules, against noise.
+
+    In the epsilon-process the posterior is that of the tree times
+    :math:`\exp(h \sum_i 1[x_i = x_i^0])`, h the log-odds of a leaf. So the susceptibility is a
+    slope, :math:`\chi = \partial_h \langle P \rangle / \langle P (1 - P) \rangle`, P the
+    probability of a leaf's true symbol.
+
+    Args:
+        rhm: the model.
+        noise: one of :data:`~hierphase.rhm.corruption.NOISES`.
+        noises: (position,) its levels u in (0, 1); what is drawn is the same at all.
+        n_leaves: of all data together, at least four of which are drawn.
+        seed: of the data and the noise.
+
+    Returns:
+        Data set along ``position``: ``epsilon``, that of the epsilon-process of equal mean belief
+        in the true leaf; ``known`` (position, of), the mean probability of the true symbol of the
+        leaves, of level 1 and of the class; ``slope`` and ``variance``, the two parts of the
+        susceptibility (NaN for other noises).
+    """
+    levels, v = rhm.sample(max(n_leaves // rhm.d, 4), seed=seed), rhm.v
+    infer, slopes = BeliefPropagation(rhm), noise == "epsilon"
+
+    def of_truth(u):
+        generator = torch.Generator().manual_seed(seed % 2**63)
+        beliefs = log_likelihood(noise, levels[0], v, u, generator, T=20_000)
+        marginals, truth = infer(beliefs, log=True).marginals, [x[..., None] for x in levels]
+        found = [marginals[level].gather(2, truth[level]).numpy() for level in (0, 1, rhm.L)]
+        return beliefs.softmax(-1).gather(2, truth[0]).mean().item(), found
+
+    rows = []
+    for u in noises:
+        steps = (-_STEP, _STEP) if slopes else (0,)
+        belief, found = zip(*(of_truth(u * (1 + step)) for step in steps), strict=True)
+        leaf = np.array([p[0] for p in found])
+        known = np.mean([[p.mean() for p in one] for one in found], axis=0)
+        slope = variance = math.nan
+        if slopes:
+            below, above = (math.log(b * (v - 1) / (1 - b)) for b in belief)
+            slope = (leaf[1] - leaf[0]).mean() / (above - below)
+            variance = (leaf * (1 - leaf)).mean()
+        rows.append((*known, slope, variance, (1 - np.mean(belief)) / (1 - 1 / v)))
+    *known, slope, variance, epsilon = np.array(rows).T
+    curves = {"known": (("position", "of"), np.transpose(known)), "slope": ("position", slope)}
+    return xr.Dataset(
+        curves | {"variance": ("position", variance), "epsilon": ("position", epsilon)}
+    )
+
+
+def theory_curves(rhm: RandomHierarchyModel, noise: str, seed: int) -> xr.Dataset:
+    """What mean field says of the same; of many beliefs, unless all of a level are equal.
+
+    Args:
+        rhm: the model; its rules are not used.
+        noise: one of :data:`~hierphase.rhm.corruption.NOISES`.
+        seed: of the noise, and of the rules and the siblings that beliefs meet.
+
+    Returns:
+        As :func:`exact_curves`, without ``epsilon``; and ``u``, the noises, around the fall of the
+        class. The susceptibility is NaN for trees that are not alike at all levels, too.
+    """
+    sizes, leaves = (rhm.v, rhm.m, rhm.s, rhm.L), torch.zeros(_POPULATION, 1, dtype=torch.long)
+
+    def known(u):
+        if noise == "epsilon" and not rhm.zipf:
+            return meanfield.profile(u, *sizes, rhm.n_classes)
+        generator = torch.Generator().manual_seed(seed)
+        beliefs = log_likelihood(noise, leaves, rhm.v, u, generator, T=20_000).softmax(-1)
+        population = beliefs[:, 0, 0].numpy()
+        return meanfield.population_profile(population, *sizes, seed, rhm.n_classes, rhm.zipf)
+
+    def above(u, share):
+        return known(u)[-1] - share - (1 - share) / rhm.n_classes
+
+    ends = 1e-6, 1 - 1e-9
+    early, half, late = (brentq(above, *ends, args=share, xtol=1e-6) for share in (0.75, 0.5, 0.25))
+    logit = math.log(half / (1 - half)) + _OFFSETS * (late - early) / (half * (1 - half))
+    noises = (1 / (1 + np.exp(-logit))).clip(1e-5, 1 - 1e-9)
+    alike = isinstance(rhm.m, int) and rhm.n_classes == rhm.v and not rhm.zipf
+    chi = [math.nan] * len(noises)
+    if alike and noise == "epsilon":
+        chi = [meanfield.susceptibility(u, *sizes) for u in noises]
+    curves = {"u": ("position", noises), "slope": ("position", chi)}
+    curves["known"] = ("position", "of"), [known(u)[[0, 1, -1]] for u in noises]
+    return xr.Dataset(curves | {"variance": ("position", np.ones(len(noises)))})
+
+
+def read_off(curves: xr.Dataset, rhm: RandomHierarchyModel) -> np.ndarray:
+    """Where and how the class of a tree is lost, K being what is known beyond chance.
+
+    Args:
+        curves: as from :func:`exact_curves`.
+        rhm: the model.
+
+    Returns:
+        :data:`QUANTITIES`, in units of the noise epsilon: ``half``, where K of the class is .5;
+        ``width_75_25``, of its fall from .75 to .25; ``lead`` and ``deficit``, by how much K of the
+        class is at most above that of level 1 before half-way, and below it after, and
+        ``crossing``, where it comes to be the smaller (NaN where it never does); ``leaf`` and
+        ``leaf_slope``, K of the leaves at half-way and its slope; ``chi_max``, the largest
+        susceptibility, and where, ``chi_epsilon``.
+    """
+    epsilon, order = np.unique(curves.epsilon.values, return_index=True)
+    chance = 1 / np.array([rhm.v, rhm.n_symbols(1), rhm.n_classes])
+    kept = (curves.known.values - chance) / (1 - chance)
+    chi = (curves.slope / curves.variance).values
+    rows = np.column_stack([kept, chi])[order]
+    fine = np.interp(np.linspace(0, len(epsilon) - 1, _FINE), np.arange(len(epsilon)), epsilon)
+    leaf, level_1, top, chi = PchipInterpolator(epsilon, np.nan_to_num(rows))(fine).T
+    early, half, late = (crossing_time(fine, top, share) for share in (0.75, 0.5, 0.25))
+    before, after = fine < half, fine > half
+    ahead, peak = top - level_1, chi.argmax()
+    crossing = crossing_time(fine, ahead, 0) if ahead[before].max() > 0 else math.nan
+    slope = np.interp(half, fine, np.gradient(leaf, fine))
+    of_chi = (chi[peak], fine[peak]) if np.isfinite(rows[:, -1]).any() else (math.nan, math.nan)
+    gaps = ahead[before].max(), crossing, -ahead[after].min()
+    return np.array([half, late - early, *gaps, np.interp(half, fine, leaf), slope, *of_chi])
