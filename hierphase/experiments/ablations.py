@@ -3,6 +3,7 @@
 One code, :func:`read_off`, reads the same numbers off belief propagation and off mean field.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -240,9 +241,10 @@ def theory_curves(rhm: RandomHierarchyModel, noise: str, seed: int) -> xr.Datase
     logit = math.log(half / (1 - half)) + _OFFSETS * (late - early) / (half * (1 - half))
     noises = (1 / (1 + np.exp(-logit))).clip(1e-5, 1 - 1e-9)
     alike = isinstance(rhm.m, int) and rhm.n_classes == rhm.v and not rhm.zipf
-    chi = [math.nan] * len(noises)
-    if alike and noise == "epsilon":
-        chi = [meanfield.susceptibility(u, *sizes) for u in noises]
+    chi = np.full(len(noises), math.nan)
+    for i, u in enumerate(noises if alike and noise == "epsilon" else ()):
+        with contextlib.suppress(ValueError):  # so little noise that beliefs round to 1
+            chi[i] = meanfield.susceptibility(u, *sizes)
     curves = {"u": ("position", noises), "slope": ("position", chi)}
     curves["known"] = ("position", "of"), [known(u)[[0, 1, -1]] for u in noises]
     return xr.Dataset(curves | {"variance": ("position", np.ones(len(noises)))})
