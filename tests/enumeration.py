@@ -21,9 +21,7 @@ def all_trees(rhm):
                 below = list(itertools.chain.from_iterable(children))
                 grown.append((probability * share, [*tree, below]))
         trees = grown
-    levels = [
-        torch.tensor([tree[-1 - level] for _, tree in trees]) for level in range(rhm.L + 1)
-    ]
+    levels = [torch.tensor([tree[-1 - level] for _, tree in trees]) for level in range(rhm.L + 1)]
     return levels, torch.tensor([probability for probability, _ in trees], dtype=torch.float64)
 
 

@@ -150,11 +150,10 @@ def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
     Raises:
         ValueError: an unknown key or noise, a missing size, or sizes without unambiguous rules.
     """
+    if not isinstance(tree, dict) or not {"v", "m", "s", "L"} <= tree.keys():
+        raise ValueError(f"each of trees must say v, m, s and L, got {tree!r}")
     for name in tree:
         check_known("part of a tree", name, ("v", "m", "s", "L", "n_classes", "zipf", "noise"))
-    missing = sorted({"v", "m", "s", "L"} - tree.keys())
-    if missing:
-        raise ValueError(f"each of trees must say v, m, s and L, got {tree}, without {missing}")
     arguments = {"noise": "epsilon"} | tree
     noise = arguments.pop("noise")
     check_known("noise", noise, NOISES)

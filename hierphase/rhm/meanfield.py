@@ -138,6 +138,33 @@ def length_exponent(v, m, s) -> float | None:
     return None if p is None else float(np.log(s) / np.log(slope(p, v, m, s)))
 
 
+def koenigs(p, v, m, s) -> np.ndarray:
+    r"""Koenigs function of F at p*, the coordinate in which one level is a multiplication.
+
+    .. math:: \varphi(F(p)) = F'(p^*)\, \varphi(p), \qquad \varphi'(p^*) = 1
+
+    So what is known of the class is one function of :math:`F'(p^*)^L \varphi(p_0)` at every depth.
+    The limit of :math:`F'(p^*)^n [F^{-n}(p) - p^*]`.
+
+    Args:
+        p: belief in the true symbol, strictly between 1/v and 1; float or array.
+        v, m, s: symbols, rules a symbol, branching.
+
+    Raises:
+        ValueError: sizes without unambiguous rules or without a transition, or p out of range.
+    """
+    fixed, p = fixed_point(v, m, s), checks.fractions("p", p)
+    if fixed is None:
+        raise ValueError(f"there is no transition for (v, m, s) = {v, m, s}")
+    if not ((p > 1 / v) & (p < 1)).all():
+        raise ValueError(f"p must be between 1/v = {1 / v:.4g} and 1, got {p.min()} to {p.max()}")
+    a, f, factor = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1), slope(fixed, v, m, s)
+    steps = int(np.ceil(np.log(1e7) / np.log(factor)))  # half of the digits of float64
+    for _ in range(steps):
+        p = ((p * f - a) / (1 - a - p * (1 - f))) ** (1 / s)
+    return factor**steps * (p - fixed)
+
+
 def leaf_belief(epsilon, v):
     r"""Belief in the true symbol of a leaf in the epsilon-process.
 

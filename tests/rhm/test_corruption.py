@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from hierphase.rhm import corruption
 from hierphase.rhm.belief_propagation import BeliefPropagation
-from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, MaskingProcess
+from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, MaskingProcess, UniformProcess
 from hierphase.rhm.model import RandomHierarchyModel
 
 LEAVES = torch.tensor([[0, 2, 1, 3], [3, 3, 0, 0]])
@@ -193,3 +194,46 @@ def test_noise_is_what_was_added():
     drawn = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(process.noise(x_t, x_0, times), drawn, rtol=0, atol=1e-4)
     torch.testing.assert_close(scheduler.add_noise(x_0, drawn, times), x_t)
+
+
+def test_uniform_noise_leaves_the_belief_that_bayes_says():
+    process, generator = UniformProcess(v=4, T=10), torch.Generator().manual_seed(0)
+    leaves = torch.arange(4).repeat_interleave(20_000)[None]  # equally likely
+    seen = process.corrupt(leaves, t=6, generator=generator)
+    counts = torch.zeros(4, 4).index_put_((seen[0], leaves[0]), torch.ones(80_000), accumulate=True)
+    expected = process.beliefs(torch.arange(4)[None], t=6)[0]
+    torch.testing.assert_close(counts / counts.sum(1, keepdim=True), expected, atol=0.015, rtol=0)
+    assert expected[0, 0] == pytest.approx(0.4 + 0.6 / 4)
+
+
+def test_uniform_noise_at_its_ends_and_per_sample():
+    process, leaves = UniformProcess(v=5, T=2), torch.tensor([[1, 4, 0], [1, 4, 0]])
+    assert (process.corrupt(leaves, 0) == leaves).all()
+    beliefs = process.beliefs(leaves, torch.tensor([0, 2]))
+    assert (beliefs[0] == torch.nn.functional.one_hot(leaves[0], 5)).all()
+    torch.testing.assert_close(beliefs[1], torch.full((3, 5), 0.2))
+    with pytest.raises(ValueError, match="x_t must not hold symbol 5"):
+        process.beliefs(torch.tensor([[5]]), 1)
+
+
+@pytest.mark.parametrize("noise", corruption.NOISES)
+def test_likelihoods_of_every_noise_are_those_of_its_process(noise):
+    leaves, t = RandomHierarchyModel(6, 2, 2, 3).sample(5)[0], 0.3
+    ours = corruption.log_likelihood(noise, leaves, 6, t, torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    if noise == "epsilon":
+        beliefs = EpsilonProcess(6).beliefs(leaves, t)
+    elif noise == "Gaussian":
+        process = GaussianProcess(corruption.ddpm_scheduler(), 6)
+        beliefs = process.beliefs(process.corrupt(leaves, 300, generator), 300)
+    else:
+        process = {"masking": MaskingProcess, "uniform": UniformProcess}[noise](6, T=1)
+        beliefs = process.beliefs(process.corrupt(leaves, t, generator), t)
+    ours = ours.softmax(-1)
+    torch.testing.assert_close(ours.float(), beliefs / beliefs.sum(-1, keepdim=True))
+
+
+def test_a_finer_schedule_carries_the_same_noise():
+    coarse, fine = (GaussianProcess(corruption.ddpm_scheduler(T), 4) for T in (1000, 20_000))
+    ratio = fine.snr(6000) / coarse.snr(300)
+    assert ratio.item() == pytest.approx(1, rel=0.01)

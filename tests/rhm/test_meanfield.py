@@ -257,3 +257,52 @@ def test_susceptibility_stops_growing_where_nu_is_two_or_more(sizes, limit):
     assert meanfield.length_exponent(*sizes) > 2
     chi = [meanfield.susceptibility(critical, *sizes, L) for L in (40, 80)]
     assert chi == pytest.approx([limit, limit], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "kind", [{"m": [4, 8, 12]}, {"n_classes": 4}, {"n_classes": 128}, {"zipf": 1.0}, {"zipf": 2.0}]
+)
+def test_trees_of_other_kinds_follow_belief_propagation(kind):
+    sizes, epsilon = {"v": 32, "m": 8, "s": 2, "L": 3} | kind, 0.65
+    known = []
+    for seed in range(24):
+        rhm = RandomHierarchyModel(**sizes, seed=seed)
+        levels = rhm.sample(64, seed=seed)
+        beliefs = EpsilonProcess(32).beliefs(levels[0], epsilon)
+        known.append(BeliefPropagation(rhm)(beliefs).probability_of(levels).mean(0))
+    known, error = torch.stack(known).mean(0), torch.stack(known).std(0) / 24**0.5
+    zipf = sizes.pop("zipf", 0.0)
+    population = np.full(20_000, meanfield.leaf_belief(epsilon, 32))
+    theory = meanfield.population_profile(population, **sizes, zipf=zipf)
+    assert (abs(known.numpy() - theory) < 0.01 + 4 * error.numpy()).all()
+    if not zipf:
+        np.testing.assert_allclose(meanfield.profile(epsilon, **sizes), theory, atol=1e-9)
+
+
+@pytest.mark.parametrize(("v", "m", "s"), [(32, 8, 2), (8, 16, 3), (6, 16, 4)])
+def test_koenigs_coordinate_turns_a_level_into_a_multiplication(v, m, s):
+    p = np.linspace(1 / v + 0.05, 0.95, 20)
+    factor = meanfield.slope(meanfield.fixed_point(v, m, s), v, m, s)
+    once = meanfield.koenigs(meanfield.upward(p, v, m, s), v, m, s)
+    np.testing.assert_allclose(once, factor * meanfield.koenigs(p, v, m, s), rtol=1e-5)
+    near = meanfield.fixed_point(v, m, s) + np.array([-1e-4, 1e-4])
+    assert np.diff(meanfield.koenigs(near, v, m, s)) == pytest.approx(2e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(("v", "m", "s"), [(32, 4, 2), (64, 2, 2), (8, 4, 3), (6, 8, 4)])
+def test_duality_keeps_the_exponents_and_maps_the_fixed_point(v, m, s):
+    dual = v ** (s - 1) // m
+    p, of_dual = (meanfield.fixed_point(v, number, s) for number in (m, dual))
+    assert of_dual == pytest.approx(1 / (v * p), rel=1e-9)
+    slopes = meanfield.slope(p, v, m, s), meanfield.slope(of_dual, v, dual, s)
+    assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
+    assert meanfield.slopes(v, m, s) == pytest.approx(meanfield.slopes(v, dual, s)[::-1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p", "m", "message"),
+    [(0.5, 32, "no transition"), (1.0, 8, "p must be between 1/v = 0.03125 and 1, got 1.0")],
+)
+def test_koenigs_coordinate_is_refused_where_there_is_none(p, m, message):
+    with pytest.raises(ValueError, match=message):
+        meanfield.koenigs(p, 32, m, 2)

@@ -136,3 +136,36 @@ def test_parse_refuses_what_are_no_leaves(leaves, message):
 def test_sample_refuses_a_bad_count():
     with pytest.raises(ValueError, match="n must be at least 1, got 0"):
         RandomHierarchyModel(v=4, m=2, s=2, L=2).sample(0)
+
+
+@pytest.mark.parametrize("zipf", [0.0, 1.0, 3.0])
+def test_rules_are_as_likely_as_their_rank_says(zipf):
+    rhm = RandomHierarchyModel(v=6, m=4, s=2, L=1, zipf=zipf)
+    leaves, classes = rhm.sample(20_000, seed=3)
+    used = (rhm.rules[0][classes[:, 0]] == leaves[:, None]).all(-1)
+    expected = 1 / torch.arange(1, 5).double() ** zipf
+    counts = used.sum(0).double()
+    assert chisquare(counts, expected / expected.sum() * counts.sum()).pvalue > 1e-4
+
+
+def test_each_level_may_have_a_number_of_rules_of_its_own():
+    rhm = RandomHierarchyModel(v=6, m=[2, 5, 3], s=2, L=3, n_classes=11)
+    assert rhm.m == (2, 5, 3)
+    assert [tuple(rules.shape) for rules in rhm.rules] == [(6, 2, 2), (6, 5, 2), (11, 3, 2)]
+    levels = rhm.sample(50)
+    assert all((a == b).all() for a, b in zip(rhm.parse(levels[0]), levels, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"m": [2, 3]}, r"m must be one number or L=3 numbers, got \[2, 3\]"),
+        ({"m": [2, 0, 3]}, "each m must be at least 1, got 0"),
+        ({"m": [2, 2, 7]}, "m=7 rules need 42 different tuples"),
+        ({"zipf": -1}, "zipf must be a number, 0 to 100, got -1"),
+        ({"zipf": float("nan")}, "zipf must be a number, 0 to 100, got nan"),
+    ],
+)
+def test_impossible_kinds_of_rules_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        RandomHierarchyModel(**{"v": 6, "m": 2, "s": 2, "L": 3} | changes)
