@@ -93,7 +93,9 @@ def increasing(name: str, values, minimum: int = 2) -> np.ndarray:
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < minimum or not (np.diff(array) > 0).all():
-        raise ValueError(f"{name} must increase, {minimum} or more, got {array.tolist()}")
+        written = {"float_kind": lambda x: str(float(x))}
+        found = np.array2string(array, threshold=20, separator=", ", formatter=written)
+        raise ValueError(f"{name} must increase, {minimum} or more, got {found}")
     check_finite(name, array)
     return array
 
