@@ -127,20 +127,19 @@ class Posterior:
             leaf_up, log_largest = (beliefs - largest).exp(), largest
         else:
             leaf_up, log_largest = beliefs / torch.where(largest > 0, largest, 1), largest.log()
-        self._up, scales = _upward(engine, leaf_up, self._rules)
-        lowest = torch.stack([scale.amin(1) for scale in scales]).amin(0)
-        self._unsafe = ~(lowest >= self._safe)
+        self._up, scales = engine.upward(leaf_up, self._rules)
+        self._unsafe = ~(scales.amin(1) >= self._safe)
         # log probability of any one tree: its class and a rule at each of its inner nodes, but for
         # the weights of these, which are in the messages
         log_prior = -math.log(rhm.n_classes)
         for up, (rules, _) in zip(self._up[1:], self._rules, strict=True):
             log_prior -= up.shape[1] * math.log(rules.shape[1])
         evidence = log_prior + engine.plus(self._up[-1][:, 0]).double().log()
-        evidence += sum(scale.double().log().sum(1) for scale in scales)
+        evidence += scales.double().log().sum(1)
         if self._unsafe.any():
             up, scales = self._upward_log(self._unsafe)
             exact = log_prior + LOGARITHM.plus(up[-1][:, 0])
-            evidence[self._unsafe] = exact + sum(scale.sum(1) for scale in scales)
+            evidence[self._unsafe] = exact + scales.sum(1)
             impossible = (evidence == -torch.inf).nonzero().flatten().tolist()
             if impossible:
                 raise ValueError(
@@ -153,11 +152,11 @@ class Posterior:
     @one_thread()
     def marginals(self) -> list[torch.Tensor]:
         """List of L+1 tensors; ``[l]``: (n, s**(L-l), symbols), p(symbol | observation)."""
-        marginals, lowest = _downward(self._engine, self._up, self._rules)
+        marginals, lowest = self._engine.downward(self._up, self._rules)
         unsafe = self._unsafe | ~(lowest >= self._safe)
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
-            marginals_log, _ = _downward(LOGARITHM, up, self._tables(LOGARITHM, up[0]))
+            marginals_log, _ = LOGARITHM.downward(up, self._tables(LOGARITHM, up[0]))
             for ours, exact in zip(marginals, marginals_log, strict=True):
                 ours[unsafe] = exact.to(ours.dtype)
         return marginals
@@ -249,32 +248,7 @@ class Posterior:
         relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
         possible = relative >= -_LARGEST_SUM / self.rhm.d
         relative = torch.where(possible, relative, -torch.inf)
-        return _upward(LOGARITHM, relative, self._tables(LOGARITHM, relative))
-
-
-def _upward(engine, leaf_up, rules):
-    """Messages of all levels, and the scales (n, nodes) taken out of those of levels 1 to L."""
-    up, scales = [leaf_up.contiguous()], []
-    for level_rules, weights in rules:
-        children = up[-1].unflatten(1, (-1, level_rules.shape[-1]))
-        message, scale = engine.up_level(children, level_rules, weights)
-        up.append(message)
-        scales.append(scale)
-    return up, scales
-
-
-def _downward(engine, up, rules):
-    """Marginals of all levels, and the smallest overlap of down and up messages, (n,)."""
-    marginals = [engine.normalise(up[-1])]
-    down = torch.full_like(up[-1], engine.unit)
-    lowest = []
-    for level in range(len(rules) - 1, -1, -1):
-        children = up[level].unflatten(1, (-1, rules[level][0].shape[-1]))
-        down, marginal, overlap = engine.down_level(down, children, *rules[level], keep=level > 0)
-        down = down.flatten(1, 2)
-        marginals.insert(0, marginal.flatten(1, 2))
-        lowest.append(overlap.flatten(1).amin(1))
-    return marginals, torch.stack(lowest).amin(0)
+        return LOGARITHM.upward(relative, self._tables(LOGARITHM, relative))
 
 
 def _descend(engine, up, rules, uniform):

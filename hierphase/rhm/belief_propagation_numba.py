@@ -70,52 +70,67 @@ class FusedSumProduct(SumProduct):
         weights = torch.ones(rules.shape[1]) if weights is None else weights
         return rules.numpy().astype(np.uint32), weights.to(like).numpy()
 
-    def up_level(self, children, rules, weights):
-        """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.up_level`."""
-        n, nodes = children.shape[:2]
-        up, scale = children.new_empty(n, nodes, len(rules)), children.new_empty(n, nodes)
-        _share(_up_level, rules.size, rules, weights, children, up, scale)
-        return up, scale
+    def upward(self, leaf_up, tables):
+        """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.upward`."""
+        n, up, scales = len(leaf_up), [leaf_up.contiguous().numpy()], []
+        for rules, weights in tables:
+            children = up[-1].reshape(-1, rules.shape[-1], up[-1].shape[-1])
+            message = np.empty((len(children), len(rules)), children.dtype)
+            scales.append(np.empty(len(children), children.dtype))
+            _share(_up_level, rules.size, rules, weights, children, message, scales[-1])
+            up.append(message.reshape(n, -1, len(rules)))
+        scales = np.concatenate([scale.reshape(n, -1) for scale in scales], 1)
+        return [torch.from_numpy(message) for message in up], torch.from_numpy(scales)
 
-    def down_level(self, down, children, rules, weights, keep):
-        """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.down_level`."""
-        n, nodes, s, v = children.shape
-        marginals, overlap = torch.empty_like(children), children.new_empty(n, nodes, s)
-        out = torch.empty_like(children) if keep else children.new_empty(0, nodes, s, v)
-        tensors = children, down, out, marginals, overlap
-        _share(_down_level, 3 * rules.size, rules, weights, *tensors)
-        return out, marginals, overlap
+    def downward(self, up, tables):
+        """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.downward`."""
+        marginals, lowest, n = [self.normalise(up[-1])], [], len(up[0])
+        down = np.ones_like(up[-1][:, 0].numpy())
+        for level in range(len(tables) - 1, -1, -1):
+            messages, (rules, weights) = up[level].numpy(), tables[level]
+            children = messages.reshape(-1, rules.shape[-1], messages.shape[-1])
+            # the downward messages of the leaves are not wanted
+            below = np.empty_like(children if level else children[:0])
+            marginal = np.empty_like(children)
+            overlap = np.empty(children.shape[:2], children.dtype)
+            arrays = children, down, below, marginal, overlap
+            _share(_down_level, 3 * rules.size, rules, weights, *arrays)
+            down = below.reshape(-1, messages.shape[-1])
+            marginals.insert(0, torch.from_numpy(marginal.reshape(messages.shape)))
+            lowest.append(overlap.reshape(n, -1).min(1))
+        return marginals, torch.from_numpy(np.min(lowest, 0))
 
     def choose_level(self, symbols, children, rules, weights, uniform):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.choose_level`."""
         chosen = symbols.new_empty(*symbols.shape, rules.shape[-1])
         total = torch.empty_like(uniform)
-        draws = [tensor.flatten(0, 1) for tensor in (symbols, uniform, chosen, total)]
-        _share(_choose_level, len(symbols) * rules[0].size, rules, weights, children, *draws)
+        of_rows = (children, *(x.flatten(0, 1) for x in (symbols, uniform, chosen, total)))
+        arrays = [x.flatten(0, 1).numpy() for x in of_rows]
+        _share(_choose_level, len(symbols) * rules[0].size, rules, weights, *arrays)
         return chosen, total
 
 
 FUSED = FusedSumProduct()
 
 
-def _share(kernel, cost: int, rules, weights, *tensors: torch.Tensor) -> None:
+def _share(kernel, cost: int, rules, weights, *arrays: np.ndarray) -> None:
     """Run ``kernel`` over all nodes, in as many threads as torch may use.
 
     Args:
         kernel: takes the first node, the one after the last, rules, weights and arrays.
         cost: multiplications for one node.
-        rules: of the level, an array.
-        weights: of a symbol's rules, an array.
-        tensors: their first two axes, (n, nodes) of the first of them, become the first of arrays.
+        rules: of the level.
+        weights: of a symbol's rules.
+        arrays: the first axis of the first of them is that of the nodes of all samples.
     """
-    arrays = [rules, weights, *(x.flatten(0, 1).numpy() for x in tensors)]
-    n_rows, threads = len(arrays[2]), _scope.threads
+    n_rows, threads = len(arrays[0]), _scope.threads
     if threads == 1 or n_rows * cost < _WORTH_THREADS:
-        kernel(0, n_rows, *arrays)
+        kernel(0, n_rows, rules, weights, *arrays)
         return
     edges = [n_rows * i // threads // LANES * LANES for i in range(threads)] + [n_rows]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda begin, end: kernel(begin, end, *arrays), edges, edges[1:]))
+        parts = pool.map(lambda *ends: kernel(*ends, rules, weights, *arrays), edges, edges[1:])
+        list(parts)
 
 
 @_jit

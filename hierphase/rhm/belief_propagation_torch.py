@@ -50,6 +50,44 @@ class SumProduct:
         """Multiply messages (..., m) by the weights (m,) of the rules, or by 1 if None."""
         return message if weights is None else self._times(message, weights)
 
+    def upward(self, leaf_up, tables):
+        """Upward messages of all levels, and what was taken out of them.
+
+        Args:
+            leaf_up: (n, d, v).
+            tables: of each level from 1 to L, as :meth:`table` gives them.
+
+        Returns:
+            messages, L+1 tensors (n, nodes, symbols); scales (n, nodes of levels 1 to L together).
+        """
+        up, scales = [leaf_up], []
+        for rules, weights in tables:
+            children = up[-1].unflatten(1, (-1, rules.shape[-1]))
+            message, scale = self.up_level(children, rules, weights)
+            up.append(message)
+            scales.append(scale)
+        return up, torch.cat(scales, 1)
+
+    def downward(self, up, tables):
+        """Marginals of all levels.
+
+        Args:
+            up: upward messages, as :meth:`upward` gives them.
+            tables: likewise.
+
+        Returns:
+            marginals, L+1 tensors (n, nodes, symbols), and the smallest overlap of down and up
+            messages, (n,).
+        """
+        marginals, down, lowest = [self.normalise(up[-1])], torch.full_like(up[-1], self.unit), []
+        for level in range(len(tables) - 1, -1, -1):
+            children = up[level].unflatten(1, (-1, tables[level][0].shape[-1]))
+            down, marginal, overlap = self.down_level(down, children, *tables[level])
+            down = down.flatten(1, 2)
+            marginals.insert(0, marginal.flatten(1, 2))
+            lowest.append(overlap.flatten(1).amin(1))
+        return marginals, torch.stack(lowest).amin(0)
+
     def up_level(self, children, rules, weights):
         r"""Upward messages to all parents of one level.
 
@@ -70,7 +108,7 @@ class SumProduct:
         scale = total.amax(-1)
         return self.over(total, scale[..., None]), scale
 
-    def down_level(self, down, children, rules, weights, keep):
+    def down_level(self, down, children, rules, weights):
         r"""Downward messages to all children of one level.
 
         .. math::
@@ -82,12 +120,10 @@ class SumProduct:
             children: (n, nodes, s, v) upward messages of the children.
             rules: (symbols, m, s).
             weights: (m,), or None where all are 1.
-            keep: whether the children's downward messages are wanted (not at the leaves).
 
         Returns:
-            downward messages of the children (n, nodes, s, v), perhaps of no sample where they are
-            not wanted; their marginals, same shape; overlap (n, nodes, s), the sum of down times
-            up, the largest entry of each 1.
+            downward messages of the children (n, nodes, s, v); their marginals, same shape; overlap
+            (n, nodes, s), the sum of down times up, the largest entry of each 1.
         """
         factors = child_messages(children, rules)
         parent = self.weigh(down[..., None].expand_as(factors[0]), weights)
