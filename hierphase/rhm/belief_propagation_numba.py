@@ -67,8 +67,8 @@ class FusedSumProduct(SumProduct):
 
     def table(self, rules, weights, like):
         """As arrays; the rules unsigned, which spares numba the test for negative indices."""
-        weights = torch.ones(rules.shape[1]) if weights is None else weights
-        return rules.numpy().astype(np.uint32), weights.to(like).numpy()
+        weights = np.ones(rules.shape[1]) if weights is None else weights.numpy()
+        return rules.numpy().astype(np.uint32), weights.astype(like.numpy().dtype)
 
     def upward(self, leaf_up, tables):
         """See :meth:`hierphase.rhm.belief_propagation_torch.SumProduct.upward`."""

@@ -114,8 +114,10 @@ class RandomHierarchyModel:
 
     def rule_weights(self, level: int) -> torch.Tensor | None:
         """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""
+        if not self.zipf:
+            return None
         r = torch.arange(1, self.rules[level - 1].shape[1] + 1, dtype=torch.float64)
-        return len(r) * (-self.zipf * r.log()).softmax(0) if self.zipf else None
+        return len(r) * (-self.zipf * r.log()).softmax(0)
 
     def rule(self, level: int, uniform):
         """Which rule of a symbol of ``level`` numbers in [0, 1) choose: an array, integers."""
