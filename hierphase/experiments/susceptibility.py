@@ -92,11 +92,12 @@ class TreeCorrelations(Experiment):
         levels = rhm.sample(n_data, seed=seed)
         repeated = [symbols.repeat(n_draws, 1) for symbols in levels]
         noisy = np.empty((2, self.p.n_times, 2, L + 1), np.float32)
-        noisy_known, noise = np.empty((2, 2, self.p.n_times), np.float32)
+        noisy_known, equal_noise = np.empty((2, 2, self.p.n_times), np.float32)
         for p, times in enumerate(self._times()):
             for k, t in enumerate(times):
                 generator = derived_generator(self.p.seed, i, p, k)
-                log_beliefs = self._log_beliefs(p, repeated[0], t, generator)
+                noise = ("masking", "Gaussian")[p]
+                log_beliefs = corruption.log_likelihood(noise, repeated[0], rhm.v, t, generator)
                 posterior = BeliefPropagation(rhm)(log_beliefs, log=True)
                 within = posterior_covariance(posterior, repeated[0]).mean(axis=0)
                 kept = posterior.marginals[0].gather(-1, repeated[0][..., None])[..., 0]
@@ -104,7 +105,7 @@ class TreeCorrelations(Experiment):
                 noisy[p, k] = within, tree_covariance(means, rhm.s).mean(axis=0)
                 noisy_known[p, k] = posterior.probability_of(repeated)[:, -1].mean()
                 belief = log_beliefs.softmax(-1).gather(-1, repeated[0][..., None]).mean()
-                noise[p, k] = (1 - belief) / (1 - 1 / rhm.v)
+                equal_noise[p, k] = (1 - belief) / (1 - 1 / rhm.v)
         of_epsilon, of_step = ("depth", "epsilon"), ("process", "step")
         coordinates = {"depth": depths, "epsilon": self._noises}
         coordinates |= {"process": ["masking", "Gaussian"], "part": ["given x_t", "of the means"]}
@@ -113,7 +114,7 @@ class TreeCorrelations(Experiment):
             "class_known": (of_epsilon, known),
             "noisy_covariance": ((*of_step, "part", "noisy_distance"), noisy),
             "noisy_class_known": (of_step, noisy_known),
-            "noise": (of_step, noise),
+            "noise": (of_step, equal_noise),
         }
         return xr.Dataset(measured, coordinates)
 
@@ -127,15 +128,6 @@ class TreeCorrelations(Experiment):
         snr = self._gaussian.snr(torch.arange(T)).numpy()
         steps = [abs(np.log(snr / wanted)).argmin() for wanted in np.geomspace(18, 1.2, n_times)]
         return np.stack([np.linspace(0.05, 0.95, n_times), np.array(steps) / T])
-
-    def _log_beliefs(self, which: int, leaves, t: float, generator) -> torch.Tensor:
-        """Log beliefs after masking (0) or Gaussian noise (1) up to time t/T, float64."""
-        if which == 0:
-            masking = corruption.MaskingProcess(self.p.v, T=1)
-            return masking.beliefs(masking.corrupt(leaves, t, generator)).double().log()
-        gaussian = self._gaussian
-        step = round(t * gaussian.scheduler.config.num_train_timesteps)
-        return gaussian.log_beliefs(gaussian.corrupt(leaves, step, generator).double(), step)
 
 
 class ImageCorrelations(ImageExperiment):
