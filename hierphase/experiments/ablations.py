@@ -132,7 +132,7 @@ class TreeMap(Experiment):
             here = theory.isel(structure=i).assign(epsilon=curves.epsilon.mean("draw"))
             found[..., i] = value, value - error, value + error, read_off(here, rhm)
             alone[:, i] = np.transpose([read_off(curves.isel(draw=k), rhm) for k in range(n)])
-        result = draws[["epsilon", "known"]]
+        result = draws[["epsilon", "known"]].astype(np.float32)
         for name, parts, each in zip(QUANTITIES, found.swapaxes(0, 1), alone, strict=True):
             for part, values in zip(_PARTS, (*parts, each), strict=True):
                 result[name + part] = ("structure", "draw")[: values.ndim], values
