@@ -194,7 +194,7 @@ def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, s
     rows = []
     for u in noises:
         steps = (-_STEP, _STEP) if slopes else (0,)
-        belief, found = zip(*(of_truth(u * (1 + step)) for step in steps), strict=True)
+        belief, found = zip(*(of_truth(u + step * u * (1 - u)) for step in steps), strict=True)
         leaf = np.array([p[0] for p in found])
         known = np.mean([[p.mean() for p in one] for one in found], axis=0)
         slope = variance = math.nan
