@@ -1,5 +1,6 @@
 """Critical exponents from finite trees: power-law fits and the collapse of curves of many sizes."""
 
+from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
@@ -31,6 +32,31 @@ def power_law(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         raise ValueError(f"x must hold two different numbers, got {x[0]:g} alone")
     log_x = np.log(x) - np.log(x).mean()
     return np.log(y) @ log_x / (log_x @ log_x)
+
+
+def koenigs(x, inverse: Callable, fixed: float, factor: float):
+    r"""Koenigs function of a map f at a fixed point, in which f is a multiplication.
+
+    .. math:: \varphi(f(x)) = f'(x^*)\, \varphi(x), \qquad \varphi'(x^*) = 1
+
+    It is the limit of :math:`f'(x^*)^n [f^{-n}(x) - x^*]`. So what f makes of x in L steps is one
+    function of :math:`f'(x^*)^L \varphi(x)` at every L.
+
+    Args:
+        x: float or array, where the iterated inverse ends at the fixed point.
+        inverse: x -> the number that f takes to x.
+        fixed: the fixed point.
+        factor: slope of f there, above 1.
+
+    Raises:
+        ValueError: the inverse does not come near the fixed point.
+    """
+    steps = int(np.ceil(np.log(1e7) / np.log(factor)))  # half of the digits of float64
+    for _ in range(steps):
+        x = inverse(x)
+    if not np.all(abs(x - fixed) < 1e-3):
+        raise ValueError(f"x must be where the inverse ends at {fixed}, it came to {x}")
+    return factor**steps * (x - fixed)
 
 
 def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float:

@@ -8,14 +8,13 @@ is one number a level: p, the upward belief in the true symbol, and q, the downw
 the upward recursion F (:func:`upward`) has the fixed points 1 and 1/v. Where both attract, a
 repulsive :math:`p^*` between them separates noise that leaves the class known from noise that
 destroys it. (Sclocchi, Favero, Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv
-2410.13770.)
+2410.13770.) All functions raise a ValueError for sizes v, m, s (symbols, rules of each, branching)
+without unambiguous rules, and for beliefs or noise outside [0, 1].
 
 Example:
     >>> from hierphase import meanfield
     >>> round(meanfield.critical_epsilon(v=32, m=8, s=2), 3)
     0.731
-    >>> meanfield.profile(0.5, v=32, m=8, s=2, L=4).round(2).tolist()
-    [0.97, 0.97, 0.96, 0.93, 0.88]
     >>> print(meanfield.critical_epsilon(v=32, m=32, s=2))  # no transition
     None
 """
@@ -39,9 +38,6 @@ def upward(p, v, m, s):
 
     Returns:
         The belief of the parent, of the shape of ``p``.
-
-    Raises:
-        ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
     v, m, s = checks.tree_sizes(v, m, s)
     return _parent(checks.fractions("p", p) ** s, v, s, 1 / m, v)
@@ -60,8 +56,7 @@ def downward(q, p, v, m, s):
         v, m, s: symbols, rules a symbol, branching.
 
     Raises:
-        ValueError: sizes without unambiguous rules, a belief outside [0, 1], or beliefs 0 and 1
-            that exclude each other.
+        ValueError: beliefs 0 and 1 that exclude each other.
     """
     v, m, s = checks.tree_sizes(v, m, s)
     return _child(checks.fractions("q", q), checks.fractions("p", p) ** (s - 1), v, s, 1 / m)
@@ -73,9 +68,6 @@ def slopes(v, m, s) -> tuple[float, float]:
     .. math::
         F'(1) = \frac{s m (v - 1)}{v^s - 1} \approx s f, \qquad
         F'(1/v) = \frac{s (v - 1) v^{s-1}}{m (v^s - 1)}
-
-    Raises:
-        ValueError: sizes without unambiguous rules.
     """
     v, m, s = checks.tree_sizes(v, m, s)
     return s * m * (v - 1) / (v**s - 1), s * (v - 1) * v ** (s - 1) / (m * (v**s - 1))
@@ -86,9 +78,6 @@ def fixed_point(v, m, s) -> float | None:
 
     There is none where :math:`F'(1) \geq 1` (any noise loses the class) or :math:`F'(1/v) \geq 1`
     (no noise does). For s = 2, :math:`p^* = (m - 1)/(v - m)`.
-
-    Raises:
-        ValueError: sizes without unambiguous rules.
     """
     if max(slopes(v, m, s)) >= 1:
         return None
@@ -101,9 +90,6 @@ def slope(p, v, m, s) -> float:
     r"""The factor :math:`F'(p)` by which a small difference in belief grows in one level.
 
     .. math:: F'(p) = \frac{s p^{s-1} (f - a)}{[p^s + f (1 - p^s)]^2}
-
-    Raises:
-        ValueError: sizes without unambiguous rules, or p outside [0, 1].
     """
     v, m, s = checks.tree_sizes(v, m, s)
     p = checks.fractions("p", p)
@@ -115,9 +101,6 @@ def critical_epsilon(v, m, s) -> float | None:
     r"""Critical noise of the epsilon-process, or None where there is no transition.
 
     .. math:: \epsilon^* = \frac{1 - p^*}{1 - 1/v}
-
-    Raises:
-        ValueError: sizes without unambiguous rules.
     """
     p = fixed_point(v, m, s)
     return None if p is None else (1 - p) / (1 - 1 / v)
@@ -130,39 +113,16 @@ def length_exponent(v, m, s) -> float | None:
 
     A deviation from :math:`p^*` grows by :math:`F'(p^*)` a level, so the number of leaves below
     the level at which it decides is :math:`\lvert\epsilon - \epsilon^*\rvert^{-\nu}`.
-
-    Raises:
-        ValueError: sizes without unambiguous rules.
     """
     p = fixed_point(v, m, s)
     return None if p is None else float(np.log(s) / np.log(slope(p, v, m, s)))
 
 
-def koenigs(p, v, m, s) -> np.ndarray:
-    r"""Koenigs function of F at p*, the coordinate in which one level is a multiplication.
-
-    .. math:: \varphi(F(p)) = F'(p^*)\, \varphi(p), \qquad \varphi'(p^*) = 1
-
-    So what is known of the class is one function of :math:`F'(p^*)^L \varphi(p_0)` at every depth.
-    The limit of :math:`F'(p^*)^n [F^{-n}(p) - p^*]`.
-
-    Args:
-        p: belief in the true symbol, strictly between 1/v and 1; float or array.
-        v, m, s: symbols, rules a symbol, branching.
-
-    Raises:
-        ValueError: sizes without unambiguous rules or without a transition, or p out of range.
-    """
-    fixed, p = fixed_point(v, m, s), checks.fractions("p", p)
-    if fixed is None:
-        raise ValueError(f"there is no transition for (v, m, s) = {v, m, s}")
-    if not ((p > 1 / v) & (p < 1)).all():
-        raise ValueError(f"p must be between 1/v = {1 / v:.4g} and 1, got {p.min()} to {p.max()}")
-    a, f, factor = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1), slope(fixed, v, m, s)
-    steps = int(np.ceil(np.log(1e7) / np.log(factor)))  # half of the digits of float64
-    for _ in range(steps):
-        p = ((p * f - a) / (1 - a - p * (1 - f))) ** (1 / s)
-    return factor**steps * (p - fixed)
+def inverse(p, v, m, s):
+    """The belief of the children that gives a parent the belief p, in (1/v, 1), by F."""
+    v, m, s = checks.tree_sizes(v, m, s)
+    p, a, f = checks.fractions("p", p), (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    return ((p * f - a) / (1 - a - p * (1 - f))) ** (1 / s)
 
 
 def leaf_belief(epsilon, v):
@@ -202,7 +162,7 @@ def beliefs(p_0, v, m, s, L, n_classes=None, power=operator.pow, share=None):
         p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; :math:`q_L` is 1/n_classes.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L out of range, or p_0 outside [0, 1].
+        ValueError: L out of range.
     """
     L, p = checks.tree_depth(L, s), [checks.fractions("p_0", p_0)]
     n_classes = v if n_classes is None else checks.positive_integer("n_classes", n_classes)
@@ -245,7 +205,7 @@ def profile(epsilon, v, m, s, L, n_classes=None) -> np.ndarray:
         Array ``(L+1, *shape of epsilon)``; index l for level l, 0 the leaves, L the class.
 
     Raises:
-        ValueError: sizes without unambiguous rules, L out of range, or epsilon outside [0, 1].
+        ValueError: L out of range.
     """
     return _profile(*beliefs(leaf_belief(epsilon, v), v, m, s, L, n_classes), v)
 
@@ -343,9 +303,6 @@ def susceptibility(epsilon, v, m, s, L) -> float:
         epsilon: noise in (0, 1], a float.
         v, m, s: symbols, rules a symbol, branching.
         L: depth.
-
-    Raises:
-        ValueError: as :func:`correlation`.
     """
     correlations = correlation(epsilon, v, m, s, L)
     pairs = (s - 1) * float(s) ** np.arange(L)  # leaves at tree distance 1..L of a given leaf

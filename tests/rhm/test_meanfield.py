@@ -1,10 +1,12 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from hierphase.analysis.finite_size_scaling import koenigs
 from hierphase.rhm import meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess
@@ -281,12 +283,19 @@ def test_trees_of_other_kinds_follow_belief_propagation(kind):
 
 @pytest.mark.parametrize(("v", "m", "s"), [(32, 8, 2), (8, 16, 3), (6, 16, 4)])
 def test_koenigs_coordinate_turns_a_level_into_a_multiplication(v, m, s):
+    fixed = meanfield.fixed_point(v, m, s)
+    factor = meanfield.slope(fixed, v, m, s)
+
+    def phi(p):
+        return koenigs(p, partial(meanfield.inverse, v=v, m=m, s=s), fixed, factor)
+
     p = np.linspace(1 / v + 0.05, 0.95, 20)
-    factor = meanfield.slope(meanfield.fixed_point(v, m, s), v, m, s)
-    once = meanfield.koenigs(meanfield.upward(p, v, m, s), v, m, s)
-    np.testing.assert_allclose(once, factor * meanfield.koenigs(p, v, m, s), rtol=1e-5)
-    near = meanfield.fixed_point(v, m, s) + np.array([-1e-4, 1e-4])
-    assert np.diff(meanfield.koenigs(near, v, m, s)) == pytest.approx(2e-4, rel=1e-3)
+    once = meanfield.upward(p, v, m, s)
+    np.testing.assert_allclose(meanfield.inverse(once, v, m, s), p, rtol=1e-9)
+    np.testing.assert_allclose(phi(once), factor * phi(p), rtol=1e-5)
+    assert np.diff(phi(fixed + np.array([-1e-4, 1e-4]))) == pytest.approx(2e-4, rel=1e-3)
+    with pytest.raises(ValueError, match="x must be where the inverse ends at"):
+        phi(1.0)
 
 
 @pytest.mark.parametrize(("v", "m", "s"), [(32, 4, 2), (64, 2, 2), (8, 4, 3), (6, 8, 4)])
@@ -297,12 +306,3 @@ def test_duality_keeps_the_exponents_and_maps_the_fixed_point(v, m, s):
     slopes = meanfield.slope(p, v, m, s), meanfield.slope(of_dual, v, dual, s)
     assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
     assert meanfield.slopes(v, m, s) == pytest.approx(meanfield.slopes(v, dual, s)[::-1], rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("p", "m", "message"),
-    [(0.5, 32, "no transition"), (1.0, 8, "p must be between 1/v = 0.03125 and 1, got 1.0")],
-)
-def test_koenigs_coordinate_is_refused_where_there_is_none(p, m, message):
-    with pytest.raises(ValueError, match=message):
-        meanfield.koenigs(p, 32, m, 2)
