@@ -61,6 +61,7 @@ RUN = {
         '-p trees \'[{"v": 4, "m": 2, "s": 2, "L": 2}]\' -p n_rules 2 -p n_leaves 16'
     ),
     "hierphase run ablations -p v 16 -p m 4 -p s 2 -p L 6": "-p n_rules 2",
+    "hierphase run ablations -p v 16 -p m 8 -p s 2 -p L 6": "-p n_rules 2",
     "hierphase sweep evidence --preset laws": (
         "-p worlds \"['star']\" -p n_redraws 1 -p n_judged 0 -p n_images 6 -p n_noises 2 "
         "-p n_levels 5 -p n_reversals 40"

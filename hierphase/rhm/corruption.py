@@ -291,7 +291,7 @@ class UniformProcess(MaskingProcess):
         return (one_hot(x_t.long(), self.v) * (1 - u) + u / self.v).float()
 
 
-#: Kinds of noise: of two of them nothing is drawn, or what is drawn can be seen.
+#: The kinds of noise by name.
 NOISES = ("epsilon", "masking", "uniform", "Gaussian")
 
 
