@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from enumeration import enumerate_posterior
@@ -9,7 +10,7 @@ from scipy.stats import chisquare
 
 from hierphase.rhm import belief_propagation_numba
 from hierphase.rhm.belief_propagation import BACKENDS, BeliefPropagation
-from hierphase.rhm.corruption import EpsilonProcess
+from hierphase.rhm.corruption import EpsilonProcess, log_likelihood
 from hierphase.rhm.model import RandomHierarchyModel
 
 SMALL = [
@@ -327,3 +328,26 @@ def test_other_bad_arguments():
         posterior.sample(1, [torch.Generator()] * 3)
     with pytest.raises(ValueError, match=r"one torch\.Generator or a list, got 7"):
         posterior.sample(1, 7)
+
+
+@backends
+@pytest.mark.parametrize("draw", range(3))
+@pytest.mark.parametrize("kind", ["zipf", "levels", "few classes", "many classes", "uniform noise"])
+def test_other_kinds_of_trees_equal_enumeration_to_rounding(kind, draw, backend):
+    rng = np.random.default_rng(draw)
+    v, s, L = int(rng.integers(3, 5)), int(rng.integers(2, 4)), 2
+    m = [int(rng.integers(1, 3)), int(rng.integers(1, 4))]
+    options = {
+        "zipf": {"zipf": float(rng.uniform(0.2, 3)), "m": m[1]},
+        "few classes": {"n_classes": 2},
+        "many classes": {"n_classes": v + 2},
+    }.get(kind, {})
+    rhm = RandomHierarchyModel(**{"v": v, "m": m, "s": s, "L": L, "seed": draw} | options)
+    if kind == "uniform noise":
+        leaves, generator = rhm.sample(30, seed=1)[0], torch.Generator().manual_seed(draw)
+        beliefs = log_likelihood("uniform", leaves, v, 0.6, generator).exp()
+    else:
+        beliefs = random_beliefs(rhm, 30, power=3, seed=draw)
+    _, _, marginals, evidence = enumerate_posterior(rhm, beliefs)
+    posterior = BeliefPropagation(rhm, backend)(beliefs)
+    assert_equal_posteriors(posterior, marginals, evidence, 1e-12)
