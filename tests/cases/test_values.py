@@ -190,6 +190,15 @@ REFUSED = {
         ("n_times", "2.5", "parameter n_times of preset fashion-mnist is of type int"),
         ("changes", '{"l": 1}', "unknown parameter of preset fashion-mnist 'l'"),
     ],
+    "ablations": [
+        ("v", "1", "v must be at least 2, got 1"),
+        ("m", "17", "m=17 rules need 272 different tuples"),
+        ("s", "1", "s must be at least 2, got 1"),
+        ("L", "0", "L must be at least 1, got 0"),
+        ("n_rules", "1", "n_rules must be at least 2, got 1"),
+        ("changes", '{"n_leaves": 0}', "n_leaves must be at least 1, got 0"),
+        ("changes_kinds", '{"trees": [{"v": 4}]}', "each of trees must say v, m, s and L"),
+    ],
     "learned-denoisers": [
         ("sizes", "[1]", "parameter sizes of preset tree is of type dict"),
         ("n_data", "x", "parameter n_data of chapter learned-denoisers is of type int"),
