@@ -335,14 +335,10 @@ def test_other_bad_arguments():
 @pytest.mark.parametrize("kind", ["zipf", "levels", "few classes", "many classes", "uniform noise"])
 def test_other_kinds_of_trees_equal_enumeration_to_rounding(kind, draw, backend):
     rng = np.random.default_rng(draw)
-    v, s, L = int(rng.integers(3, 5)), int(rng.integers(2, 4)), 2
-    m = [int(rng.integers(1, 3)), int(rng.integers(1, 4))]
-    options = {
-        "zipf": {"zipf": float(rng.uniform(0.2, 3)), "m": m[1]},
-        "few classes": {"n_classes": 2},
-        "many classes": {"n_classes": v + 2},
-    }.get(kind, {})
-    rhm = RandomHierarchyModel(**{"v": v, "m": m, "s": s, "L": L, "seed": draw} | options)
+    v, s, zipf = int(rng.integers(3, 5)), int(rng.integers(2, 4)), float(rng.uniform(0.2, 3))
+    m, n_classes = rng.integers(1, 3, 2).tolist(), {"few classes": 2, "many classes": v + 2}
+    options = {"zipf": zipf if kind == "zipf" else 0.0, "n_classes": n_classes.get(kind)}
+    rhm = RandomHierarchyModel(v, m, s, L=2, seed=draw, **options)
     if kind == "uniform noise":
         leaves, generator = rhm.sample(30, seed=1)[0], torch.Generator().manual_seed(draw)
         beliefs = log_likelihood("uniform", leaves, v, 0.6, generator).exp()
