@@ -28,7 +28,6 @@ QUANTITIES = (
     "chi_epsilon",
 )  # fmt: skip
 _PARTS = ("", "_low", "_high", "_theory", "_draws")
-_CURVES = ("known", "slope", "variance")
 _POPULATION = 1 << 14  # beliefs, where mean field has to follow many
 _STEP = 1e-4  # of noise, relative, for slopes
 # Noises are dense around half-way and reach far: so many widths, in the logit of u.
@@ -80,7 +79,7 @@ class TreeMap(Experiment):
         "kinds": _SIZES | {"trees": _KINDS},
     }
     least = {"n_rules": 2}
-    padded = (*_CURVES, *(name + part for name in QUANTITIES for part in _PARTS))
+    padded = ("slope", "variance", *(name + part for name in QUANTITIES for part in _PARTS))
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -91,7 +90,7 @@ class TreeMap(Experiment):
         return len(self.p.trees) * self.p.n_rules
 
     def prepare(self) -> xr.Dataset:
-        """The noises ``u`` (tree, position) of each tree, and what mean field says there."""
+        """The noises ``u`` (structure, position), and what mean field says there."""
         theory = [theory_curves(*model(tree), self.p.seed) for tree in self.p.trees]
         return xr.concat(theory, "structure")
 
