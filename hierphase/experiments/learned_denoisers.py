@@ -32,8 +32,13 @@ _TREE = {
     "n_loss_data": 1000, "n_loss_times": 40, "n_data": 256, "n_times": 13, "last_time": 360,
     "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
 }  # fmt: skip
+_FEW = {"n_loss_times": 10, "n_times": 16, "last_time": 600, "n_data": 512}
 #: Preset -> the parameters of :class:`DenoiserExperiment`.
-PRESETS = {"tree": _TREE}
+PRESETS = {"tree": _TREE} | {
+    name: _TREE | _FEW | {"sizes": {name: [list(rhm_catalogue.OTHER_SIZES)] * 3}}
+    for name in rhm_catalogue.TREE_DENOISERS
+    if "-" in name
+}
 
 
 class DenoiserExperiment(Experiment):
@@ -68,6 +73,11 @@ class DenoiserExperiment(Experiment):
         super().__init__(parameters)
         for architecture in self.p.sizes:
             check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
+        trees = {rhm_catalogue.TREE_DENOISERS[name][1:] for name in self.p.sizes}
+        if len(trees) > 1:
+            raise ValueError(
+                f"sizes must be of one tree, got {trees}, m and L, of {[*self.p.sizes]}"
+            )
         positive_integer("n_times", self.p.n_times, 1, self.p.last_time + 1)
         self.times = np.linspace(0, self.p.last_time, self.p.n_times).round().astype(int)
         self.scheduler = ddpm_scheduler()
@@ -109,12 +119,13 @@ class DenoiserExperiment(Experiment):
             (datum) the same of held-out data; -1 without a training set.
         """
         architecture, P, draw = self.entries[i]
-        rhm = rhm_catalogue.tree_rhm(draw)
+        rhm = rhm_catalogue.tree_rhm(draw, *[*self.p.sizes][:1])
         data = TreeData(rhm, P=P)
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
         if architecture != "bayes":
             name = rhm_catalogue.tree_denoiser_name(architecture, P, draw)
-            model = load_model(model_directory(name), rhm_catalogue.TREE_DENOISERS[architecture])
+            kind, *_ = rhm_catalogue.TREE_DENOISERS[architecture]
+            model = load_model(model_directory(name), kind)
         measured = self._losses(model, bayes, data) | self._kept(model, data)
         measured |= self._generated(model, data)
         measured |= {"architecture": architecture, "draw": draw, "P": float(P or np.nan)}

@@ -21,7 +21,6 @@ from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
 from hierphase.networks.catalogue import model_directory
 from hierphase.networks.classifiers import accuracy, class_probabilities
 from hierphase.networks.rhm_catalogue import N_RULE_DRAWS, TREE_CLASSIFIERS
-from hierphase.networks.rhm_classifier import TreeClassifier
 from hierphase.networks.training import initialise
 from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
@@ -52,6 +51,10 @@ PRESETS = {
     "tree-shuffled": _CONTROL | {"networks": ["rhm-cnn"], "shuffled": True},
     "untrained": _TREE | {"trained": False, "n_decoding": 3000},
 }
+_EVEN = _TREE | {"noise": [k / 40 for k in range(1, 41)], "n_blocks": 16, "block": 32}
+for _name in TREE_CLASSIFIERS:
+    if _name.endswith("-0"):  # the first of three draws of the rules of a structure
+        PRESETS[_name[4:-2]] = _EVEN | {"networks": [f"{_name[:-1]}{seed}" for seed in range(3)]}
 
 
 class ProbeExperiment(Experiment):
@@ -104,30 +107,29 @@ class ProbeExperiment(Experiment):
         return {f"files of {name}": model_files(model_directory(name)) for name in self.p.networks}
 
     @cached_property
-    def networks(self) -> list[tuple[TreeClassifier, TreeWorld | TwoModeWorld]]:
+    def networks(self) -> list[tuple[torch.nn.Module, TreeWorld | TwoModeWorld]]:
         """Each network with its world, whose starting data are those of no training or test."""
         pairs, seed = [], self.p.seed
         for i, name in enumerate(self.p.networks):
-            network = load_model(model_directory(name), TreeClassifier)
+            training = TREE_CLASSIFIERS[name]
+            network = load_model(model_directory(name), type(training.model()))
             if not self.p.trained:
                 initialise(network, derived_generator(seed, i))
-            data, kind = TREE_CLASSIFIERS[name].data(), TwoModeWorld
+            data, kind = training.data(), TwoModeWorld
             if isinstance(data, TreeData):
                 kind = TreeWorld
                 data = replace(data, shuffled=data.shuffled or self.p.shuffled)
             world = kind(data, self.p.process, _derived_seed(seed, i))
             pairs.append((network, world))
-        layouts = {(network.config.L, len(world.levels)) for network, world in pairs}
+        layouts = {(len(network.probed), len(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
             raise ValueError(f"networks must have the same number of layers and levels: {layouts}")
         return pairs
 
-    @cached_property
+    @property
     def layers(self) -> list[str]:
-        """The modules that are compared, every layer before and after its ReLU, and the logits."""
-        n_layers = self.networks[0][0].config.L
-        parts = [f"layers.{i}.{part}" for i in range(n_layers) for part in ("convolution", "relu")]
-        return [*parts, "logits"]
+        """The modules that are compared."""
+        return self.networks[0][0].probed
 
     def prepare(self) -> xr.Dataset:
         """Statistics of the activations of every network over held-out data."""

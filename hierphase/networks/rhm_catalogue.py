@@ -4,7 +4,7 @@ from functools import partial
 
 from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.networks import objectives
-from hierphase.networks.rhm_classifier import TreeClassifier
+from hierphase.networks.rhm_classifier import LeafTransformer, TreeClassifier
 from hierphase.networks.rhm_denoisers import TreeTransformer, TreeUNet
 from hierphase.networks.training import Training
 from hierphase.rhm.dataset import TreeData
@@ -19,12 +19,12 @@ STRUCTURES = (
 )  # fmt: skip
 
 
-def _classifier(data, steps: int = 4000, **sizes: int) -> Training:
-    """Training of a :class:`TreeClassifier` of these sizes on fresh examples."""
+def _classifier(data, steps: int = 4000, kind=TreeClassifier, **sizes) -> Training:
+    """Training of a classifier of a kind and of these sizes on fresh examples."""
     return Training(
         about=f"Classifier of `{data}`, trained on fresh examples: none is seen twice.",
         data=lambda: data,
-        model=partial(TreeClassifier, **sizes, width=64),
+        model=partial(kind, **sizes, width=64),
         steps=steps,
         batch_size=256,
         learning_rate=5e-3,
@@ -32,11 +32,20 @@ def _classifier(data, steps: int = 4000, **sizes: int) -> Training:
     )
 
 
-def tree_classifier(v: int, m: int, s: int, L: int, seed: int) -> Training:
-    """Training of a classifier of the shape of a tree on fresh data of it."""
+def tree_classifier(v: int, m: int, s: int, L: int, seed: int, **shape) -> Training:
+    """Training of a classifier, of the shape of a tree or another, on fresh data of the tree."""
     data = TreeData(RandomHierarchyModel(v, m, s, L, seed=seed))
-    return _classifier(data, v=v, s=s, L=L, n_classes=v)
+    return _classifier(data, v=v, s=s, L=L, n_classes=v, **shape)
 
+
+#: Networks that do not have the shape of the tree (6, 6, 4, 3), whose 64 leaves they see.
+OTHER_SHAPES = {
+    "stride-2": {"strides": [2] * 6},
+    "stride-8": {"strides": [8] * 2},
+    "twice-as-deep": {"strides": [4, 1] * 3},
+    "mlp": {"strides": [64, 1, 1]},
+    "transformer": {"kind": LeafTransformer, "steps": 2500},  # ten times a CNN's cost a step
+}
 
 _mixture_classifier = partial(_classifier, steps=500, v=1, s=4, L=5, n_classes=2)
 #: 16 classes, each of 256 strings of 16 leaves without parts.
@@ -56,6 +65,11 @@ TREE_CLASSIFIERS = {
         for v, m, s, L in STRUCTURES
         for seed in range(3)
     },
+    **{
+        f"rhm-{name}-6-6-4-3-{seed}": tree_classifier(6, 6, 4, 3, seed, **shape)
+        for name, shape in OTHER_SHAPES.items()
+        for seed in range(3)
+    },
     "flat-cnn": _classifier(_FLAT, v=8, s=2, L=4, n_classes=16),
     "shuffled-cnn": _classifier(_SHUFFLED, v=16, s=2, L=7, n_classes=16),
     "mixture-cnn": _mixture_classifier(TwoModeMixture(d=1024, r=0.25)),
@@ -69,23 +83,25 @@ def tree_denoiser_name(architecture: str, P: int | None, draw: int = 0) -> str:
     return f"{name}-rules-{draw}" if draw else name
 
 
-def tree_rhm(draw: int, m: int = 3, L: int = 4) -> RandomHierarchyModel:
-    """The small tree of the denoisers, with the ``draw``-th draw of its rules."""
+def tree_rhm(draw: int, architecture: str = "unet") -> RandomHierarchyModel:
+    """The small tree that denoisers of an architecture learn, its ``draw``-th draw of rules."""
+    _, m, L = TREE_DENOISERS[architecture]
     return RandomHierarchyModel(v=8, m=m, s=2, L=L, seed=draw)
 
 
-def _tree_denoiser(architecture: str, P: int | None, rhm: RandomHierarchyModel) -> Training:
-    """Training of a denoiser on P data of a small tree, or on fresh ones (None)."""
+def _tree_denoiser(architecture: str, P: int | None, draw: int) -> Training:
+    """Training of a denoiser on P data of a draw of its small tree, or on fresh ones (None)."""
+    rhm, kind = tree_rhm(draw, architecture), TREE_DENOISERS[architecture][0]
     return Training(
         about=f"Denoiser of `{TreeData(rhm, P=P)}`. Below, `loss` and `loss_held_out` are the "
         "noise-prediction errors on training and held-out data; P=None is fresh data without end.",
         data=lambda: TreeData(rhm, P=P),
-        model=lambda: TREE_DENOISERS[architecture](rhm.v, rhm.s, rhm.L),
+        model=lambda: kind(rhm.v, rhm.s, rhm.L),
         loss=objectives.denoising_loss,
         report=objectives.denoiser_report,
         steps=2000 if P is not None and P < 500 else 4000,  # with few data it overfits before
-        batch_size=512 if architecture == "unet" else 256,
-        learning_rate=1e-2 if architecture == "unet" else 3e-3,
+        batch_size=512 if kind is TreeUNet else 256,
+        learning_rate=1e-2 if kind is TreeUNet else 3e-3,
         ema_decay=0.99,
         checkpoint_every=100,
         muon=True,
@@ -93,22 +109,20 @@ def _tree_denoiser(architecture: str, P: int | None, rhm: RandomHierarchyModel) 
     )
 
 
-#: Architectures of denoisers of the tree.
-TREE_DENOISERS = {"unet": TreeUNet, "transformer": TreeTransformer}
+#: Denoisers of the tree by name: class, and m and L of the tree that they are trained on.
+TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 4)} | {
+    f"unet-m{m}-L{L}": (TreeUNet, m, L) for m in (2, 3, 4) for L in (3, 4, 5) if (m, L) != (3, 4)
+}
 
-#: Training set sizes of the denoisers of the tree; None is fresh data without end.
+#: Training set sizes of the denoisers of the tree; None is fresh data without end. Of the trees
+#: besides the first every other serves.
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
+OTHER_SIZES = (64, 256, 1024, 4096, 16384)
 
-#: Trainings of the denoisers of the tree, by name, for two draws of its rules, and U-Nets for three
-#: depths and three numbers of rules.
+#: Trainings of the denoisers of the trees, by name, for a few draws of the rules.
 TREE_TRAININGS = {
-    tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, tree_rhm(draw))
+    tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, draw)
     for architecture in TREE_DENOISERS
-    for P in TREE_SIZES
-    for draw in range(2)
-} | {
-    f"rhm-unet-m{m}-L{L}-{P}": _tree_denoiser("unet", P, tree_rhm(0, m, L))
-    for m in (2, 3, 4)
-    for L in (3, 4, 5)
-    for P in (64, 256, 1024, 4096, 16384)
+    for P in (OTHER_SIZES if "-" in architecture else TREE_SIZES)
+    for draw in range(3 if "-" in architecture else 2)
 }

@@ -1,4 +1,6 @@
-"""Networks for data on a tree: their filters are as wide as its branching and never overlap."""
+"""Networks that classify data on a tree: of its shape, of another, and with none built in."""
+
+import math
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -6,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from hierphase.checks import check_shape
+from hierphase.networks.rhm_denoisers import TransformerBlock
 
 
 class PatchConvolution(nn.Linear):
@@ -41,9 +44,9 @@ class TreeClassifier(ModelMixin, ConfigMixin):
 
     Layer l (from 1) is a :class:`PatchConvolution`, the ReLU, and a normalisation over channels,
     without which the deep network does not begin to learn. It has s^(L-l) positions, as level l of
-    the tree has symbols. The last is mapped linearly to the class logits. The modules to probe are
-    ``layers.0.convolution`` (before the ReLU), ``layers.0.relu`` (after it), ..., ``logits``.
-    (Cagnetta et al., arXiv 2307.02129; Sclocchi et al., arXiv 2402.16991.)
+    the tree has symbols. The last is mapped linearly to the class logits. Other strides give it
+    another shape: the number of leaves as the only one makes it a perceptron, 1 adds a layer that
+    merges nothing. (Cagnetta et al., arXiv 2307.02129; Sclocchi et al., arXiv 2402.16991.)
 
     Args:
         v: number of symbols; the input channels.
@@ -51,19 +54,31 @@ class TreeClassifier(ModelMixin, ConfigMixin):
         L: number of layers; the data have s**L leaves.
         n_classes: number of classes.
         width: channels of every layer.
+        strides: of the layers, from the leaves on, in place of s for each of L.
+
+    Attributes:
+        probed: the modules to look at, every layer before and after its ReLU, and the logits.
+
+    Raises:
+        ValueError: strides whose product is not the number of leaves.
     """
 
     @register_to_config
-    def __init__(self, v=16, s=2, L=7, n_classes=16, width=128):
+    def __init__(self, v=16, s=2, L=7, n_classes=16, width=128, strides=None):
         super().__init__()
+        strides = [s] * L if strides is None else strides
+        if math.prod(strides) != s**L:
+            raise ValueError(f"strides must have the product s**L = {s**L}, got {strides}")
         self.layers = nn.ModuleList()
-        for level in range(L):
+        for i, stride in enumerate(strides):
             layer = nn.Sequential()
-            layer.add_module("convolution", PatchConvolution(width if level else v, width, s))
+            layer.add_module("convolution", PatchConvolution(width if i else v, width, stride))
             layer.add_module("relu", nn.ReLU())
             layer.add_module("norm", ChannelNorm(width))
             self.layers.append(layer)
         self.logits = nn.Linear(width, n_classes)
+        parts = [f"{i}.{part}" for i in range(len(strides)) for part in ("convolution", "relu")]
+        self.probed = [*(f"layers.{part}" for part in parts), "logits"]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Class logits (n, n_classes) of encoded leaves (n, v, s**L).
@@ -75,3 +90,47 @@ class TreeClassifier(ModelMixin, ConfigMixin):
         for layer in self.layers:
             x = layer(x)
         return self.logits(x[:, :, 0])
+
+
+class LeafTransformer(ModelMixin, ConfigMixin):
+    """A transformer encoder with one token a leaf, whose mean over leaves gives the class.
+
+    Args:
+        v: number of symbols; the input channels.
+        s: branching of the tree.
+        L: depth; only the number of leaves, s**L, is used.
+        n_classes: number of classes.
+        width: channels of a token.
+        n_blocks: layers of attention and feedforward maps.
+        n_heads: attention heads; divide ``width``.
+
+    Attributes:
+        probed: the modules to look at, every block, and the logits.
+    """
+
+    @register_to_config
+    def __init__(self, v=16, s=2, L=7, n_classes=16, width=64, n_blocks=3, n_heads=4):
+        super().__init__()
+        self.leaves, self.positions = nn.Linear(v, width), nn.Linear(s**L, width, bias=False)
+        self.layers = nn.ModuleList(_ChannelsFirst(width, n_heads) for _ in range(n_blocks))
+        self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, n_classes)
+        self.probed = [*(f"layers.{i}" for i in range(n_blocks)), "logits"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Class logits (n, n_classes) of encoded leaves (n, v, s**L).
+
+        Raises:
+            ValueError: leaves of another shape.
+        """
+        check_shape("x", x, "n", self.config.v, self.config.s**self.config.L)
+        x = self.leaves(x.mT).mT + self.positions.weight
+        for layer in self.layers:
+            x = layer(x)
+        return self.logits(self.norm(x.mean(2)))
+
+
+class _ChannelsFirst(TransformerBlock):
+    """A block whose activations have the channels before the positions, as a convolution's."""
+
+    def forward(self, x):
+        return super().forward(x.mT).mT

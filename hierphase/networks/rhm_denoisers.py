@@ -108,7 +108,7 @@ class TreeTransformer(TreeDenoiser):
     def __init__(self, v=8, s=2, L=4, width=48, n_blocks=3, n_heads=4):
         super().__init__(v, width)
         self.positions = nn.Linear(s**L, width, bias=False)
-        self.blocks = nn.ModuleList(_Block(width, n_heads) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(TransformerBlock(width, n_heads) for _ in range(n_blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, v)
 
@@ -120,8 +120,13 @@ class TreeTransformer(TreeDenoiser):
         return self.head(self.norm(x))
 
 
-class _Block(nn.Module):
-    """Self-attention and a feedforward map, each normalised before and added to its input."""
+class TransformerBlock(nn.Module):
+    """Self-attention and a feedforward map, each normalised before and added to its input.
+
+    Args:
+        width: channels of a token.
+        n_heads: attention heads; divide ``width``.
+    """
 
     def __init__(self, width: int, n_heads: int):
         super().__init__()
@@ -131,5 +136,6 @@ class _Block(nn.Module):
         self.feedforward = nn.Sequential(first, nn.ReLU(), second)
 
     def forward(self, x):
+        """(n, tokens, width) -> (n, tokens, width)."""
         x = x + self.attention(self.norms[0](x))
         return x + self.feedforward(self.norms[1](x))

@@ -46,6 +46,22 @@ def test_entries_and_coordinates(small):
     assert names[2] == "rhm-unet-64" and names[4] == "rhm-unet-fresh-rules-1"
 
 
+def test_other_trees_are_those_of_their_names():
+    experiment = DenoiserExperiment(registry.all_parameters("learned-denoisers", "unet-m2-L5"))
+    assert len(experiment) == 3 + 15
+    for entry in experiment.entries[3:]:
+        name = rhm_catalogue.tree_denoiser_name(*entry)
+        rhm = catalogue.TRAININGS[name].data().rhm
+        assert (rhm.v, rhm.m, rhm.s, rhm.L) == (8, 2, 2, 5)
+        own = RandomHierarchyModel(8, 2, 2, 5, seed=entry[2])
+        assert all(map(torch.equal, rhm.rules, own.rules)), name
+    one = DenoiserExperiment(parameters(sizes={"unet-m4-L3": [[]]}, n_samples=50))
+    assert one.measure(0, 1, one.prepare()).level.values.tolist() == [0, 1, 2, 3]
+    mixed = {"unet": [[64]], "unet-m2-L5": [[64]]}
+    with pytest.raises(ValueError, match="sizes must be of one tree, got"):
+        DenoiserExperiment(parameters(sizes=mixed))
+
+
 def test_shards_give_the_bits_of_the_whole(small):
     experiment, whole = small
     part = experiment.measure(2, 3, experiment.prepare())
@@ -70,7 +86,7 @@ def test_losses_are_those_of_training_at_these_times(small):
     """The loss of the experiment against the loss function of the training, averaged over t."""
     experiment, _ = small
     name = rhm_catalogue.tree_denoiser_name(*experiment.entries[2])
-    network = rhm_catalogue.TREE_DENOISERS["unet"]
+    network, *_ = rhm_catalogue.TREE_DENOISERS["unet"]
     model = network.from_pretrained(catalogue.model_directory(name)).float()
     data = TreeData(rhm_catalogue.tree_rhm(0))
     generator = torch.Generator().manual_seed(0)

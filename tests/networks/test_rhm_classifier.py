@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from hierphase.analysis.representations import activations
-from hierphase.networks.rhm_classifier import PatchConvolution, TreeClassifier
+from hierphase.networks.rhm_classifier import LeafTransformer, PatchConvolution, TreeClassifier
 from hierphase.rhm.dataset import TreeData, encode
 from hierphase.rhm.model import RandomHierarchyModel
 
@@ -39,6 +39,40 @@ def test_classifier_round_trip_and_refusals(tmp_path):
     assert torch.equal(model(x), again(x)) and model(x).shape == (5, 4)
     with pytest.raises(ValueError, match=r"x must be of shape \(n, 3, 4\), got \(5, 3, 8\)"):
         model(torch.zeros(5, 3, 8))
+
+
+def test_strides_give_a_network_another_shape(tmp_path):
+    model = TreeClassifier(v=3, s=2, L=4, n_classes=4, width=8, strides=[4, 1, 4])
+    x = torch.randn(5, 3, 16)
+    seen = activations(model, x, model.probed)
+    sizes = [seen[f"layers.{i}.relu"].shape[2] for i in range(3)]
+    assert sizes == [4, 4, 1] and len(model.probed) == 7
+    perceptron = TreeClassifier(v=3, s=2, L=2, n_classes=4, width=8, strides=[4, 1])
+    hidden = x[:, :, :4].mT.flatten(1)  # position by position, all symbols of each
+    for layer in perceptron.layers:
+        hidden = nn.functional.linear(hidden, layer.convolution.weight, layer.convolution.bias)
+        hidden = nn.functional.layer_norm(hidden.relu(), (8,))
+    torch.testing.assert_close(perceptron.logits(hidden), perceptron(x[:, :, :4]))
+    perceptron.save_pretrained(tmp_path)
+    again = TreeClassifier.from_pretrained(tmp_path)
+    assert torch.equal(again(x[:, :, :4]), perceptron(x[:, :, :4]))
+    with pytest.raises(ValueError, match=r"the product s\*\*L = 16, got \[2, 2\]"):
+        TreeClassifier(s=2, L=4, strides=[2, 2])
+
+
+def test_a_transformer_knows_leaves_by_their_learned_positions_alone(tmp_path):
+    model = LeafTransformer(v=3, s=2, L=3, n_classes=4, width=8, n_blocks=2)
+    x, order = torch.randn(5, 3, 8), torch.randperm(8)
+    logits = model(x)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LeafTransformer.from_pretrained(tmp_path)(x), logits)
+    assert activations(model, x, model.probed)["layers.1"].shape == (5, 8, 8)
+    assert not torch.allclose(model(x[:, :, order]), logits, atol=1e-3)
+    with torch.no_grad():
+        model.positions.weight.copy_(model.positions.weight[:, order])
+    torch.testing.assert_close(model(x[:, :, order]), logits)
+    with pytest.raises(ValueError, match=r"x must be of shape \(n, 3, 8\), got \(5, 3, 4\)"):
+        model(x[:, :, :4])
 
 
 def test_training_sets_are_nested_and_fresh_data_never_repeat():
