@@ -17,7 +17,16 @@ from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import judges, sources, worlds
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.sources import FITS, LAWS, REAL, Source, check_world, noised, open_source
+from hierphase.experiments.sources import (
+    FITS,
+    LAWS,
+    OTHER_TREES,
+    REAL,
+    Source,
+    check_world,
+    noised,
+    open_source,
+)
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
 
@@ -45,7 +54,11 @@ _SIZES = {
     "n_levels": 17, "n_reversals": 1150, "num_inference_steps": 100, "seed": 0,
 }  # fmt: skip
 #: Preset -> the parameters of :class:`Evidence`.
-PRESETS = {"laws": _SIZES | {"worlds": list(LAWS), "judge_steps": 4000}}
+PRESETS = {
+    "laws": _SIZES
+    | {"worlds": [name for name in LAWS if name not in OTHER_TREES], "judge_steps": 4000}
+}
+PRESETS["other-trees"] = PRESETS["laws"] | {"worlds": list(OTHER_TREES), "n_redraws": 10}
 _REAL = {"n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
 _DIGITS = {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
 _OF_DATA = ("", "fits-", "more-fits-", "real-")  # presets of one data set, by how they begin

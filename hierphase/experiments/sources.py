@@ -57,7 +57,12 @@ TREES = {
     "tree-3-contrast": partial(tree_images, 3, contrast=0.3),
     "tree-3-half": partial(tree_images, 3, coarse=2),
     "tree-3-quarter": partial(tree_images, 3, coarse=4),
+    "tree-3-m400": partial(tree_images, 3, m=400),
+    "tree-3-m3": partial(tree_images, 3, m=3),
+    "tree-3-shuffled": partial(tree_images, 3, shuffled=True),
 }
+#: Those without a transition, of many rules or of few, and the one whose leaves lie anywhere.
+OTHER_TREES = ("tree-3-m400", "tree-3-m3", "tree-3-shuffled")
 #: All laws that are not fitted to images.
 LAWS = TREES | {
     "star": partial(chain_images, kept=0.3),

@@ -139,6 +139,7 @@ class SymbolImages:
         means: (kinds, modes, 4^L sites, v, channels, p, p) of each symbol; all pairs of a kind and
             a mode are equally likely.
         texture: standard deviation of a pixel around its mean, positive.
+        places: (4^L sites,) where each is, a permutation; by default in its own place.
 
     Raises:
         ValueError: a texture that is not positive, or means that are not finite.
@@ -163,6 +164,7 @@ class SymbolImages:
     symbols: TreeSymbols | ChainSymbols
     means: Tensor
     texture: float
+    places: Tensor | None = None
 
     def __post_init__(self):
         if not 0 < self.texture < math.inf:
@@ -173,7 +175,8 @@ class SymbolImages:
         self.n_classes, self.shape = kinds * self.symbols.n_classes, (channels, p << L, p << L)
         pixels = torch.arange(math.prod(self.shape)).view(channels, *2 * (*[2] * L, p))
         halves = [axis for level in range(1, L + 1) for axis in (level, level + L + 1)]
-        self._order = pixels.permute(*halves, 0, L + 1, 2 * L + 2).reshape(sites, -1)
+        order = pixels.permute(*halves, 0, L + 1, 2 * L + 2).reshape(sites, -1)
+        self._order = order if self.places is None else order[self.places]
         self._means = self.means.double().flatten(4).flatten(0, 1)
 
     def draw(self, classes: Tensor, generator) -> Tensor:
@@ -250,8 +253,10 @@ class SymbolImages:
         return x_0.view(-1, *self.shape)
 
 
-def tree_images(L: int, seed=0, texture=0.1, contrast=0.0, coarse: int = 1) -> SymbolImages:
-    """Images of a Random Hierarchy Model of v = 10, m = 20, s = 4 and 10 classes, in colour.
+def tree_images(
+    L: int, seed=0, texture=0.1, contrast=0.0, coarse: int = 1, m: int = 20, shuffled=False
+) -> SymbolImages:
+    """Images of a Random Hierarchy Model of v = 10, s = 4 and 10 classes, in colour.
 
     Symbols are 4 by 4 pixels, so that images have 4 times 2^L a side. Their mean colours are
     normal, of standard deviation 1/2 a pixel.
@@ -263,16 +268,19 @@ def tree_images(L: int, seed=0, texture=0.1, contrast=0.0, coarse: int = 1) -> S
         contrast: standard deviation of the logarithm of a contrast that multiplies the mean colours
             of an image: the middles of five equally likely parts of that normal law; 0 for none.
         coarse: side of the squares over which the images of all this are averaged: 1, 2 or 4.
+        m: rules of each symbol.
+        shuffled: the leaves of a tree lie anywhere, those of all images in the same places.
 
     Raises:
         ValueError: a value out of range.
     """
     if coarse not in (1, 2, 4):
         raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
-    rhm = RandomHierarchyModel(v=10, m=20, s=4, L=L, n_classes=10, seed=seed)
+    rhm = RandomHierarchyModel(v=10, m=m, s=4, L=L, n_classes=10, seed=seed)
     colours = 0.5 * torch.randn(rhm.v, 3, 4, 4, generator=derived_generator(seed, 0))
     colours = avg_pool2d(colours, coarse)
     middles = torch.special.ndtri(torch.arange(0.1, 1, 0.2)) if contrast else torch.zeros(1)
     contrasts = (contrast * middles).exp().view(1, -1, 1, 1, 1, 1, 1)
     means = (contrasts * colours).expand(-1, -1, rhm.d, -1, -1, -1, -1)
-    return SymbolImages(TreeSymbols(rhm), means, texture / coarse)
+    places = torch.randperm(rhm.d, generator=derived_generator(seed, 2)) if shuffled else None
+    return SymbolImages(TreeSymbols(rhm), means, texture / coarse, places)

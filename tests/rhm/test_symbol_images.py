@@ -161,7 +161,21 @@ LAWS = {
     "chain": chain_images(10),
     "pattern": chain_images(1, pattern=0.1),
     "coarse": tree_images(2, coarse=2),
+    "many rules": tree_images(2, m=400),
+    "shuffled": tree_images(2, shuffled=True),
 }
+
+
+def test_shuffled_leaves_are_those_of_the_tree_in_other_places():
+    plain, shuffled = (tree_images(2, seed=3, shuffled=flag) for flag in (False, True))
+    x_0, moved = (law.draw(torch.arange(10), derived_generator(9)) for law in (plain, shuffled))
+    patches = [x.unfold(2, 4, 4).unfold(3, 4, 4).movedim(1, 3).flatten(1, 2) for x in (x_0, moved)]
+    equal = (patches[0][:, :, None] == patches[1][:, None]).flatten(3).all(3)
+    assert (equal == equal[0]).all()  # every image in the same way
+    assert (equal[0].sum(0) == 1).all() and (equal[0].sum(1) == 1).all()
+    assert equal[0].diagonal().sum() < 6
+    posteriors = [law.class_posterior(x, 1.0) for law, x in ((plain, x_0), (shuffled, moved))]
+    torch.testing.assert_close(*posteriors)
 
 
 @pytest.mark.parametrize("name", LAWS)
