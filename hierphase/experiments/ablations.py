@@ -58,6 +58,15 @@ _KINDS = [
     for noise in NOISES
 ]  # fmt: skip
 _SIZES = {"n_rules": 8, "n_leaves": 1 << 14, "seed": 0}
+_NEAR_HALF = slice(16, 33, 2)  # of the noises, within a width of half-way
+# m = v/4 and v/8 for the growth of the spread, m = 2 where averages mean little, and s = 3.
+_DRAWN = [
+    {"v": v, "m": m, "s": s, "L": L}
+    for v, m, s, L in (
+        (8, 2, 2, 6), (16, 4, 2, 6), (32, 8, 2, 6), (64, 16, 2, 6), (16, 2, 2, 6), (32, 4, 2, 6),
+        (64, 8, 2, 6), (8, 4, 3, 4), (16, 8, 3, 4), (16, 6, 2, 6), (16, 4, 2, 8),
+    )
+]  # fmt: skip
 
 
 class TreeMap(Experiment):
@@ -135,12 +144,50 @@ class TreeMap(Experiment):
         for name, parts, each in zip(QUANTITIES, found.swapaxes(0, 1), alone, strict=True):
             for part, values in zip(_PARTS, (*parts, each), strict=True):
                 result[name + part] = ("structure", "draw")[: values.ndim], values
-        columns = {"v": [], "m": [], "s": [], "L": [], "n_classes": [], "zipf": [], "noise": []}
-        for tree in self.p.trees:
-            full = {"n_classes": tree["v"], "zipf": 0.0, "noise": "epsilon"} | tree
-            for key, column in columns.items():
-                column.append(np.mean(full[key]) if key == "m" else full[key])
-        return result.assign_coords({key: ("structure", x) for key, x in columns.items()})
+        return result.assign_coords(_coordinates(self.p.trees))
+
+
+class RuleDraws(TreeMap):
+    """Half-way noise of the class for single draws of the rules, beside what is predicted of each.
+
+    Args:
+        parameters: as of :class:`TreeMap`; all noise is that of the epsilon-process.
+    """
+
+    presets = {"rule-draws": {"n_rules": 32, "n_leaves": 1 << 14, "seed": 0, "trees": _DRAWN}}
+    padded = ("slope",)
+
+    def measure_unit(self, i, prepared):
+        """One draw: ``half``, of two independent samples of data, and ``half_quenched``."""
+        tree, draw = i // self.p.n_rules, i % self.p.n_rules
+        seed = derived_generator(self.p.seed, draw).initial_seed()
+        (rhm, noise), u = model(self.p.trees[tree], seed), prepared.u[tree].values[_NEAR_HALF]
+        halves = []
+        for sample in (1, 2):
+            own = derived_generator(self.p.seed, draw, sample).initial_seed()
+            curves = exact_curves(rhm, noise, u, self.p.n_leaves, own)
+            middle = (1 + 1 / rhm.n_classes) / 2
+            halves.append(crossing_time(curves.epsilon, curves.known[:, 2], middle))
+        predicted = meanfield.quenched_half_epsilon(rhm)
+        return xr.Dataset({"half": ("sample", halves), "half_quenched": predicted})
+
+    def finish(self, merged):
+        """All draws (structure, draw); ``half_error``, the standard error of ``half``."""
+        merged = merged.drop_vars("unit", errors="ignore")
+        found = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+        error = abs(found.half.diff("sample")).isel(sample=0) / 2
+        found = found.assign(half=found.half.mean("sample"), half_error=error)
+        return found.assign_coords(_coordinates(self.p.trees))
+
+
+def _coordinates(trees: list[dict]) -> dict:
+    """Sizes of the trees along ``structure``; m is a mean over levels."""
+    default = {"zipf": 0.0, "noise": "epsilon"}
+    full = [{"n_classes": tree["v"]} | default | tree for tree in trees]
+    names = ("v", "m", "s", "L", "n_classes", "zipf", "noise")
+    rows = {name: [tree[name] for tree in full] for name in names}
+    rows["m"] = [float(np.mean(m)) for m in rows["m"]]
+    return {name: ("structure", row) for name, row in rows.items()}
 
 
 def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:

@@ -4,7 +4,7 @@ A new world, data set, network or preset is an entry of a table, here or in an e
 """
 
 from hierphase.checks import check_known
-from hierphase.experiments.ablations import TreeMap
+from hierphase.experiments.ablations import RuleDraws, TreeMap
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.evidence import Evidence, Signs
 from hierphase.experiments.images import ImageExperiment
@@ -17,6 +17,7 @@ from hierphase.runs import results, sweep
 #: Chapter -> its experiments; each has presets of its own.
 EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
     "ablations": (TreeMap,),
+    "bp-theory": (RuleDraws,),
     "correlations": (TreeCorrelations,),
     "evidence": (Evidence, Signs),
     "image-correlations": (ImageCorrelations,),

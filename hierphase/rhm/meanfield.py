@@ -9,7 +9,7 @@ the upward recursion F (:func:`upward`) has the fixed points 1 and 1/v. Where bo
 repulsive :math:`p^*` between them separates noise that leaves the class known from noise that
 destroys it. (Sclocchi, Favero, Wyart, arXiv 2402.16991; the correlations: Sclocchi et al., arXiv
 2410.13770.) All functions raise a ValueError for sizes v, m, s (symbols, rules of each, branching)
-without unambiguous rules, and for beliefs or noise outside [0, 1].
+without unambiguous rules, L out of range, and beliefs or noise outside [0, 1].
 
 Example:
     >>> from hierphase import meanfield
@@ -129,9 +129,6 @@ def leaf_belief(epsilon, v):
     r"""Belief in the true symbol of a leaf in the epsilon-process.
 
     .. math:: p_0 = 1 - \epsilon + \epsilon / v
-
-    Raises:
-        ValueError: v is not an integer >= 2, or epsilon is outside [0, 1].
     """
     v = checks.positive_integer("v", v, minimum=2)
     return 1 - checks.fractions("epsilon", epsilon) * (1 - 1 / v)
@@ -160,9 +157,6 @@ def beliefs(p_0, v, m, s, L, n_classes=None, power=operator.pow, share=None):
 
     Returns:
         p and q, arrays ``(L+1, *shape of p_0)``, index l for level l; :math:`q_L` is 1/n_classes.
-
-    Raises:
-        ValueError: L out of range.
     """
     L, p = checks.tree_depth(L, s), [checks.fractions("p_0", p_0)]
     n_classes = v if n_classes is None else checks.positive_integer("n_classes", n_classes)
@@ -179,16 +173,12 @@ def beliefs(p_0, v, m, s, L, n_classes=None, power=operator.pow, share=None):
 
 
 def marginal(p, q, v):
-    r"""Probability of the true symbol, from both directions.
+    r"""Probability of the true symbol, from both directions; not of 0 and 1, exclusive beliefs.
 
     .. math:: P = \frac{p q}{p q + (1 - p)(1 - q)/(v - 1)}
-
-    Raises:
-        ValueError: v is not an integer >= 2, or beliefs outside [0, 1], or 0 and 1, which exclude
-            each other.
     """
-    p, q = checks.fractions("p", p), checks.fractions("q", q)
-    joint, v = p * q, checks.positive_integer("v", v, minimum=2)
+    p, q, v = checks.fractions("p", p), checks.fractions("q", q), checks.positive_integer("v", v, 2)
+    joint = p * q
     return _ratio(joint, joint + (1 - p) * (1 - q) / (v - 1))
 
 
@@ -203,9 +193,6 @@ def profile(epsilon, v, m, s, L, n_classes=None) -> np.ndarray:
 
     Returns:
         Array ``(L+1, *shape of epsilon)``; index l for level l, 0 the leaves, L the class.
-
-    Raises:
-        ValueError: L out of range.
     """
     return _profile(*beliefs(leaf_belief(epsilon, v), v, m, s, L, n_classes), v)
 
@@ -221,18 +208,12 @@ def population_profile(p_0, v, m, s, L, seed=0, n_classes=None, zipf=0.0) -> np.
 
     Args:
         p_0: (size,) sample of the leaves' beliefs in their true symbol.
-        v, m, s: symbols, rules a symbol (one number, or those of levels 1 to L), branching.
-        L: depth.
-        seed: of the random combinations.
-        n_classes: number of classes; None means v.
+        v, m, s, L, n_classes: as of :func:`profile`.
+        seed: of the random combinations, not negative.
         zipf: exponent of the probabilities of a symbol's rules.
 
     Returns:
         Array (L+1,), index l for level l. Its sampling error falls as 1/sqrt(size).
-
-    Raises:
-        ValueError: sizes without unambiguous rules, L out of range, a belief outside [0, 1], none
-            at all or not in one dimension, or a seed that is no integer or negative.
     """
     rng = np.random.default_rng(checks.positive_integer("seed", seed, minimum=0))
 
@@ -247,6 +228,30 @@ def population_profile(p_0, v, m, s, L, seed=0, n_classes=None, zipf=0.0) -> np.
     checks.check_shape("p_0", p_0, "size")
     drawn = share if zipf else None
     return _profile(*beliefs(p_0, v, m, s, L, n_classes, power, drawn), v).mean(axis=1)
+
+
+def quenched_half_epsilon(rhm) -> float:
+    r"""Noise of the epsilon-process that loses half of the class, for rules as they are drawn.
+
+    In place of averages over draws the rules that share k entries with the true one are counted,
+    b_k of its own symbol and a_k of all (``rhm.overlaps(level)``):
+
+    .. math:: F_R(p) = \frac{\sum_k b_k p^k w^{s-k}}{\sum_k a_k p^k w^{s-k}}, \qquad
+        w = \frac{1 - p}{v - 1}
+
+    Args:
+        rhm: a :class:`~hierphase.rhm.model.RandomHierarchyModel`.
+    """
+    k, levels = np.arange(rhm.s + 1), [rhm.overlaps(level) for level in range(1, rhm.L + 1)]
+
+    def above_half(epsilon):
+        p = leaf_belief(epsilon, rhm.v)
+        for own, every in levels:
+            products = p**k * ((1 - p) / (rhm.v - 1)) ** (rhm.s - k)
+            p = own @ products / (every @ products)
+        return p - (1 + 1 / rhm.n_classes) / 2
+
+    return float(brentq(above_half, 0, 1, xtol=1e-12))
 
 
 def correlation(epsilon, v, m, s, L) -> np.ndarray:
@@ -265,16 +270,11 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
     q = 0.
 
     Args:
-        epsilon: noise in (0, 1], a float.
-        v, m, s: symbols, rules a symbol, branching.
-        L: depth.
+        epsilon: noise in (0, 1], a float; not so small that beliefs round to 1.
+        v, m, s, L: as of :func:`profile`, m one number.
 
     Returns:
         Array (L+1,); index k for tree distance k, index 0 the variance of sigma.
-
-    Raises:
-        ValueError: sizes without unambiguous rules, L out of range, or epsilon not a number in
-            (0, 1], or where leaves change so rarely that beliefs round to 1.
     """
     v, m, s = checks.tree_sizes(v, m, s)
     p, q = beliefs(leaf_belief(checks.fraction("epsilon", epsilon), v), v, m, s, L)
@@ -299,10 +299,7 @@ def susceptibility(epsilon, v, m, s, L) -> float:
 
     .. math:: \chi = \frac{\sum_{ij} C_{ij}}{\sum_i C_{ii}}
 
-    Args:
-        epsilon: noise in (0, 1], a float.
-        v, m, s: symbols, rules a symbol, branching.
-        L: depth.
+    Arguments are those of :func:`correlation`.
     """
     correlations = correlation(epsilon, v, m, s, L)
     pairs = (s - 1) * float(s) ** np.arange(L)  # leaves at tree distance 1..L of a given leaf

@@ -126,6 +126,25 @@ class RandomHierarchyModel:
             return (uniform * m).astype(np.int64)
         return np.searchsorted(weights.cumsum(0)[:-1].numpy() / m, uniform, "right")
 
+    def overlaps(self, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """How much the rules of a level have in common with a rule that was used.
+
+        Returns:
+            Arrays (s+1,), index k for k equal entries in equal places: of the rules of the same
+            symbol the mean number, each counted by its probability; and the same of all rules.
+            Their sums are 1 and the number of symbols.
+        """
+        (n, m, s), weights = self.rules[level - 1].shape, self.rule_weights(level)
+        likely = np.full(m, 1 / m) if weights is None else weights.numpy() / m
+        rules, own, every = self.rules[level - 1].numpy(), np.zeros(s + 1), np.zeros(s + 1)
+        for symbol in range(n):
+            common = (rules[symbol][:, None, None] == rules).sum(-1)  # (m, n, m)
+            for k in range(s + 1):
+                of_symbols = likely @ ((common == k) @ likely) / n
+                own[k] += of_symbols[symbol]
+                every[k] += of_symbols.sum()
+        return own, every
+
     def sample(self, n: int, seed: int = 0) -> list[torch.Tensor]:
         """Draw data: a uniform class, then a rule at every node.
 

@@ -5,10 +5,11 @@ import xarray as xr
 from hierphase import run_sweep
 from hierphase.experiments import ablations
 from hierphase.experiments.ablations import QUANTITIES, TreeMap
-from hierphase.rhm import correlations
+from hierphase.rhm import correlations, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import log_likelihood
 from hierphase.rhm.model import RandomHierarchyModel
+from hierphase.seeds import derived_generator
 
 SMALL = {"n_rules": 3, "n_leaves": 512}
 
@@ -102,3 +103,22 @@ def test_draws_and_shards_do_not_matter_to_one_another(tmp_path):
 def test_trees_that_cannot_be_are_refused(tree, message):
     with pytest.raises(ValueError, match=message):
         TreeMap(TreeMap.presets["map"] | {"trees": [tree]})
+
+
+def test_half_way_of_single_draws_and_its_prediction(tmp_path):
+    trees = [dict(v=8, m=3, s=2, L=3), dict(v=8, m=2, s=2, L=4, n_classes=5)]
+    changes = {"trees": trees, "n_rules": 4, "n_leaves": 4096, "seed": 7}
+    found = run_sweep("bp-theory", "rule-draws", changes, tmp_path)
+    assert found.half.dims == found.half_quenched.dims == ("structure", "draw")
+    assert found.n_classes.values.tolist() == [8, 5] and found.L.values.tolist() == [3, 4]
+    for i, tree in enumerate(trees):
+        for draw in range(4):
+            seed = derived_generator(7, draw).initial_seed()
+            rhm = RandomHierarchyModel(**tree, seed=seed)
+            one = found.isel(structure=i, draw=draw)
+            assert one.half_quenched == meanfield.quenched_half_epsilon(rhm)
+            levels = rhm.sample(4000, seed=1)  # other data
+            beliefs = log_likelihood("epsilon", levels[0], 8, one.half.item(), None)
+            known = BeliefPropagation(rhm)(beliefs, log=True).probability_of(levels)[:, -1]
+            assert known.mean() == pytest.approx((1 + 1 / rhm.n_classes) / 2, abs=0.03)
+    assert 0 < found.half_error.mean() < 0.01

@@ -306,3 +306,38 @@ def test_duality_keeps_the_exponents_and_maps_the_fixed_point(v, m, s):
     slopes = meanfield.slope(p, v, m, s), meanfield.slope(of_dual, v, dual, s)
     assert slopes[0] == pytest.approx(slopes[1], rel=1e-9)
     assert meanfield.slopes(v, m, s) == pytest.approx(meanfield.slopes(v, dual, s)[::-1], rel=1e-9)
+
+
+@pytest.mark.parametrize("m, s, L", [(1, 2, 3), (3, 3, 2)])
+def test_quenched_half_is_that_of_exact_inference_where_fluctuations_are_small(m, s, L):
+    """Of rules that share no entry more or less than the average, F_R is F."""
+    rhm = RandomHierarchyModel(24, m, s, L, seed=1)
+    means = []
+    for level in range(1, L + 1):
+        own, every = np.zeros((2, s + 1))
+        for seed in range(40):
+            one = RandomHierarchyModel(24, m, s, L, seed=seed).overlaps(level)
+            own, every = own + one[0] / 40, every + one[1] / 40
+        means.append((own, every))
+    k, p = np.arange(s + 1), 0.8
+    for own, every in means:
+        products = p**k * (0.2 / 23) ** (s - k)
+        ours = own @ products / (every @ products)
+        assert ours == pytest.approx(meanfield.upward(p, 24, m, s), abs=2e-3)
+    half = meanfield.quenched_half_epsilon(rhm)
+    levels = rhm.sample(2000, seed=3)
+    posterior = BeliefPropagation(rhm)(EpsilonProcess(24).beliefs(levels[0], half))
+    assert posterior.probability_of(levels)[:, -1].mean() == pytest.approx(12.5 / 24, abs=0.06)
+
+
+def test_quenched_half_knows_which_rules_lose_their_class_late():
+    """science.md, section 8: correlation .86 over draws at (16, 4, 2, 6), slope 1."""
+    draws = [RandomHierarchyModel(16, 4, 2, 6, seed=seed) for seed in range(14)]
+    predicted = [meanfield.quenched_half_epsilon(rhm) for rhm in draws]
+    assert np.mean(predicted) == pytest.approx(0.7605, abs=0.008)
+    known = []
+    for rhm in draws:
+        levels = rhm.sample(250, seed=9)
+        posterior = BeliefPropagation(rhm)(EpsilonProcess(16).beliefs(levels[0], 0.76))
+        known.append(posterior.probability_of(levels)[:, -1].mean().item())
+    assert np.corrcoef(predicted, known)[0, 1] > 0.75

@@ -169,3 +169,21 @@ def test_each_level_may_have_a_number_of_rules_of_its_own():
 def test_impossible_kinds_of_rules_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         RandomHierarchyModel(**{"v": 6, "m": 2, "s": 2, "L": 3} | changes)
+
+
+@pytest.mark.parametrize("sizes", [(5, 3, 2, 2), (4, 2, 3, 2, 3), (4, [2, 4], 2, 2)])
+@pytest.mark.parametrize("zipf", [0.0, 1.5])
+def test_overlaps_are_counted_pair_by_pair(sizes, zipf):
+    rhm = RandomHierarchyModel(*sizes, seed=4, zipf=zipf)
+    for level in (1, 2):
+        rules = rhm.rules[level - 1].tolist()
+        n, m = len(rules), len(rules[0])
+        likely = [(r + 1) ** -zipf for r in range(m)]
+        likely = [x / sum(likely) for x in likely]
+        own, every = np.zeros(rhm.s + 1), np.zeros(rhm.s + 1)
+        for a, i, b, j in np.ndindex(n, m, n, m):
+            k = sum(x == y for x, y in zip(rules[a][i], rules[b][j], strict=True))
+            every[k] += likely[i] * likely[j] / n
+            own[k] += likely[i] * likely[j] / n * (a == b)
+        np.testing.assert_allclose(rhm.overlaps(level), [own, every], atol=1e-12)
+        assert own.sum() == pytest.approx(1) and every.sum() == pytest.approx(n)
