@@ -32,7 +32,7 @@ _TREE = {
     "n_loss_data": 1000, "n_loss_times": 40, "n_data": 256, "n_times": 13, "last_time": 360,
     "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
 }  # fmt: skip
-_FEW = {"n_loss_times": 10, "n_times": 16, "last_time": 600, "n_data": 512}
+_FEW = {"n_loss_times": 10, "n_times": 9, "last_time": 640, "n_samples": 400}
 #: Preset -> the parameters of :class:`DenoiserExperiment`.
 PRESETS = {"tree": _TREE} | {
     name: _TREE | _FEW | {"sizes": {name: [list(rhm_catalogue.OTHER_SIZES)] * 3}}
