@@ -5,6 +5,7 @@ One code, :func:`read_off`, reads the same numbers off belief propagation and of
 
 import contextlib
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,9 +135,7 @@ class TreeMap(Experiment):
         alone = np.empty((len(QUANTITIES), len(self.p.trees), n))
         for i, tree in enumerate(self.p.trees):
             rhm, curves = model(tree)[0], draws.isel(structure=i)
-            value = read_off(curves.mean("draw"), rhm)
-            without = [read_off(curves.drop_isel(draw=k).mean("draw"), rhm) for k in range(n)]
-            error = stats.t.ppf(0.975, n - 1) * np.std(without, axis=0) * (n - 1) ** 0.5
+            value, error = jackknife(partial(read_off, rhm=rhm), curves)
             here = theory.isel(structure=i).assign(epsilon=curves.epsilon.mean("draw"))
             found[..., i] = value, value - error, value + error, read_off(here, rhm)
             alone[:, i] = np.transpose([read_off(curves.isel(draw=k), rhm) for k in range(n)])
@@ -144,7 +143,7 @@ class TreeMap(Experiment):
         for name, parts, each in zip(QUANTITIES, found.swapaxes(0, 1), alone, strict=True):
             for part, values in zip(_PARTS, (*parts, each), strict=True):
                 result[name + part] = ("structure", "draw")[: values.ndim], values
-        return result.assign_coords(_coordinates(self.p.trees))
+        return result.assign_coords(coordinates(self.p.trees))
 
 
 class RuleDraws(TreeMap):
@@ -177,10 +176,23 @@ class RuleDraws(TreeMap):
         found = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
         error = abs(found.half.diff("sample")).isel(sample=0) / 2
         found = found.assign(half=found.half.mean("sample"), half_error=error)
-        return found.assign_coords(_coordinates(self.p.trees))
+        return found.assign_coords(coordinates(self.p.trees))
 
 
-def _coordinates(trees: list[dict]) -> dict:
+def jackknife(statistic, draws) -> tuple[np.ndarray, np.ndarray]:
+    """A statistic of the mean over draws, and half its 95% interval (Student's t).
+
+    Args:
+        statistic: of a mean, an array.
+        draws: an xarray with a dimension ``draw``.
+    """
+    n = draws.sizes["draw"]
+    without = [statistic(draws.drop_isel(draw=k).mean("draw")) for k in range(n)]
+    error = stats.t.ppf(0.975, n - 1) * np.std(without, axis=0) * (n - 1) ** 0.5
+    return statistic(draws.mean("draw")), error
+
+
+def coordinates(trees: list[dict]) -> dict:
     """Sizes of the trees along ``structure``; m is a mean over levels."""
     default = {"zipf": 0.0, "noise": "epsilon"}
     full = [{"n_classes": tree["v"]} | default | tree for tree in trees]

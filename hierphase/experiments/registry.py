@@ -11,6 +11,7 @@ from hierphase.experiments.images import ImageExperiment
 from hierphase.experiments.learned_denoisers import DenoiserExperiment
 from hierphase.experiments.representations import ProbeExperiment
 from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
+from hierphase.experiments.u_turns import UTurns
 from hierphase.parameters import check_values
 from hierphase.runs import results, sweep
 
@@ -24,6 +25,7 @@ EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
     "imagenet-transition": (ImageExperiment,),
     "learned-denoisers": (DenoiserExperiment,),
     "probe-curves": (ProbeExperiment,),
+    "u-turns": (UTurns,),
 }
 
 

@@ -1,0 +1,124 @@
+"""Again and again: noise a datum and draw it back from the exact posterior, step after step.
+
+A step leaves the law of the data as it is and is reversible, so the chain is stationary from its
+first datum on, and all pairs of its steps count.
+"""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from hierphase.analysis.transition import crossing_time
+from hierphase.checks import increasing, within
+from hierphase.experiments.ablations import coordinates, jackknife, model
+from hierphase.experiments.base import Experiment
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import NOISES, log_likelihood
+from hierphase.seeds import derived_generator
+
+_TREE = {
+    "trees": [{"v": 16, "m": 4, "s": 2, "L": 6}, {"v": 32, "m": 8, "s": 2, "L": 6}],
+    "noise": "masking", "rates": [0.15, 0.2, 0.27, 0.3, 0.35, 0.4, 0.46, 0.53, 0.64, 0.75],
+    "n_rules": 12, "n_chains": 128, "n_steps": 100, "seed": 0,
+}  # fmt: skip
+
+
+class UTurns(Experiment):
+    """Chains of corrupt-and-redraw steps on trees, for several draws of the rules of each.
+
+    Args:
+        parameters: ``trees``, each the arguments of
+            :class:`~hierphase.rhm.model.RandomHierarchyModel`; ``noise``, "masking", "uniform" or
+            "Gaussian", and its ``rates``, the fraction t/T of each; ``n_rules`` draws of the rules,
+            of each ``n_chains`` chains of ``n_steps`` steps; ``seed``.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, rates outside (0, 1), or a bad size.
+    """
+
+    presets = {
+        "tree": _TREE,
+        "tree-gaussian": _TREE | {"noise": "Gaussian", "rates": [0.1, 0.13, 0.16, 0.2, 0.25, 0.3]},
+    }
+    least = {"n_rules": 2, "n_chains": 2}
+    choices = {"noise": NOISES[1:]}  # the epsilon-process draws none
+    padded = ("kept", "hops", "relaxation", "relaxation_low", "relaxation_high")
+
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        within("rates", increasing("rates", self.p.rates, 1), 1e-6, 1 - 1e-6)
+        self.depth = max([model(tree)[0].L for tree in self.p.trees], default=0)
+        self.shape = len(self.p.trees), len(self.p.rates), self.p.n_rules
+
+    def __len__(self) -> int:
+        return int(np.prod(self.shape))
+
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """The chains of one draw of the rules.
+
+        Args:
+            i: trees first, then rates, then draws in turn.
+            prepared: not used.
+
+        Returns:
+            ``kept`` (step, level), the share of symbols that are those of as many steps before, 0
+            for independent data, NaN above the class; ``hops``, how uneven the changes of class are
+            over pairs of classes: the covariance over pairs of their numbers in the two halves of
+            the chains, each relative to its mean (NaN where there are none).
+        """
+        tree, rate, draw = map(int, np.unravel_index(i, self.shape))
+        seed = derived_generator(self.p.seed, draw).initial_seed()
+        rhm, generator = model(self.p.trees[tree], seed)[0], derived_generator(self.p.seed, i, 1)
+        infer, levels = BeliefPropagation(rhm), rhm.sample(self.p.n_chains, seed=seed)
+        chain = [levels]
+        for _ in range(self.p.n_steps):
+            seen = (self.p.noise, levels[0], rhm.v, self.p.rates[rate], generator)
+            posterior = infer(log_likelihood(*seen), log=True)
+            levels = [drawn[0] for drawn in posterior.sample(1, generator)]
+            chain.append(levels)
+        kept = np.full((len(chain), self.depth + 1), np.nan)
+        prior = infer(torch.ones(1, rhm.d, rhm.v)).marginals
+        for level, shares in enumerate(prior):
+            steps = torch.stack([levels[level] for levels in chain])
+            chance = shares.double().square().sum(-1).mean()
+            for n in range(len(chain)):
+                same = (steps[n:] == steps[: len(chain) - n]).double().mean()
+                kept[n, level] = (same - chance) / (1 - chance)
+        classes = torch.stack([levels[-1][:, 0] for levels in chain])
+        pairs = rhm.n_classes * classes[:-1] + classes[1:]
+        other, counts = ~torch.eye(rhm.n_classes, dtype=torch.bool).flatten(), []
+        for half in (0, 1):
+            found = torch.bincount(pairs[:, half::2].flatten(), minlength=len(other))[other]
+            counts.append(found.double().numpy())
+        with np.errstate(invalid="ignore"):
+            first, second = (found / found.mean() - 1 for found in counts)
+        return xr.Dataset({"kept": (("step", "level"), kept), "hops": (first * second).mean()})
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All draws (structure, rate, draw), and ``relaxation`` (structure, rate, level).
+
+        That is the number of steps in which ``kept``, its mean over draws, falls to 1/e (NaN where
+        it does not), with 95% intervals ``_low`` and ``_high`` over the draws (jackknife).
+        """
+        merged = merged.drop_vars("unit", errors="ignore").coarsen(unit=self.p.n_rules)
+        draws = merged.construct(unit=("pair", "draw")).coarsen(pair=len(self.p.rates))
+        draws = draws.construct(pair=("structure", "rate"))
+        kept = draws.kept.transpose("draw", "structure", "rate", "level", "step")
+        value, error = jackknife(lambda mean: relaxation(mean.values), kept)
+        for end, x in (("", value), ("_low", value - error), ("_high", value + error)):
+            draws["relaxation" + end] = ("structure", "rate", "level"), x
+        draws["kept"] = draws.kept.astype(np.float32)
+        return draws.assign_coords(coordinates(self.p.trees) | {"rate": self.p.rates})
+
+
+def relaxation(kept: np.ndarray) -> np.ndarray:
+    """Steps in which what is kept falls to 1/e, its logarithm interpolated between steps.
+
+    Args:
+        kept: (..., steps + 1), from 1 at step 0 on.
+
+    Returns:
+        (...), NaN where it does not fall so far.
+    """
+    steps, logs = np.arange(kept.shape[-1]), np.log(np.maximum(kept, 1e-12))
+    return crossing_time(steps, logs, -1)

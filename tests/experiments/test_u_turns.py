@@ -1,0 +1,105 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from hierphase import run_sweep
+from hierphase.experiments import registry
+from hierphase.experiments.u_turns import UTurns, relaxation
+from hierphase.rhm.model import RandomHierarchyModel
+from hierphase.seeds import derived_generator
+
+TREE = {"v": 3, "m": 2, "s": 2, "L": 2, "n_classes": 3}
+
+
+def kernel(rhm, rate):
+    """All data (leaves, and levels), and P(x -> x') of a step, by enumeration of all masks."""
+    data = []
+    for root in range(rhm.n_classes):
+        for top in rhm.rules[1][root].tolist():
+            for choice in itertools.product(range(rhm.m), repeat=rhm.s):
+                leaves = rhm.rules[0][top, choice].flatten().tolist()
+                data.append((leaves, top, [root]))
+    leaves = np.array([x[0] for x in data])
+    step = np.zeros((len(data), len(data)))
+    for mask in itertools.product((False, True), repeat=rhm.d):
+        seen = ~np.array(mask)
+        chance = rate ** sum(mask) * (1 - rate) ** (rhm.d - sum(mask))
+        agree = (leaves[:, None, seen] == leaves[None, :, seen]).all(2)
+        step += chance * agree / agree.sum(1, keepdims=True)
+    return [np.array([x[level] for x in data]) for level in range(3)], step
+
+
+def exact_kept(levels, step, n):
+    """(level,) what is kept after n steps beyond chance."""
+    after, found = np.linalg.matrix_power(step, n) / len(step), []
+    for symbols in levels:
+        same = (symbols[:, None] == symbols[None]).mean(2)
+        chance = np.mean([(np.bincount(x) / len(x)) @ (np.bincount(x) / len(x)) for x in symbols.T])
+        found.append(((after * same).sum() - chance) / (1 - chance))
+    return np.array(found)
+
+
+def test_chains_are_those_of_the_enumerated_kernel(tmp_path):
+    changes = {"trees": [TREE], "rates": [0.3, 0.6], "n_rules": 2, "n_chains": 1500, "n_steps": 12}
+    found = run_sweep("u-turns", "tree", changes, tmp_path)
+    assert found.kept.dims == ("structure", "rate", "draw", "step", "level")
+    for draw in (0, 1):
+        rhm = RandomHierarchyModel(**TREE, seed=derived_generator(0, draw).initial_seed())
+        for i, rate in enumerate((0.3, 0.6)):
+            levels, step = kernel(rhm, rate)
+            np.testing.assert_allclose(step.sum(1), 1)
+            np.testing.assert_allclose(step, step.T, atol=1e-12)  # reversible: equally likely data
+            assert np.linalg.eigvalsh(step).min() > -1e-12  # and positive
+            exact = np.array([exact_kept(levels, step, n) for n in range(13)])
+            ours = found.kept.isel(structure=0, rate=i, draw=draw)
+            np.testing.assert_allclose(ours, exact, atol=0.07)
+            bound = exact[1] ** np.arange(13)[:, None]
+            assert (exact >= bound - 1e-12).all()  # K_n >= K_1^n
+            moved = np.array(
+                [
+                    [
+                        step[np.ix_(a == levels[2][:, 0], b == levels[2][:, 0])].sum()
+                        for b in range(3)
+                    ]
+                    for a in range(3)
+                ]
+            )[~np.eye(3, dtype=bool)]
+            uneven = np.mean((moved / moved.mean() - 1) ** 2)
+            assert found.hops[0, i, draw] == pytest.approx(uneven, abs=0.02 + 0.2 * uneven)
+
+
+def test_relaxation_is_the_time_of_an_exponential():
+    steps = np.arange(30)
+    kept = np.exp(-steps / np.array([0.4, 3.7, 50.0])[:, None])
+    np.testing.assert_allclose(relaxation(kept), [0.4, 3.7, np.nan])
+
+
+def test_known_times_of_relaxation(tmp_path):
+    """science.md, section 8: (16, 4, 2, 6) at masking rates .53 and .75, and middle levels last."""
+    tree = {"v": 16, "m": 4, "s": 2, "L": 6}
+    changes = {"trees": [tree], "rates": [0.3, 0.53, 0.75], "n_rules": 4, "n_chains": 48}
+    found = run_sweep("u-turns", "tree", changes | {"n_steps": 40}, tmp_path).isel(structure=0)
+    assert found.v.item() == 16 and found.rate.values.tolist() == [0.3, 0.53, 0.75]
+    middle = [2.18, 2.05, 1.93, 1.76, 1.50, 1.16, 0.80]
+    np.testing.assert_allclose(found.relaxation[1], middle, rtol=0.25)
+    assert found.relaxation[2, 0] == pytest.approx(0.89, rel=0.1)
+    assert found.relaxation[2, 6] == pytest.approx(0.26, rel=0.15)
+    assert (found.relaxation[2].diff("level") < 0).all()
+    slow = found.kept[0, :, 20].mean("draw").values
+    assert slow[[2, 3, 4]].min() > max(slow[0], slow[6])
+    assert (found.relaxation_low <= found.relaxation).where(found.relaxation.notnull(), True).all()
+
+
+def test_refusals():
+    def made(**changes):
+        return UTurns(registry.all_parameters("u-turns", "tree", changes))
+
+    with pytest.raises(ValueError, match=r"rates must be a number, 1e-06 to 0.999999, got"):
+        made(rates=[0.5, 1.0])
+    with pytest.raises(ValueError, match="rates must increase, 1 or more, got"):
+        made(rates=[0.5, 0.5])
+    with pytest.raises(ValueError, match="unknown noise 'epsilon'"):
+        made(noise="epsilon")
+    with pytest.raises(ValueError, match="n_chains must be at least 2, got 1"):
+        made(n_chains=1)
