@@ -9,6 +9,7 @@ from hierphase.experiments.base import Experiment
 from hierphase.experiments.evidence import Evidence, Signs
 from hierphase.experiments.images import ImageExperiment
 from hierphase.experiments.learned_denoisers import DenoiserExperiment
+from hierphase.experiments.levels import LevelEntropy
 from hierphase.experiments.representations import ProbeExperiment
 from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
 from hierphase.experiments.u_turns import UTurns
@@ -25,6 +26,7 @@ EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
     "imagenet-transition": (ImageExperiment,),
     "learned-denoisers": (DenoiserExperiment,),
     "probe-curves": (ProbeExperiment,),
+    "speciation": (LevelEntropy,),
     "u-turns": (UTurns,),
 }
 

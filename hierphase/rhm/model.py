@@ -6,7 +6,7 @@ back without ambiguity. (Cagnetta et al., arXiv 2307.02129.)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -111,6 +111,12 @@ class RandomHierarchyModel:
     def n_symbols(self, level: int) -> int:
         """Number of symbols at ``level``: v, or n_classes at the top."""
         return self.n_classes if level == self.L else self.v
+
+    def of_class(self, label: int) -> "RandomHierarchyModel":
+        """The model of the data of one class alone: its rules, and a single class."""
+        alone = replace(self, n_classes=1)
+        object.__setattr__(alone, "rules", [*self.rules[:-1], self.rules[-1][[label]]])
+        return alone
 
     def rule_weights(self, level: int) -> torch.Tensor | None:
         """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""

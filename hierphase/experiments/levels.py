@@ -1,0 +1,103 @@
+"""When is each level of a tree decided: the entropy of its symbols given what noise has left."""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from hierphase.checks import increasing, within
+from hierphase.experiments.ablations import coordinates, jackknife, model
+from hierphase.experiments.base import Experiment
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import NOISES, encode, log_likelihood
+from hierphase.seeds import derived_generator
+
+_TREE = {
+    "trees": [
+        {"v": v, "m": m, "s": s, "L": L}
+        for v, m, s, L in ((32, 8, 2, 6), (16, 4, 2, 6), (8, 4, 3, 4))
+    ],
+    "noise": "epsilon", "noises": [0.001, *(k / 50 for k in range(1, 50)), 0.999],
+    "n_rules": 16, "n_data": 64, "seed": 0,
+}  # fmt: skip
+_TIMES = [k / 100 for k in range(2, 41)]
+_PARTS = ("entropy", "given_class", "mmse", "mmse_given_class")
+
+
+class LevelEntropy(Experiment):
+    """Entropies of all levels of trees, exactly, for several draws of the rules.
+
+    Args:
+        parameters: ``trees``, each the arguments of
+            :class:`~hierphase.rhm.model.RandomHierarchyModel`; ``noise`` by name, and its levels
+            ``noises``, epsilon or t/T; ``n_rules`` draws of the rules of each tree, of each
+            ``n_data`` data; ``seed``.
+
+    Raises:
+        ValueError: sizes without unambiguous rules, noises outside (0, 1), or a bad size.
+    """
+
+    presets = {
+        "tree": _TREE,
+        "tree-gaussian": _TREE | {"noise": "Gaussian", "noises": _TIMES},
+        "tree-masking": _TREE | {"noise": "masking"},
+    }
+    least = {"n_rules": 2}
+    choices = {"noise": NOISES}
+    padded = tuple(name + end for name in _PARTS for end in ("", "_low", "_high"))
+
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        within("noises", increasing("noises", self.p.noises, 1), 1e-6, 1 - 1e-6)
+        self.depth = max([model(tree)[0].L for tree in self.p.trees], default=0)
+
+    def __len__(self) -> int:
+        return len(self.p.trees) * self.p.n_rules
+
+    def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
+        """One draw of the rules of one tree.
+
+        Args:
+            i: trees first, their draws in turn.
+            prepared: not used.
+
+        Returns:
+            Means over data and the nodes of a level (noise, level), NaN above the class:
+            ``entropy`` of the posterior of a node in nats; ``given_class`` the same where the class
+            is known too. ``mmse`` (noise), the posterior variance of the code of all leaves
+            together; ``mmse_given_class``.
+        """
+        tree, draw = i // self.p.n_rules, i % self.p.n_rules
+        seed = derived_generator(self.p.seed, draw).initial_seed()
+        rhm, _ = model(self.p.trees[tree], seed)
+        levels, n = rhm.sample(self.p.n_data, seed=seed), len(self.p.noises)
+        x_0, of_class = encode(levels[0], rhm.v).mT, levels[-1][:, 0]
+        groups = [(of_class == c).nonzero()[:, 0] for c in range(rhm.n_classes)]
+        every = [(torch.arange(len(x_0)), rhm)]
+        known = [(rows, rhm.of_class(c)) for c, rows in enumerate(groups) if len(rows)]
+        entropy, variance = np.full((2, n, self.depth + 1), np.nan), np.zeros((2, n))
+        for k, u in enumerate(self.p.noises):
+            generator = derived_generator(self.p.seed, draw, 1)  # the same at all levels
+            log = log_likelihood(self.p.noise, levels[0], rhm.v, u, generator, T=20_000)
+            for given, parts in enumerate((every, known)):
+                found = np.zeros(rhm.L + 1)
+                for rows, one in parts:
+                    marginals = BeliefPropagation(one)(log[rows], log=True).marginals
+                    share = len(rows) / len(x_0)
+                    found += [share * torch.special.entr(p).sum(-1).mean() for p in marginals]
+                    missed = (x_0[rows] - marginals[0]).square().sum((1, 2)).mean()
+                    variance[given, k] += share * missed
+                entropy[given, k, : rhm.L + 1] = found
+        measured = {name: (("noise", "level"), entropy[i]) for i, name in enumerate(_PARTS[:2])}
+        measured |= {name: ("noise", variance[i]) for i, name in enumerate(_PARTS[2:])}
+        return xr.Dataset(measured)
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """Means over draws (structure, noise, ...), with 95% intervals ``_low`` and ``_high``."""
+        merged = merged.drop_vars("unit", errors="ignore")
+        draws = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+        found = xr.Dataset()
+        for name in _PARTS:
+            value, error = jackknife(lambda mean: mean, draws[name])
+            for end, x in (("", value), ("_low", value - error), ("_high", value + error)):
+                found[name + end] = x.astype(np.float32)
+        return found.assign_coords(coordinates(self.p.trees) | {"noise": self.p.noises})
