@@ -20,7 +20,7 @@ _TREE = {
     "n_rules": 16, "n_data": 64, "seed": 0,
 }  # fmt: skip
 _TIMES = [k / 100 for k in range(2, 41)]
-_PARTS = ("entropy", "given_class", "mmse", "mmse_given_class")
+_PARTS = ("entropy", "given_class", "mmse", "mmse_given_class", "gap", "gap_spread")
 
 
 class LevelEntropy(Experiment):
@@ -64,7 +64,9 @@ class LevelEntropy(Experiment):
             Means over data and the nodes of a level (noise, level), NaN above the class:
             ``entropy`` of the posterior of a node in nats; ``given_class`` the same where the class
             is known too. ``mmse`` (noise), the posterior variance of the code of all leaves
-            together; ``mmse_given_class``.
+            together; ``mmse_given_class``; ``gap``, by how much the log-likelihood of the own class
+            is above that of another (of e^690 at most), and ``gap_spread``, its standard deviation
+            over data and other classes.
         """
         tree, draw = i // self.p.n_rules, i % self.p.n_rules
         seed = derived_generator(self.p.seed, draw).initial_seed()
@@ -74,21 +76,27 @@ class LevelEntropy(Experiment):
         groups = [(of_class == c).nonzero()[:, 0] for c in range(rhm.n_classes)]
         every = [(torch.arange(len(x_0)), rhm)]
         known = [(rows, rhm.of_class(c)) for c, rows in enumerate(groups) if len(rows)]
-        entropy, variance = np.full((2, n, self.depth + 1), np.nan), np.zeros((2, n))
+        entropy, of_data = np.full((2, n, self.depth + 1), np.nan), np.zeros((4, n))
         for k, u in enumerate(self.p.noises):
             generator = derived_generator(self.p.seed, draw, 1)  # the same at all levels
             log = log_likelihood(self.p.noise, levels[0], rhm.v, u, generator, T=20_000)
             for given, parts in enumerate((every, known)):
                 found = np.zeros(rhm.L + 1)
                 for rows, one in parts:
-                    marginals = BeliefPropagation(one)(log[rows], log=True).marginals
+                    posterior = BeliefPropagation(one)(log[rows], log=True)
+                    marginals = posterior.marginals
                     share = len(rows) / len(x_0)
                     found += [share * torch.special.entr(p).sum(-1).mean() for p in marginals]
                     missed = (x_0[rows] - marginals[0]).square().sum((1, 2)).mean()
-                    variance[given, k] += share * missed
+                    of_data[given, k] += share * missed
                 entropy[given, k, : rhm.L + 1] = found
+                if not given:
+                    likelihood = posterior.messages[-1][:, 0].clamp(min=1e-300).log()
+                    gap = likelihood.gather(1, levels[-1]) - likelihood
+                    gap = gap[torch.arange(rhm.n_classes) != levels[-1]]
+                    of_data[2:, k] = gap.mean(), gap.std()
         measured = {name: (("noise", "level"), entropy[i]) for i, name in enumerate(_PARTS[:2])}
-        measured |= {name: ("noise", variance[i]) for i, name in enumerate(_PARTS[2:])}
+        measured |= {name: ("noise", of_data[i]) for i, name in enumerate(_PARTS[2:])}
         return xr.Dataset(measured)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:

@@ -6,6 +6,7 @@ over x_0. (Sclocchi et al., arXiv 2410.13770; of images: `hierphase.analysis.pat
 """
 
 import math
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from scipy.special import softmax
 from torch import Tensor
 
 from hierphase.checks import check_shape, positive_integer, tree_depth
-from hierphase.rhm.belief_propagation import Posterior
+from hierphase.rhm.belief_propagation import BeliefPropagation, Posterior
 from hierphase.rhm.belief_propagation_torch import PROBABILITY, child_messages
-from hierphase.rhm.model import check_symbols
+from hierphase.rhm.model import RandomHierarchyModel, check_symbols
 
 
 def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -107,6 +108,39 @@ def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
     positive_integer("the number K of trajectories", len(fields), minimum=2)
     blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
     return np.diff([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=0, prepend=0).T
+
+
+def leaf_covariance(rhm: RandomHierarchyModel) -> np.ndarray:
+    """Covariance of the one-hot code of the leaves over data of the model, exactly.
+
+    Args:
+        rhm: the model.
+
+    Returns:
+        (s**L * v, s**L * v), leaf by leaf, the symbols of a leaf in a row.
+    """
+    nothing = torch.ones(1, rhm.d, rhm.v, dtype=torch.float64)
+    prior = [shares[0] for shares in BeliefPropagation(rhm)(nothing).marginals]
+    below = torch.eye(rhm.v, dtype=torch.float64)[:, None]  # P(leaf | symbol above it)
+    second = torch.block_diag(*map(torch.diag, prior[0]))
+    second = second.view(rhm.d, rhm.v, rhm.d, rhm.v)
+    for level, rules in enumerate(rhm.rules, 1):
+        weights, size = rhm.rule_weights(level), below.shape[1]
+        likely = torch.ones(rules.shape[1]).double() if weights is None else weights
+        likely /= rules.shape[1]
+        places = [slice(start, start + size) for start in range(0, rhm.d, size)]
+        for node, own in enumerate(prior[level]):
+            leaves = places[node * rhm.s :]
+            for i, j in permutations(range(rhm.s), 2):  # leaves whose paths meet at this node
+                pair = torch.zeros(rhm.v, rhm.v, dtype=torch.float64)
+                chance = own[:, None] * likely
+                pair.index_put_((rules[..., i], rules[..., j]), chance, accumulate=True)
+                block = torch.einsum("xav,xy,ybw->avbw", below, pair, below)
+                second[leaves[i], :, leaves[j]] = block
+        parts = [torch.einsum("r,yrav->yav", likely, below[part]) for part in rules.unbind(-1)]
+        below = torch.cat(parts, 1)
+    mean = prior[0].flatten()
+    return (second.reshape(len(mean), -1) - torch.outer(mean, mean)).numpy()
 
 
 def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.ndarray:

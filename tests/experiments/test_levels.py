@@ -38,7 +38,7 @@ def test_entropies_are_sums_over_all_data(noise, tmp_path):
     sizes = {"trees": [TREE], "noise": noise, "noises": [0.3, 0.6], "n_rules": 2, "n_data": 12}
     found = run_sweep("speciation", "tree", sizes, tmp_path).isel(structure=0)
     expected = np.zeros((2, 2, 3))
-    variances = np.zeros((2, 2))
+    variances, gaps = np.zeros((2, 2)), np.zeros(2)
     for draw in (0, 1):
         seed = derived_generator(0, draw).initial_seed()
         rhm = RandomHierarchyModel(**TREE, seed=seed)
@@ -49,6 +49,9 @@ def test_entropies_are_sums_over_all_data(noise, tmp_path):
             log = log_likelihood(noise, levels[0], 3, u, generator, T=20_000).numpy()
             joint = np.exp(log[:, np.arange(4), data[0]].sum(2))
             for weights, truth, own in zip(joint, levels[0], levels[2][:, 0].tolist(), strict=True):
+                of_classes = [weights[data[2][:, 0] == c].sum() for c in (own, 1 - own)]
+                if noise != "masking":  # in which classes are excluded
+                    gaps[k] += np.log(of_classes[0] / of_classes[1]) / 24
                 for given, p in enumerate((weights, weights * (data[2][:, 0] == own))):
                     expected[given, k] += np.array(marginal_entropies(p, data)) / 24
                     mean = np.einsum("x,xiv->iv", p / p.sum(), codes)
@@ -58,6 +61,8 @@ def test_entropies_are_sums_over_all_data(noise, tmp_path):
     np.testing.assert_allclose(found.mmse, variances[0], atol=1e-5)
     np.testing.assert_allclose(found.mmse_given_class, variances[1], atol=1e-5)
     assert (found.given_class.isel(level=2) == 0).all()
+    if noise != "masking":
+        np.testing.assert_allclose(found.gap, gaps, rtol=1e-5)
 
 
 def test_what_the_class_tells_is_its_entropy_rate(tmp_path):

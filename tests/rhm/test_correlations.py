@@ -227,3 +227,26 @@ def test_values_and_leaves_have_to_fit_the_posterior():
         correlations.block_moments(posterior, torch.ones(1, 4, 3))
     with pytest.raises(ValueError, match=r"leaves must be of shape .*got \(1, 3\)"):
         correlations.posterior_covariance(posterior, torch.zeros(1, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", [{}, {"zipf": 1.0}, {"s": 3, "L": 2, "n_classes": 2}])
+def test_covariance_of_the_leaves_is_that_of_all_data(kind):
+    rhm = RandomHierarchyModel(**{"v": 3, "m": 2, "s": 2, "L": 2} | kind, seed=5)
+    codes, weights = [], []
+    for root in range(rhm.n_classes):
+        for r, top in enumerate(rhm.rules[1][root].tolist()):
+            for choice in itertools.product(range(2), repeat=rhm.s):
+                leaves = rhm.rules[0][top, choice].flatten()
+                codes.append(np.eye(3)[leaves.numpy()].flatten())
+                weights.append(np.prod([float(k + 1) ** -rhm.zipf for k in (r, *choice)]))
+    expected = np.cov(np.transpose(codes), aweights=weights, ddof=0)
+    np.testing.assert_allclose(correlations.leaf_covariance(rhm), expected, atol=1e-12)
+
+
+def test_leading_eigenvalue_does_not_see_the_tree():
+    """science.md, section 8: .057 to .073 for (32, 8, 2) up to L = 6."""
+    found = []
+    for L in (2, 4):
+        covariance = correlations.leaf_covariance(RandomHierarchyModel(32, 8, 2, L))
+        found.append(np.linalg.eigvalsh(covariance)[-1])
+    assert 0.045 < min(found) and max(found) < 0.08
