@@ -22,6 +22,7 @@ _PLACES = {
     "GaussianProcess": "rhm.corruption:GaussianProcess",
     "MaskingProcess": "rhm.corruption:MaskingProcess",
     "RandomHierarchyModel": "rhm.model:RandomHierarchyModel",
+    "calibration": "analysis.calibration:calibration",
     "compare": "runs.comparison:compare",
     "convert_state_dict": "diffusion.guided_diffusion:convert_state_dict",
     "image_folder": "diffusion.image_folder:image_folder",

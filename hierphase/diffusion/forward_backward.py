@@ -42,11 +42,13 @@ class ForwardBackwardOutput(BaseOutput):
         timesteps: (n_times,) float64 time that x_t was noised to, as the scheduler counts;
             0 where there is no noise, and T where ``timesteps`` asked for pure noise.
         ln_snr: (n_times,) float64 level of x_t; inf where there is no noise, -inf for pure noise.
+        noise: (n_times, n, ...) z of x_t = alpha x_0 + sigma z; 0 where there is no noise.
     """
 
     samples: torch.Tensor
     timesteps: torch.Tensor
     ln_snr: torch.Tensor
+    noise: torch.Tensor
 
 
 class _Start(NamedTuple):
@@ -180,11 +182,12 @@ class ForwardBackwardPipeline(DiffusionPipeline):
 
         # The forward process: x_t of the rows of every start, and the way that leads back.
         samples, ways, asked = [x0] * len(starts), {}, {}
+        noise = [torch.zeros_like(x0)] * len(starts)
         generators = _row_generators(generator, len(x0), [start.key for start in starts])
         for i, (start, own) in enumerate(zip(starts, generators, strict=True)):
             if start.sigma > 0:
-                z = randn_tensor(x0.shape, generator=own, device=x0.device)
-                x_t = start.alpha * x0 + start.sigma * z
+                noise[i] = randn_tensor(x0.shape, generator=own, device=x0.device)
+                x_t = start.alpha * x0 + start.sigma * noise[i]
                 ways[i] = start.run.way_back(start.k, x_t, own)
                 asked[i] = next(ways[i])
 
@@ -209,7 +212,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 progress.update(len(under_way))
         _check_computed("x̂0", torch.cat(samples), len(x0), 0, autocast_dtype)
         times = torch.tensor([(start.t, start.ln_snr) for start in starts], dtype=torch.float64)
-        return ForwardBackwardOutput(torch.stack(samples), *times.mT.clone())
+        return ForwardBackwardOutput(torch.stack(samples), *times.mT.clone(), torch.stack(noise))
 
     def _starts(self, timesteps, ln_snr, num_inference_steps, start_below, options):
         """Where each of the times or levels starts."""

@@ -1,0 +1,56 @@
+"""Whether a denoiser draws from the posterior, tested without knowing the posterior."""
+
+import torch
+
+from hierphase.analysis import bootstrap
+from hierphase.checks import check_finite, check_shape, positive_integer
+
+
+def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=None, **options):
+    r"""Compare x̂0 with x_0 in how well each explains the x_t that it was drawn back from.
+
+    Where the denoiser draws from p(x_0 | x_t), both are independent draws from it, and no function
+    of one and x_t has another mean than of the other. Here it is the log-likelihood,
+
+    .. math:: \log p(x_t \mid \hat x_0) - \log p(x_t \mid x_0)
+        = \tfrac12 \lVert z \rVert^2
+        - \tfrac12 \lVert z + \sqrt{\mathrm{SNR}}\, (x_0 - \hat x_0) \rVert^2
+
+    with z the noise of x_t. Below zero x̂0 is too far from x_t (too much noise, too few steps, an
+    undertrained network), above it too near (a memory, a posterior that is too narrow). A denoiser
+    that draws from the exact posterior of less than all of x_t passes: test what it makes, too.
+
+    Args:
+        pipeline: a :class:`~hierphase.diffusion.forward_backward.ForwardBackwardPipeline`.
+        images: (n, ...) x_0 that the denoiser has not seen, float32, n > 1.
+        ln_snr: levels (k,), finite.
+        num_inference_steps: of the whole way.
+        generator: one generator, or a list of n, one an image. None draws a fresh seed.
+        options: more of the pipeline's call.
+
+    Returns:
+        One :class:`~hierphase.analysis.bootstrap.Estimate` a level: the mean difference for each
+        number of an image, in nats, with its 95% interval over images.
+
+    Raises:
+        ValueError: no levels, one that is not finite, a single image, or as the pipeline's call.
+
+    Example:
+        >>> from hierphase import BayesDenoiser, BeliefPropagation, ForwardBackwardPipeline
+        >>> from hierphase import RandomHierarchyModel, calibration
+        >>> from hierphase.rhm.corruption import ddpm_scheduler, encode
+        >>> rhm, scheduler = RandomHierarchyModel(v=8, m=2, s=2, L=2), ddpm_scheduler()
+        >>> exact = BayesDenoiser(BeliefPropagation(rhm), scheduler)
+        >>> pipeline = ForwardBackwardPipeline(exact, scheduler)
+        >>> (found,) = calibration(pipeline, encode(rhm.sample(100)[0], v=8), ln_snr=[-1.0])
+        >>> found.low < 0 < found.high
+        True
+    """
+    check_shape("ln_snr", ln_snr, "k")
+    check_finite("ln_snr", torch.as_tensor(ln_snr))
+    positive_integer("the number of images", len(images), minimum=2)
+    found = pipeline(images, None, num_inference_steps, generator, ln_snr=ln_snr, **options)
+    scale = (found.ln_snr.float() / 2).exp().view(-1, *[1] * images.ndim).to(found.noise.device)
+    residual = found.noise + scale * (images.to(found.noise.device) - found.samples)
+    gains = (found.noise.square() - residual.square()).flatten(2).mean(dim=2).cpu().double() / 2
+    return [bootstrap.function_of_mean(lambda mean: mean, gain.numpy()) for gain in gains]
