@@ -60,6 +60,18 @@ RUN = {
     "hierphase sweep ablations --preset map": (
         '-p trees \'[{"v": 4, "m": 2, "s": 2, "L": 2}]\' -p n_rules 2 -p n_leaves 16'
     ),
+    "hierphase run u-turns -p recompute True -p changes \"{'trees': [{'v': 8, 'm': 2, 's': 2, "
+    "'L': 4}], 'n_rules': 4}\"": (
+        "-p changes_gaussian \"{'n_rules': 2, 'n_chains': 8, 'n_steps': 4}\""
+    ),
+    "hierphase sweep bp-theory --preset rule-draws": (
+        '-p trees \'[{"v": 4, "m": 2, "s": 2, "L": 2}]\' -p n_rules 2 -p n_leaves 16'
+    ),
+    "hierphase sweep u-turns --preset tree": "-p n_rules 2 -p n_chains 8 -p n_steps 4",
+    "hierphase sweep speciation --preset tree": "-p n_rules 2 -p n_data 2 -p noises '[0.5]'",
+    "hierphase sweep speciation --preset tree-masking --output runs/masking": (
+        "-p n_rules 2 -p n_data 2 -p noises '[0.5]'"
+    ),
     "hierphase run ablations -p v 16 -p m 4 -p s 2 -p L 6": "-p n_rules 2",
     "hierphase run ablations -p v 16 -p m 8 -p s 2 -p L 6": "-p n_rules 2",
     "hierphase sweep evidence --preset laws": (

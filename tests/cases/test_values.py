@@ -126,6 +126,7 @@ def test_none_is_no_text(typed):
 #: Chapter -> parameters that it refuses, and what the message says.
 REFUSED = {
     "bp-theory": [
+        ("changes_draws", '{"n_rules": 1}', "n_rules must be at least 2, got 1"),
         ("L", "-3", "L must be at least 1, got -3"),
         ("L", "0", "L must be at least 1, got 0"),
         ("L", "1", "L must be at least 2, got 1"),
@@ -198,6 +199,16 @@ REFUSED = {
         ("n_rules", "1", "n_rules must be at least 2, got 1"),
         ("changes", '{"n_leaves": 0}', "n_leaves must be at least 1, got 0"),
         ("changes_kinds", '{"trees": [{"v": 4}]}', "each of trees must say v, m, s and L"),
+    ],
+    "u-turns": [
+        ("changes", '{"rates": [0.5, 1]}', "rates must be a number, 1e-06 to 0.999999"),
+        ("changes_gaussian", '{"noise": "epsilon"}', "unknown noise 'epsilon'"),
+    ],
+    "speciation": [
+        ("changes", '{"noises": [0.5, 0.5]}', "noises must increase, 1 or more"),
+        ("changes_gaussian", '{"n_data": 0}', "n_data must be at least 1, got 0"),
+        ("n_rules", "1", "n_rules must be at least 2, got 1"),
+        ("n_data", "x", "parameter n_data of chapter speciation is of type int"),
     ],
     "learned-denoisers": [
         ("sizes", "[1]", "parameter sizes of preset tree is of type dict"),
