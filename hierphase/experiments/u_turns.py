@@ -21,6 +21,10 @@ _TREE = {
     "noise": "masking", "rates": [0.15, 0.2, 0.27, 0.3, 0.35, 0.4, 0.46, 0.53, 0.64, 0.75],
     "n_rules": 12, "n_chains": 128, "n_steps": 100, "seed": 0,
 }  # fmt: skip
+_DEPTHS = {
+    "trees": [{"v": 16, "m": 4, "s": 2, "L": L} for L in (2, 3, 4, 5)],
+    "rates": [0.15, 0.25, 0.35, 0.45, 0.55, 0.7], "n_chains": 256, "n_steps": 40,
+}  # fmt: skip
 
 
 class UTurns(Experiment):
@@ -38,6 +42,7 @@ class UTurns(Experiment):
 
     presets = {
         "tree": _TREE,
+        "depths": _TREE | _DEPTHS,
         "tree-gaussian": _TREE | {"noise": "Gaussian", "rates": [0.1, 0.13, 0.16, 0.2, 0.25, 0.3]},
     }
     least = {"n_rules": 2, "n_chains": 2}
