@@ -62,7 +62,8 @@ RUN = {
     ),
     "hierphase run u-turns -p recompute True -p changes \"{'trees': [{'v': 8, 'm': 2, 's': 2, "
     "'L': 4}], 'n_rules': 4}\"": (
-        "-p changes_gaussian \"{'n_rules': 2, 'n_chains': 8, 'n_steps': 4}\""
+        "-p changes_gaussian \"{'n_rules': 2, 'n_chains': 8, 'n_steps': 4}\" "
+        "-p changes_depths \"{'n_rules': 2, 'n_chains': 8, 'n_steps': 4}\""
     ),
     "hierphase sweep bp-theory --preset rule-draws": (
         '-p trees \'[{"v": 4, "m": 2, "s": 2, "L": 2}]\' -p n_rules 2 -p n_leaves 16'
