@@ -109,7 +109,7 @@ def _tree_denoiser(architecture: str, P: int | None, draw: int) -> Training:
     )
 
 
-#: Denoisers of the tree by name: class, and m and L of the tree that they are trained on.
+#: Class of each denoiser of the tree by name, with m and L of the tree that it is trained on.
 TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 4)} | {
     f"unet-m{m}-L{L}": (TreeUNet, m, L) for m in (2, 3, 4) for L in (3, 4, 5) if (m, L) != (3, 4)
 }
