@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import hierphase
+from hierphase.analysis.calibration import calibration
 from hierphase.analysis.representations import layer_similarity
 from hierphase.analysis.transition import transition_time
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
@@ -28,6 +29,7 @@ PUBLIC = {
     "GaussianProcess": GaussianProcess,
     "MaskingProcess": MaskingProcess,
     "RandomHierarchyModel": RandomHierarchyModel,
+    "calibration": calibration,
     "compare": compare,
     "convert_state_dict": convert_state_dict,
     "image_folder": image_folder,
