@@ -16,10 +16,10 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
         = \tfrac12 \lVert z \rVert^2
         - \tfrac12 \lVert z + \sqrt{\mathrm{SNR}}\, (x_0 - \hat x_0) \rVert^2
 
-    with z the noise of x_t. Below zero x̂0 explains x_t less well than x_0 does (evidence that counts
-    for too little, a memory of other data), above it better (evidence that counts for too much). A
-    sampler's own error counts as well: take one whose variance is right to 1%. A denoiser that draws
-    from the exact posterior of less than all of x_t passes: test what it makes, too.
+    with z the noise of x_t. Below zero x̂0 explains x_t less well than x_0 does (evidence counts for
+    too little, a memory of other data), above it better (evidence counts for too much). A sampler's
+    own error counts as well: take one whose variance is right to 1%. A denoiser that draws from the
+    exact posterior of less than all of x_t passes: test what it makes, too.
 
     Args:
         pipeline: a :class:`~hierphase.diffusion.forward_backward.ForwardBackwardPipeline`.
