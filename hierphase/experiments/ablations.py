@@ -10,13 +10,11 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
-from scipy import stats
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
 from hierphase.analysis.transition import crossing_time
-from hierphase.checks import check_known
-from hierphase.experiments.base import Experiment
+from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, model
 from hierphase.rhm import meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
@@ -70,7 +68,7 @@ _DRAWN = [
 ]  # fmt: skip
 
 
-class TreeMap(Experiment):
+class TreeMap(TreeDraws):
     """The transition of many trees, for several draws of the rules of each.
 
     Args:
@@ -88,16 +86,7 @@ class TreeMap(Experiment):
         "map": _SIZES | {"trees": [*_MAP, {"v": 32, "m": 8, "s": 2, "L": 14}]},
         "kinds": _SIZES | {"trees": _KINDS},
     }
-    least = {"n_rules": 2}
     padded = ("slope", "variance", *(name + part for name in QUANTITIES for part in _PARTS))
-
-    def __init__(self, parameters: dict):
-        super().__init__(parameters)
-        for tree in self.p.trees:
-            model(tree)
-
-    def __len__(self) -> int:
-        return len(self.p.trees) * self.p.n_rules
 
     def prepare(self) -> xr.Dataset:
         """The noises ``u`` (structure, position), and what mean field says there."""
@@ -114,9 +103,8 @@ class TreeMap(Experiment):
         Returns:
             As :func:`exact_curves`.
         """
-        tree, draw = i // self.p.n_rules, i % self.p.n_rules
-        seed = derived_generator(self.p.seed, draw).initial_seed()
-        rhm, noise = model(self.p.trees[tree], seed)
+        tree, draw = divmod(i, self.p.n_rules)
+        rhm, noise, seed = self.drawn(tree, draw)
         return exact_curves(rhm, noise, prepared.u[tree].values, self.p.n_leaves, seed)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
@@ -128,8 +116,7 @@ class TreeMap(Experiment):
             (jackknife), ``_theory``, and as ``_draws`` (structure, draw) those of each draw alone;
             the curves ``known`` (structure, draw, position, of) and ``epsilon``, the noise.
         """
-        merged = merged.drop_vars("unit", errors="ignore")
-        draws = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+        draws = self.by_draw(merged)
         theory, n = self.prepare(), self.p.n_rules
         found = np.empty((len(_PARTS) - 1, len(QUANTITIES), len(self.p.trees)))
         alone = np.empty((len(QUANTITIES), len(self.p.trees), n))
@@ -158,9 +145,8 @@ class RuleDraws(TreeMap):
 
     def measure_unit(self, i, prepared):
         """One draw: ``half``, of two independent samples of data, and ``half_quenched``."""
-        tree, draw = i // self.p.n_rules, i % self.p.n_rules
-        seed = derived_generator(self.p.seed, draw).initial_seed()
-        (rhm, noise), u = model(self.p.trees[tree], seed), prepared.u[tree].values[_NEAR_HALF]
+        tree, draw = divmod(i, self.p.n_rules)
+        (rhm, noise, _), u = self.drawn(tree, draw), prepared.u[tree].values[_NEAR_HALF]
         halves = []
         for sample in (1, 2):
             own = derived_generator(self.p.seed, draw, sample).initial_seed()
@@ -172,50 +158,10 @@ class RuleDraws(TreeMap):
 
     def finish(self, merged):
         """All draws (structure, draw); ``half_error``, the standard error of ``half``."""
-        merged = merged.drop_vars("unit", errors="ignore")
-        found = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+        found = self.by_draw(merged)
         error = abs(found.half.diff("sample")).isel(sample=0) / 2
         found = found.assign(half=found.half.mean("sample"), half_error=error)
         return found.assign_coords(coordinates(self.p.trees))
-
-
-def jackknife(statistic, draws) -> tuple[np.ndarray, np.ndarray]:
-    """A statistic of the mean over draws, and half its 95% interval (Student's t).
-
-    Args:
-        statistic: of a mean, an array.
-        draws: an xarray with a dimension ``draw``.
-    """
-    n = draws.sizes["draw"]
-    without = [statistic(draws.drop_isel(draw=k).mean("draw")) for k in range(n)]
-    error = stats.t.ppf(0.975, n - 1) * np.std(without, axis=0) * (n - 1) ** 0.5
-    return statistic(draws.mean("draw")), error
-
-
-def coordinates(trees: list[dict]) -> dict:
-    """Sizes of the trees along ``structure``; m is a mean over levels."""
-    default = {"zipf": 0.0, "noise": "epsilon"}
-    full = [{"n_classes": tree["v"]} | default | tree for tree in trees]
-    names = ("v", "m", "s", "L", "n_classes", "zipf", "noise")
-    rows = {name: [tree[name] for tree in full] for name in names}
-    rows["m"] = [float(np.mean(m)) for m in rows["m"]]
-    return {name: ("structure", row) for name, row in rows.items()}
-
-
-def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
-    """The tree and the noise that one of ``trees`` says.
-
-    Raises:
-        ValueError: an unknown key or noise, a missing size, or sizes without unambiguous rules.
-    """
-    if not isinstance(tree, dict) or not {"v", "m", "s", "L"} <= tree.keys():
-        raise ValueError(f"each of trees must say v, m, s and L, got {tree!r}")
-    for name in tree:
-        check_known("part of a tree", name, ("v", "m", "s", "L", "n_classes", "zipf", "noise"))
-    arguments = {"noise": "epsilon"} | tree
-    noise = arguments.pop("noise")
-    check_known("noise", noise, NOISES)
-    return RandomHierarchyModel(**arguments, seed=seed), noise
 
 
 def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, seed: int):

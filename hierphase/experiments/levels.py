@@ -5,8 +5,7 @@ import torch
 import xarray as xr
 
 from hierphase.checks import increasing, within
-from hierphase.experiments.ablations import coordinates, jackknife, model
-from hierphase.experiments.base import Experiment
+from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, encode, log_likelihood
 from hierphase.seeds import derived_generator
@@ -23,7 +22,7 @@ _TIMES = [k / 100 for k in range(2, 41)]
 _PARTS = ("entropy", "given_class", "mmse", "mmse_given_class", "gap", "gap_spread")
 
 
-class LevelEntropy(Experiment):
+class LevelEntropy(TreeDraws):
     """Entropies of all levels of trees, exactly, for several draws of the rules.
 
     Args:
@@ -41,17 +40,12 @@ class LevelEntropy(Experiment):
         "tree-gaussian": _TREE | {"noise": "Gaussian", "noises": _TIMES},
         "tree-masking": _TREE | {"noise": "masking"},
     }
-    least = {"n_rules": 2}
     choices = {"noise": NOISES}
     padded = tuple(name + end for name in _PARTS for end in ("", "_low", "_high"))
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         within("noises", increasing("noises", self.p.noises, 1), 1e-6, 1 - 1e-6)
-        self.depth = max([model(tree)[0].L for tree in self.p.trees], default=0)
-
-    def __len__(self) -> int:
-        return len(self.p.trees) * self.p.n_rules
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """One draw of the rules of one tree.
@@ -68,9 +62,8 @@ class LevelEntropy(Experiment):
             is above that of another (of e^690 at most), and ``gap_spread``, its standard deviation
             over data and other classes.
         """
-        tree, draw = i // self.p.n_rules, i % self.p.n_rules
-        seed = derived_generator(self.p.seed, draw).initial_seed()
-        rhm, _ = model(self.p.trees[tree], seed)
+        tree, draw = divmod(i, self.p.n_rules)
+        rhm, _, seed = self.drawn(tree, draw)
         levels, n = rhm.sample(self.p.n_data, seed=seed), len(self.p.noises)
         x_0, of_class = encode(levels[0], rhm.v).mT, levels[-1][:, 0]
         groups = [(of_class == c).nonzero()[:, 0] for c in range(rhm.n_classes)]
@@ -101,9 +94,7 @@ class LevelEntropy(Experiment):
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """Means over draws (structure, noise, ...), with 95% intervals ``_low`` and ``_high``."""
-        merged = merged.drop_vars("unit", errors="ignore")
-        draws = merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
-        found = xr.Dataset()
+        draws, found = self.by_draw(merged), xr.Dataset()
         for name in _PARTS:
             value, error = jackknife(lambda mean: mean, draws[name])
             for end, x in (("", value), ("_low", value - error), ("_high", value + error)):

@@ -10,8 +10,7 @@ import xarray as xr
 
 from hierphase.analysis.transition import crossing_time
 from hierphase.checks import increasing, within
-from hierphase.experiments.ablations import coordinates, jackknife, model
-from hierphase.experiments.base import Experiment
+from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
 from hierphase.seeds import derived_generator
@@ -27,7 +26,7 @@ _DEPTHS = {
 }  # fmt: skip
 
 
-class UTurns(Experiment):
+class UTurns(TreeDraws):
     """Chains of corrupt-and-redraw steps on trees, for several draws of the rules of each.
 
     Args:
@@ -45,14 +44,13 @@ class UTurns(Experiment):
         "depths": _TREE | _DEPTHS,
         "tree-gaussian": _TREE | {"noise": "Gaussian", "rates": [0.1, 0.13, 0.16, 0.2, 0.25, 0.3]},
     }
-    least = {"n_rules": 2, "n_chains": 2}
+    least = TreeDraws.least | {"n_chains": 2}
     choices = {"noise": NOISES[1:]}  # the epsilon-process draws none
     padded = ("kept", "hops", "relaxation", "relaxation_low", "relaxation_high")
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         within("rates", increasing("rates", self.p.rates, 1), 1e-6, 1 - 1e-6)
-        self.depth = max([model(tree)[0].L for tree in self.p.trees], default=0)
         self.shape = len(self.p.trees), len(self.p.rates), self.p.n_rules
 
     def __len__(self) -> int:
@@ -72,8 +70,7 @@ class UTurns(Experiment):
             the chains, each relative to its mean (NaN where there are none).
         """
         tree, rate, draw = map(int, np.unravel_index(i, self.shape))
-        seed = derived_generator(self.p.seed, draw).initial_seed()
-        rhm, generator = model(self.p.trees[tree], seed)[0], derived_generator(self.p.seed, i, 1)
+        (rhm, _, seed), generator = self.drawn(tree, draw), derived_generator(self.p.seed, i, 1)
         infer, levels = BeliefPropagation(rhm), rhm.sample(self.p.n_chains, seed=seed)
         chain = [levels]
         for _ in range(self.p.n_steps):

@@ -1,0 +1,85 @@
+"""What experiments on trees share: several draws of the rules of each, and means over these."""
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from hierphase.checks import check_known
+from hierphase.experiments.base import Experiment
+from hierphase.rhm.corruption import NOISES
+from hierphase.rhm.model import RandomHierarchyModel
+from hierphase.seeds import derived_generator
+
+
+class TreeDraws(Experiment):
+    """An experiment whose units are draws of the rules: trees first, their draws in turn.
+
+    Args:
+        parameters: among others ``trees``, each the arguments of
+            :class:`~hierphase.rhm.model.RandomHierarchyModel`, ``n_rules`` draws of the rules of
+            each, and ``seed``.
+
+    Raises:
+        ValueError: as :func:`model`, or a bad size.
+
+    Attributes:
+        depth: L of the deepest tree.
+    """
+
+    least = {"n_rules": 2}
+
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        self.depth = max([model(tree)[0].L for tree in self.p.trees], default=0)
+
+    def __len__(self) -> int:
+        return len(self.p.trees) * self.p.n_rules
+
+    def drawn(self, tree: int, draw: int) -> tuple[RandomHierarchyModel, str, int]:
+        """A tree with a draw of its rules, its noise, and a seed of the draw for the data."""
+        seed = derived_generator(self.p.seed, draw).initial_seed()
+        return *model(self.p.trees[tree], seed), seed
+
+    def by_draw(self, merged: xr.Dataset) -> xr.Dataset:
+        """All units along ``structure`` and ``draw``."""
+        merged = merged.drop_vars("unit", errors="ignore")
+        return merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+
+
+def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
+    """The tree and the noise that one of ``trees`` says.
+
+    Raises:
+        ValueError: an unknown key or noise, a missing size, or sizes without unambiguous rules.
+    """
+    if not isinstance(tree, dict) or not {"v", "m", "s", "L"} <= tree.keys():
+        raise ValueError(f"each of trees must say v, m, s and L, got {tree!r}")
+    for name in tree:
+        check_known("part of a tree", name, ("v", "m", "s", "L", "n_classes", "zipf", "noise"))
+    arguments = {"noise": "epsilon"} | tree
+    noise = arguments.pop("noise")
+    check_known("noise", noise, NOISES)
+    return RandomHierarchyModel(**arguments, seed=seed), noise
+
+
+def jackknife(statistic, draws) -> tuple[np.ndarray, np.ndarray]:
+    """A statistic of the mean over draws, and half its 95% interval (Student's t).
+
+    Args:
+        statistic: of a mean, an array.
+        draws: an xarray with a dimension ``draw``.
+    """
+    n = draws.sizes["draw"]
+    without = [statistic(draws.drop_isel(draw=k).mean("draw")) for k in range(n)]
+    error = stats.t.ppf(0.975, n - 1) * np.std(without, axis=0) * (n - 1) ** 0.5
+    return statistic(draws.mean("draw")), error
+
+
+def coordinates(trees: list[dict]) -> dict:
+    """Sizes of the trees along ``structure``; m is a mean over levels."""
+    default = {"zipf": 0.0, "noise": "epsilon"}
+    full = [{"n_classes": tree["v"]} | default | tree for tree in trees]
+    names = ("v", "m", "s", "L", "n_classes", "zipf", "noise")
+    rows = {name: [tree[name] for tree in full] for name in names}
+    rows["m"] = [float(np.mean(m)) for m in rows["m"]]
+    return {name: ("structure", row) for name, row in rows.items()}
