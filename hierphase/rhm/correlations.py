@@ -125,9 +125,7 @@ def leaf_covariance(rhm: RandomHierarchyModel) -> np.ndarray:
     second = torch.block_diag(*map(torch.diag, prior[0]))
     second = second.view(rhm.d, rhm.v, rhm.d, rhm.v)
     for level, rules in enumerate(rhm.rules, 1):
-        weights, size = rhm.rule_weights(level), below.shape[1]
-        likely = torch.ones(rules.shape[1]).double() if weights is None else weights
-        likely /= rules.shape[1]
+        likely, size = rhm.rule_probabilities(level), below.shape[1]
         places = [slice(start, start + size) for start in range(0, rhm.d, size)]
         for node, own in enumerate(prior[level]):
             leaves = places[node * rhm.s :]

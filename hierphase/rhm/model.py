@@ -113,7 +113,11 @@ class RandomHierarchyModel:
         return self.n_classes if level == self.L else self.v
 
     def of_class(self, label: int) -> "RandomHierarchyModel":
-        """The model of the data of one class alone: its rules, and a single class."""
+        """The model of the data of one class alone: the same rules below it, and a single class.
+
+        Args:
+            label: the class, 0 to n_classes - 1.
+        """
         alone = replace(self, n_classes=1)
         object.__setattr__(alone, "rules", [*self.rules[:-1], self.rules[-1][[label]]])
         return alone
@@ -125,6 +129,11 @@ class RandomHierarchyModel:
         r = torch.arange(1, self.rules[level - 1].shape[1] + 1, dtype=torch.float64)
         return len(r) * (-self.zipf * r.log()).softmax(0)
 
+    def rule_probabilities(self, level: int) -> torch.Tensor:
+        """(m,) float64 probabilities of a symbol's rules at ``level``, 1 to L."""
+        weights, m = self.rule_weights(level), self.rules[level - 1].shape[1]
+        return (torch.ones(m, dtype=torch.float64) if weights is None else weights) / m
+
     def rule(self, level: int, uniform):
         """Which rule of a symbol of ``level`` numbers in [0, 1) choose: an array, integers."""
         m, weights = self.rules[level - 1].shape[1], self.rule_weights(level)
@@ -135,18 +144,20 @@ class RandomHierarchyModel:
     def overlaps(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """How much the rules of a level have in common with a rule that was used.
 
+        Args:
+            level: 1 to L.
+
         Returns:
             Arrays (s+1,), index k for k equal entries in equal places: of the rules of the same
             symbol the mean number, each counted by its probability; and the same of all rules.
             Their sums are 1 and the number of symbols.
         """
-        (n, m, s), weights = self.rules[level - 1].shape, self.rule_weights(level)
-        likely = np.full(m, 1 / m) if weights is None else weights.numpy() / m
-        rules, own, every = self.rules[level - 1].numpy(), np.zeros(s + 1), np.zeros(s + 1)
-        for symbol in range(n):
-            common = (rules[symbol][:, None, None] == rules).sum(-1)  # (m, n, m)
-            for k in range(s + 1):
-                of_symbols = likely @ ((common == k) @ likely) / n
+        rules, likely = self.rules[level - 1].numpy(), self.rule_probabilities(level).numpy()
+        own, every = np.zeros((2, self.s + 1))
+        for symbol in range(len(rules)):
+            common = (rules[symbol][:, None, None] == rules).sum(-1)  # (m, symbols, m)
+            for k in range(self.s + 1):
+                of_symbols = likely @ ((common == k) @ likely) / len(rules)
                 own[k] += of_symbols[symbol]
                 every[k] += of_symbols.sum()
         return own, every
