@@ -40,6 +40,9 @@ TINY_DENOISERS = (
 RUN = {
     "hierphase list": "",
     "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
+    "hierphase run exponents -p v 16 -p m 4": (
+        "-p n_leaves 32 -p n_rules 2 -p n_data 1 -p n_draws 2 -p n_population 100"
+    ),
     "hierphase run gaussian-diffusion -p n_stepwise 1024 --output runs/more-walks": (
         "hierphase run gaussian-diffusion -p v 8 -p m 3 -p L 4 -p n_rules 2 -p n_data 2 "
         "-p n_times 3 -p n_stepwise 8 --output runs/more-walks"
