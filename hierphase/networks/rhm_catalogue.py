@@ -35,7 +35,8 @@ def _classifier(data, steps: int = 4000, kind=TreeClassifier, **sizes) -> Traini
 def tree_classifier(v: int, m: int, s: int, L: int, seed: int, **shape) -> Training:
     """Training of a classifier, of the shape of a tree or another, on fresh data of the tree."""
     data = TreeData(RandomHierarchyModel(v, m, s, L, seed=seed))
-    return _classifier(data, v=v, s=s, L=L, n_classes=v, **shape)
+    enough = {"steps": max(4000, 10 * v * m**L // 256)}  # ten times n_c m^L examples
+    return _classifier(data, v=v, s=s, L=L, n_classes=v, **(enough | shape))
 
 
 #: Networks that do not have the shape of the tree (6, 6, 4, 3), whose 64 leaves they see.
@@ -57,7 +58,7 @@ _SHUFFLED = TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True)
 #: Hierarchy Model first, then those of data without a hierarchy.
 TREE_CLASSIFIERS = {
     **{
-        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed)
+        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed, steps=4000)
         for seed in range(N_RULE_DRAWS)
     },
     **{
