@@ -120,10 +120,16 @@ TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 OTHER_SIZES = (64, 256, 1024, 4096, 16384)
 
+#: Draws of the rules for which denoisers are trained: two of the first tree, of others three where
+#: they are cheap.
+TREE_DRAWS = {
+    name: 2 if "-" not in name else 3 if L < 5 else 1 for name, (_, _, L) in TREE_DENOISERS.items()
+}
+
 #: Trainings of the denoisers of the trees, by name, for a few draws of the rules.
 TREE_TRAININGS = {
     tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, draw)
-    for architecture in TREE_DENOISERS
+    for architecture, n_draws in TREE_DRAWS.items()
     for P in (OTHER_SIZES if "-" in architecture else TREE_SIZES)
-    for draw in range(3 if "-" in architecture else 2)
+    for draw in range(n_draws)
 }
