@@ -19,8 +19,7 @@ from hierphase.parameters import check_values
 
 #: Names of files that hold a model's settings and its weights, in a folder or in several below it.
 SETTINGS, WEIGHTS = "*config.json", "diffusion_pytorch_model*"
-#: Name of the file, beside a denoiser's, with what else it takes, the same for all images: keyword
-#: -> (1, ...), such as the ``encoder_hidden_states`` of the empty prompt.
+#: Name of the file beside a denoiser's weights that holds what else it takes for all images alike.
 CONDITIONS = "conditions.safetensors"
 
 
@@ -117,8 +116,8 @@ def load_denoiser(folder: Path | str) -> Denoiser:
     """All of a folder: a model (in ``unet`` or ``transformer``) and its scheduler, or side by side.
 
     An autoencoder is in ``vae`` or ``vqvae``; what else the model takes, the same for all images,
-    in ``conditions.safetensors`` beside its weights: the ``encoder_hidden_states`` of the empty
-    prompt, say.
+    in ``conditions.safetensors`` beside its weights: keyword -> (1, ...), such as the
+    ``encoder_hidden_states`` of the empty prompt.
 
     Raises:
         FileNotFoundError: as :func:`load_model`.

@@ -1,6 +1,8 @@
 """Reversal from pure noise, beside the pipelines of diffusers from the same noise."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import stand_ins
@@ -104,16 +106,33 @@ def test_text_and_latents(tmp_path, kind):
     assert_same(reversed_from_noise(tmp_path, 4), expected)
 
 
-def test_text_and_latents_of_diffusers(tmp_path):
-    pytest.importorskip("transformers", reason="StableDiffusionPipeline needs transformers")
+def test_empty_prompt_of_diffusers(tmp_path):
+    """The page's block writes the prompt; the rest is StableDiffusionPipeline's own call."""
+    why = "StableDiffusionPipeline needs transformers"
+    transformers = pytest.importorskip("transformers", reason=why)
     from diffusers import StableDiffusionPipeline
 
     scheduler = PNDMScheduler.from_config(stand_ins.STABLE | {"skip_prk_steps": True})
-    unet, vae, prompt = stand_ins.text_and_latents(tmp_path, scheduler)
-    parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    stand_ins.text_and_latents(tmp_path, scheduler)
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
+    tokenizer = transformers.CLIPTokenizer(vocab=words, merges=[], model_max_length=5)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    sizes = {"hidden_size": 12, "intermediate_size": 12, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "vocab_size": 3, "max_position_embeddings": 5}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes, **ends))
+    encoder.eval().save_pretrained(tmp_path / "text_encoder")
+    page = (Path(__file__).parents[2] / "book/running.md").read_text()
+    (block,) = re.findall(r"```{code-block} python\n(from safetensors.*?)```", page, re.DOTALL)
+    exec(block.replace("/data/stable-diffusion", str(tmp_path)), {})
+
+    (model, _, conditions, space), own = load_denoiser(tmp_path), {"safety_checker": None}
+    assert conditions["encoder_hidden_states"].shape == (1, 5, 12)
     pipeline = StableDiffusionPipeline(
-        vae=vae, unet=unet, scheduler=scheduler, requires_safety_checker=False, **parts
-    )
-    call = {"prompt_embeds": prompt.expand(N, 5, 12), "guidance_scale": 1.0}
-    expected = of_diffusers(pipeline, height=16, width=16, **call)
-    assert_same(reversed_from_noise(tmp_path, 4), expected)
+        vae=space.vae, unet=model, scheduler=scheduler, tokenizer=tokenizer, text_encoder=encoder,
+        feature_extractor=None, requires_safety_checker=False, **own,
+    )  # fmt: skip
+    call = {"prompt": [""] * N, "guidance_scale": 1.0, "height": 16, "width": 16}
+    assert_same(reversed_from_noise(tmp_path, 4), of_diffusers(pipeline, **call))

@@ -1,5 +1,6 @@
 """Denoisers that are told a class or a text, or see latents, as worlds of the image experiment."""
 
+import adm_reference
 import pytest
 import stand_ins
 import torch
@@ -7,6 +8,7 @@ from diffusers import DDPMScheduler, PNDMScheduler
 
 from hierphase.__main__ import main
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
+from hierphase.diffusion.guided_diffusion import load_adm, no_text
 from hierphase.diffusion.labels import told_classes
 from hierphase.diffusion.model_folders import load_denoiser
 from hierphase.experiments import registry
@@ -39,6 +41,22 @@ def classes(folder):
     stand_ins.classes(folder, 4, NAMES)
 
 
+#: guided-diffusion's 128 and 512 models in all but the sizes.
+UNEQUAL = {
+    "image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2, 3],
+    "attention_resolutions": [4, 2], "num_heads": 4,
+}  # fmt: skip
+NARROW = UNEQUAL | {"num_channels": 64, "channel_mult": [0.5, 1], "attention_resolutions": [4]}
+
+
+def unequal(path):
+    torch.save(adm_reference.case(UNEQUAL, class_cond=True)[0], path)
+
+
+def narrow(path):
+    torch.save(adm_reference.case(NARROW, class_cond=True)[0], path)
+
+
 def parameters(folder, model, names=NAMES, **changes):
     model(folder / "model")
     small = stand_ins.images(folder, names) | changes
@@ -53,9 +71,15 @@ def round_trips(values):
     return starts, experiment.world.denoised(starts, LEVELS, generators).samples, experiment
 
 
-@pytest.mark.parametrize("model", [transformer, text, pixels, latents, classes])
-def test_a_folder_is_swept_by_one_command(model, tmp_path):
-    values = parameters(tmp_path, model)
+@pytest.mark.parametrize(
+    ("model", "sampler"),
+    [
+        (transformer, "own"), (transformer, "sde-dpm++-2m-karras"), (text, "own"),
+        (text, "sde-dpm++-2m-karras"), (pixels, "own"), (latents, "ddpm"), (classes, "own"),
+    ],
+)  # fmt: skip
+def test_a_folder_is_swept_by_one_command(model, sampler, tmp_path):
+    values = parameters(tmp_path, model, sampler=sampler)
     words = ["sweep", "imagenet-transition", "--preset", "imagenet", "--output"]
     words += [str(tmp_path / "out")]
     for name, value in values.items():
@@ -67,6 +91,25 @@ def test_a_folder_is_swept_by_one_command(model, tmp_path):
     assert result.sizes["row"] == result.sizes["column"] == side
     same = (result.similarity.isel(time=0) > 0.999).all()
     assert same == (side == 8)  # an autoencoder of random weights loses everything
+
+
+@pytest.mark.parametrize(("model", "flags"), [(unequal, UNEQUAL), (narrow, NARROW)])
+def test_a_checkpoint_is_told_the_class_too(model, flags, tmp_path):
+    values, found = parameters(tmp_path, model), {}
+    for label in ("kept", "swapped"):
+        told = {"model_flags": flags | {"class_cond": True, "label": label}}
+        x_0, found[label], experiment = round_trips(values | told)
+    assert torch.equal(found["kept"][0], x_0[0])
+    assert (found["kept"] - found["swapped"])[1:].abs().amax((2, 3, 4)).min() > 1e-3
+    unet, scheduler = load_adm(tmp_path / "model", **flags, class_cond=True)
+    expected = ForwardBackwardPipeline(unet, scheduler)(
+        x_0[0], ln_snr=LEVELS, num_inference_steps=20, batch_size=8,
+        generator=experiment.generators(range(6)),
+        conditions=no_text(unet) | {"class_labels": torch.tensor([2, 151, 1])[x_0[1]]},
+    )  # fmt: skip
+    assert torch.equal(expected.samples, found["swapped"])
+    with pytest.raises(ValueError, match="classes 0 to 999 and none for no class"):
+        round_trips(values | {"model_flags": flags | {"class_cond": True}})
 
 
 @pytest.mark.parametrize("model", [transformer, text, latents])
