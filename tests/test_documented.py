@@ -159,6 +159,19 @@ ELSEWHERE = {
     "-p images /data/church": "tests/experiments/test_published_models.py",
     "hierphase sweep imagenet-transition --preset ddpm-bedroom-256 -p model "
     "/data/ddpm-bedroom-256 -p images /data/bedroom": "tests/experiments/test_published_models.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/DiT-XL-2-256 -p images "
+    "/data/val -p sampler sde-dpm++-2m-karras -p num_inference_steps 100 -p model_flags "
+    '\'{"label": "kept"}\'': "tests/experiments/test_conditional_models.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/stable-diffusion -p "
+    "images /data/val -p sampler sde-dpm++-2m-karras -p num_inference_steps 100": (
+        "tests/experiments/test_conditional_models.py"
+    ),
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/128x128_diffusion.pt "
+    '-p images /data/val -p model_flags \'{"image_size": 128, "num_heads": 4, "class_cond": true, '
+    '"label": "swapped"}\'': "tests/experiments/test_conditional_models.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/512x512_diffusion.pt "
+    '-p images /data/val -p model_flags \'{"image_size": 512, "class_cond": true, "label": '
+    '"kept"}\'': "tests/experiments/test_conditional_models.py",
     "hierphase train": "a name, not a command",
     "hierphase train NAME": "tests/networks/test_catalogue.py",
     "hierphase train cifar10-32-classifier": "tests/networks/test_catalogue.py",
