@@ -106,10 +106,13 @@ def test_text_and_latents(tmp_path, kind):
     assert_same(reversed_from_noise(tmp_path, 4), expected)
 
 
-def test_empty_prompt_of_diffusers(tmp_path):
+@pytest.fixture
+def transformers():
+    return pytest.importorskip("transformers", reason="StableDiffusionPipeline needs transformers")
+
+
+def test_empty_prompt_of_diffusers(tmp_path, transformers):
     """The page's block writes the prompt; the rest is StableDiffusionPipeline's own call."""
-    why = "StableDiffusionPipeline needs transformers"
-    transformers = pytest.importorskip("transformers", reason=why)
     from diffusers import StableDiffusionPipeline
 
     scheduler = PNDMScheduler.from_config(stand_ins.STABLE | {"skip_prk_steps": True})
