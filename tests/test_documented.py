@@ -93,8 +93,12 @@ RUN = {
     "hierphase sweep probe-curves --preset tree": (
         "-p networks \"['rhm-cnn']\" -p n_blocks 2 -p block 2 -p n_decoding 60"
     ),
+    "hierphase sweep probe-curves --preset cnn-32-8-2-4": (
+        "-p n_blocks 1 -p block 2 -p noise '[0.5, 0.9]'"
+    ),
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
+    "hierphase train rhm-cnn-6-6-4-3-0": "--steps 2 --output trained",
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (

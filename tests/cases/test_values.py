@@ -212,6 +212,11 @@ REFUSED = {
         ("changes", '{"n_leaves": 0}', "n_leaves must be at least 1, got 0"),
         ("changes_kinds", '{"trees": [{"v": 4}]}', "each of trees must say v, m, s and L"),
     ],
+    "ablations-networks": [
+        ("structures", '["cnn-6-6-4-4"]', "unknown structures 'cnn-6-6-4-4' (did you mean 'cnn-6-6-4-3'"),
+        ("structures", "[]", "structures must be at least 1, got 0"),
+        ("shapes", '["mpl-6-6-4-3"]', "unknown shapes 'mpl-6-6-4-3' (did you mean 'mlp-6-6-4-3'"),
+    ],
     "u-turns": [
         ("changes", '{"rates": [0.5, 1]}', "rates must be a number, 1e-06 to 0.999999"),
         ("changes_gaussian", '{"noise": "epsilon"}', "unknown noise 'epsilon'"),
