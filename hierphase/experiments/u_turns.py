@@ -1,16 +1,20 @@
-"""Again and again: noise a datum and draw it back from the exact posterior, step after step.
+"""Again and again: noise a datum and draw it back from the posterior, step after step.
 
 A step leaves the law of the data as it is and is reversible, so the chain is stationary from its
-first datum on, and all pairs of its steps count.
+first datum on, and all pairs of its steps count. On trees and flat mixtures posteriors are exact;
+images have a trained denoiser.
 """
 
 import numpy as np
 import torch
 import xarray as xr
 
+from hierphase.analysis.representations import from_dataset, layer_similarity
 from hierphase.analysis.transition import crossing_time
 from hierphase.checks import increasing, within
+from hierphase.experiments.images import CLASSIFIED, PRESETS, ImageExperiment, filled
 from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
+from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
 from hierphase.seeds import derived_generator
@@ -111,6 +115,70 @@ class UTurns(TreeDraws):
             draws["relaxation" + end] = ("structure", "rate", "level"), x
         draws["kept"] = draws.kept.astype(np.float32)
         return draws.assign_coords(coordinates(self.p.trees) | {"rate": self.p.rates})
+
+
+class ImageUTurns(ImageExperiment):
+    """Many small turns of each image, and single ones from several times.
+
+    Args:
+        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`, but for
+            ``n_shown`` and ``n_times``: ``n_turns`` of the chain, and ``times`` t/T of single
+            turns, the first of which is that of the chain.
+
+    Raises:
+        ValueError: as for the image experiment, or times that do not increase in (0, 1).
+    """
+
+    presets = {
+        name: {key: x for key, x in PRESETS[name].items() if key not in ("n_times", "n_shown")}
+        | {"n_per_class": 35, "layers": ["stages.0", "logits"], "batch_size": 16, "n_turns": 8}
+        | {"times": [0.25, 0.35, 0.4, 0.45, 0.5, 0.55]}
+        for name in ("fashion-mnist", "flat-fashion-mnist")
+    }
+    unit_dimensions = ("image",)
+
+    def times(self) -> torch.Tensor:
+        """(n,) times of single turns, 0 to T."""
+        within("times", increasing("times", self.p.times, 1), 1e-3, 1 - 1e-3)
+        T = self.world.scheduler.config.num_train_timesteps
+        return (T * torch.tensor(self.p.times, dtype=torch.float64)).round().long()
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """Turns of images start..stop - 1.
+
+        Arguments are those of :meth:`hierphase.experiments.base.Experiment.measure`.
+
+        Returns:
+            Along ``time`` and ``image``: ``top_class`` that the classifier sees; ``change``, the
+            mean squared change of a pixel since x_0; ``norm``, the mean square of a pixel about the
+            mean image; ``similarity`` to x_0 (also ``layer``). First are x_0 and the chain after
+            each of its turns, then single turns: ``turns`` counts them, ``time`` is t/T of each
+            (also ``ln_snr``).
+        """
+        x_0, single = self.round_trips(start, stop, self.times())
+        x, n_turns = self.world.starts(range(start, stop)), self.p.n_turns
+        chain, own = [x_0], self.generators(range(start, stop), 1)
+        for _ in range(n_turns):
+            back = self.world.denoised(x, single.ln_snr[:1].tolist(), own)
+            x = [back.samples[0], x[1] if back.classes is None else back.classes[0]]
+            chain.append(x[0].to(self.device))
+        x_0, samples = filled(x_0, torch.cat([torch.stack(chain), single.samples]))
+        scales = from_dataset(prepared, self.device)
+        layers = layer_similarity(self.classifier, x_0, samples, scales, CLASSIFIED)
+        top = [class_probabilities(self.classifier, x, CLASSIFIED).argmax(1) for x in samples]
+        about = samples - torch.from_numpy(prepared.mean_image.values).to(self.device)
+        change, norm = ((x**2).flatten(2).mean(2).cpu() for x in (samples - x_0, about))
+        of_image, n_single = ("time", "image"), len(single.ln_snr)
+        measured = {
+            "top_class": (of_image, torch.stack(top).byte().cpu()),
+            "change": (of_image, change), "norm": (of_image, norm),
+            "similarity": (("layer", *of_image), layers.cosine),
+        }  # fmt: skip
+        level = torch.tensor([torch.inf, *[single.ln_snr[0]] * n_turns, *single.ln_snr])
+        turns = "time", [*range(n_turns + 1), *[1] * n_single]
+        measured = xr.Dataset(measured, self.levels(level.double()) | {"turns": turns})
+        measured = measured.isel(image=slice(stop - start))
+        return measured.assign_coords(layer=list(scales), image=range(start, stop))
 
 
 def relaxation(kept: np.ndarray) -> np.ndarray:
