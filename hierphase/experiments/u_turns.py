@@ -137,9 +137,12 @@ class ImageUTurns(ImageExperiment):
     }
     unit_dimensions = ("image",)
 
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        within("times", increasing("times", self.p.times, 1), 1e-6, 1 - 1e-6)
+
     def times(self) -> torch.Tensor:
         """(n,) times of single turns, 0 to T."""
-        within("times", increasing("times", self.p.times, 1), 1e-3, 1 - 1e-3)
         T = self.world.scheduler.config.num_train_timesteps
         return (T * torch.tensor(self.p.times, dtype=torch.float64)).round().long()
 
@@ -174,10 +177,10 @@ class ImageUTurns(ImageExperiment):
             "change": (of_image, change), "norm": (of_image, norm),
             "similarity": (("layer", *of_image), layers.cosine),
         }  # fmt: skip
-        level = torch.tensor([torch.inf, *[single.ln_snr[0]] * n_turns, *single.ln_snr])
+        level = np.array([np.inf, *[single.ln_snr[0]] * n_turns, *single.ln_snr])
         turns = "time", [*range(n_turns + 1), *[1] * n_single]
-        measured = xr.Dataset(measured, self.levels(level.double()) | {"turns": turns})
-        measured = measured.isel(image=slice(stop - start))
+        ways = self.levels(torch.from_numpy(level)) | {"turns": turns}
+        measured = xr.Dataset(measured, ways).isel(image=slice(stop - start))
         return measured.assign_coords(layer=list(scales), image=range(start, stop))
 
 
