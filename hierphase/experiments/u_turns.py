@@ -183,6 +183,11 @@ class ImageUTurns(ImageExperiment):
         measured = xr.Dataset(measured, ways).isel(image=slice(stop - start))
         return measured.assign_coords(layer=list(scales), image=range(start, stop))
 
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All images; of ``norm`` their mean (time), and its standard error ``norm_error``."""
+        norm, n = merged.norm, len(self)
+        return merged.assign(norm=norm.mean("image"), norm_error=norm.std("image") / n**0.5)
+
 
 def relaxation(kept: np.ndarray) -> np.ndarray:
     """Steps in which what is kept falls to 1/e, its logarithm interpolated between steps.
