@@ -109,14 +109,14 @@ def test_refusals():
 
 DIGITS = {
     "images": "digits", "classifier": "digits-classifier", "n_per_class": 3,
-    "num_inference_steps": 100, "n_turns": 2, "times": [0.1, 0.5],
+    "num_inference_steps": 100, "turns": [1, 3], "times": [0.1, 0.5],
 }  # fmt: skip
 
 
 def test_turns_of_images_do_not_depend_on_shards(tmp_path):
     changes = DIGITS | {"model": "digits", "n_per_class": 1}
     found = run_sweep("u-turns", "fashion-mnist", changes, tmp_path, shard_size=6)
-    assert found.turns.values.tolist() == [0, 1, 2, 1, 1] and found.sizes["image"] == 10
+    assert found.turns.values.tolist() == [0, 1, 3, 1, 1] and found.sizes["image"] == 10
     assert found.time.values == pytest.approx([0, 0.1, 0.1, 0.1, 0.5], abs=0.03)
     assert (found.change[0] == 0).all() and (found.change[1:] > 0).all()
     np.testing.assert_allclose(found.similarity[:, 0], 1, atol=1e-5)
@@ -129,7 +129,7 @@ def test_turns_of_images_do_not_depend_on_shards(tmp_path):
 
 def test_a_flat_mixture_forgets_along_each_axis_as_it_should(tmp_path):
     """Where noise hides no class, an axis of variance x keeps rho^n of x after n turns."""
-    changes = DIGITS | {"model": "flat-mixture", "n_per_class": 30, "n_turns": 6}
+    changes = DIGITS | {"model": "flat-mixture", "n_per_class": 30, "turns": [1, 2, 6]}
     changes = {key: x for key, x in changes.items() if key != "num_inference_steps"}
     changes["times"] = [0.04, 0.1]
     found = run_sweep("u-turns", "flat-fashion-mnist", changes, tmp_path)
@@ -146,5 +146,5 @@ def test_a_flat_mixture_forgets_along_each_axis_as_it_should(tmp_path):
 def test_times_of_images_are_refused():
     with pytest.raises(ValueError, match="times must increase, 1 or more"):
         registry.all_parameters("u-turns", "fashion-mnist", {"times": [0.5, 0.3]})
-    with pytest.raises(ValueError, match="n_turns must be at least 1, got 0"):
-        registry.all_parameters("u-turns", "fashion-mnist", {"n_turns": 0})
+    with pytest.raises(ValueError, match="one of turns must be at least 1, got 0"):
+        registry.all_parameters("u-turns", "fashion-mnist", {"turns": [0, 1]})
