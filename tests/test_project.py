@@ -79,3 +79,10 @@ def test_api_shows_every_module():
     pages = [ROOT / "book/api.md", *(ROOT / "book/api").glob("*.md")]
     shown = [m for page in pages for m in re.findall(r"automodule:: (\S+)", page.read_text())]
     assert sorted(shown) == sorted(modules)
+
+
+def test_what_is_new_has_its_numbers_from_the_chapters_and_names_tests_that_exist():
+    page = (ROOT / "book/new-results.md").read_text()
+    named = re.findall(r"`(tests/[^`]+)`", page)
+    assert named and all((ROOT / name).is_file() for name in named)
+    assert not re.search(r"\d\.\d", re.sub(r"{glue:text}`[^`]*`|\$[^$]*\$", "", page))
