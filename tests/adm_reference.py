@@ -95,8 +95,8 @@ def attention(w, name, x, head, new_order):
 
 def forward(
     w, x, t, y=None, *, image_size, num_channels, num_res_blocks, channel_mult,
-    attention_resolutions, num_head_channels, use_new_attention_order=False, resblock_updown=True,
-    use_scale_shift_norm=True, learn_sigma=True,
+    attention_resolutions, num_head_channels=None, num_heads=None, use_new_attention_order=False,
+    resblock_updown=True, use_scale_shift_norm=True, learn_sigma=True,
 ):  # fmt: skip
     """The model's output in float64.
 
@@ -105,15 +105,18 @@ def forward(
         x: (n, 3, image_size, image_size).
         t: times, (n,).
         y: classes, (n,).
-        channel_mult: sequence of integers.
+        channel_mult: sequence of numbers, which make even the first width another than that of
+            the time embedding.
         attention_resolutions: sequence of integers.
+        num_head_channels: of every head; without it there are num_heads at every width.
 
     Returns:
         (n, 6, image_size, image_size); without learn_sigma 3 channels.
     """
 
     def attend(name, h):
-        return attention(w, name, h, num_head_channels, use_new_attention_order)
+        head = num_head_channels or h.shape[1] // num_heads
+        return attention(w, name, h, head, use_new_attention_order)
 
     # The one thing that ADM itself does in float32 always; at t ~ 1000 the digits matter.
     half_width = num_channels // 2
@@ -125,17 +128,17 @@ def forward(
     if y is not None:
         emb = emb + w.take("label_emb.weight", 1000, 4 * num_channels)[y]
 
-    h = conv(w, "input_blocks.0.0", x.double(), num_channels, 3)
+    widths = [int(factor * num_channels) for factor in channel_mult]
+    h = conv(w, "input_blocks.0.0", x.double(), widths[0], 3)
     kept, block, size = [h], 0, image_size
-    for level, factor in enumerate(channel_mult):
-        width = factor * num_channels
+    for level, width in enumerate(widths):
         for _ in range(num_res_blocks):
             block += 1
             h = residual(w, f"input_blocks.{block}.0", h, emb, width, use_scale_shift_norm)
             if size in attention_resolutions:
                 h = attend(f"input_blocks.{block}.1", h)
             kept.append(h)
-        if level < len(channel_mult) - 1:
+        if level < len(widths) - 1:
             block, size = block + 1, size // 2
             name = f"input_blocks.{block}.0"
             if resblock_updown:
@@ -149,8 +152,7 @@ def forward(
     h = residual(w, "middle_block.2", h, emb, width, use_scale_shift_norm)
 
     block = -1
-    for level in reversed(range(len(channel_mult))):
-        width = channel_mult[level] * num_channels
+    for level, width in reversed(list(enumerate(widths))):
         for i in range(num_res_blocks + 1):
             block += 1
             h = torch.cat([h, kept.pop()], dim=1)
@@ -167,3 +169,36 @@ def forward(
                 else:
                     h = conv(w, f"{name}.conv", double(h), width, 3)
     return conv(w, "out.2", silu(norm(w, "out.0", h)), 6 if learn_sigma else 3, 3)
+
+
+def case(flags, class_cond=False, seed=0):
+    """A random checkpoint, one input of two images, and the reference's output."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = Weights(generator)
+    size = flags["image_size"]
+    inputs = [torch.randn((2, 3, size, size), generator=generator), torch.tensor([3, 870])]
+    inputs += [torch.tensor([7, 999])] if class_cond else []
+    expected = forward(weights, *inputs, **flags)  # fills the weights
+    return dict(weights), inputs, expected
+
+
+def error(model, inputs, expected, **conditions):
+    """Relative error of a converted model."""
+    x, t, *labels = inputs
+    named = dict(zip(["class_labels"], labels, strict=False))
+    with torch.no_grad():
+        output = model(x.to(model.dtype), timestep=t, **named, **conditions).sample
+    return float((output - expected).norm() / expected.norm())
+
+
+def published(**changes):
+    """Without storage, the state dict of a published model, names by the reference."""
+    flags = {
+        "image_size": 256, "num_channels": 256, "num_res_blocks": 2, "num_head_channels": 64,
+        "channel_mult": (1, 1, 2, 2, 4, 4), "attention_resolutions": (32, 16, 8), **changes,
+    }  # fmt: skip
+    class_cond, weights = flags.pop("class_cond", False), Weights()
+    x = torch.empty((1, 3, flags["image_size"], flags["image_size"]), device="meta")
+    t = torch.empty(1, dtype=torch.long, device="meta")
+    forward(weights, x, t, t if class_cond else None, **flags)
+    return dict(weights)

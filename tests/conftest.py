@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Fixtures that need more than Python, make and git. Their tests are skipped, with the reason, where
 # it is not there; `.ci/run` installs it and runs `pytest -m extras`.
-EXTRAS = {"chromium", "published", "slurm", "witness"}
+EXTRAS = {"chromium", "published", "slurm", "transformers", "witness"}
 
 
 def pytest_collection_modifyitems(items):

@@ -40,6 +40,9 @@ TINY_DENOISERS = (
 RUN = {
     "hierphase list": "",
     "hierphase run bp-theory -p L 8 --output runs/shallow": "-p n_rules 2 -p n_data 2",
+    "hierphase run exponents -p v 16 -p m 4": (
+        "-p n_leaves 32 -p n_rules 2 -p n_data 1 -p n_draws 2 -p n_population 100"
+    ),
     "hierphase run gaussian-diffusion -p n_stepwise 1024 --output runs/more-walks": (
         "hierphase run gaussian-diffusion -p v 8 -p m 3 -p L 4 -p n_rules 2 -p n_data 2 "
         "-p n_times 3 -p n_stepwise 8 --output runs/more-walks"
@@ -159,6 +162,19 @@ ELSEWHERE = {
     "-p images /data/church": "tests/experiments/test_published_models.py",
     "hierphase sweep imagenet-transition --preset ddpm-bedroom-256 -p model "
     "/data/ddpm-bedroom-256 -p images /data/bedroom": "tests/experiments/test_published_models.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/DiT-XL-2-256 -p images "
+    "/data/val -p sampler sde-dpm++-2m-karras -p num_inference_steps 100 -p model_flags "
+    '\'{"label": "kept"}\'': "tests/experiments/test_conditional_models.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/stable-diffusion -p "
+    "images /data/val -p sampler sde-dpm++-2m-karras -p num_inference_steps 100": (
+        "tests/experiments/test_conditional_models.py"
+    ),
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/128x128_diffusion.pt "
+    '-p images /data/val -p model_flags \'{"image_size": 128, "num_heads": 4, "class_cond": true, '
+    '"label": "swapped"}\'': "tests/experiments/test_conditional_models.py",
+    "hierphase sweep imagenet-transition --preset imagenet -p model /data/512x512_diffusion.pt "
+    '-p images /data/val -p model_flags \'{"image_size": 512, "class_cond": true, "label": '
+    '"kept"}\'': "tests/experiments/test_conditional_models.py",
     "hierphase train": "a name, not a command",
     "hierphase train NAME": "tests/networks/test_catalogue.py",
     "hierphase train cifar10-32-classifier": "tests/networks/test_catalogue.py",

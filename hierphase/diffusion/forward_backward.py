@@ -125,6 +125,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         *,
         ln_snr: Sequence[float] | None = None,
         exact_bits: bool = True,
+        conditions: dict[str, torch.Tensor] | None = None,
         **step_options,
     ) -> ForwardBackwardOutput:
         """Run the experiment.
@@ -156,15 +157,18 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 32 rows on a CPU (``batch_size``, if that is less), ``batch_size`` elsewhere.
                 False computes only the rows at hand, ``batch_size`` at a time; other sums then
                 change the last bits (around 1e-6 a call on a CPU).
+            conditions: what else the model takes, name -> (n, ...), a row an image, or (1, ...):
+                ``class_labels``, or ``encoder_hidden_states`` of a text. The model is then called
+                as ``model(x_t, timestep=t, **conditions)``, with t (rows,).
             step_options: ``eta`` and ``use_clipped_model_output`` of the scheduler's ``step``.
 
         Returns:
             :class:`ForwardBackwardOutput` with ``samples`` of shape (n_times, n, ...), float32.
 
         Raises:
-            ValueError: a wrong type, shape or range, a number of generators other than n, a
-                scheduler that cannot start at these times or does not lead back from them, or a
-                model output of another shape or that is not finite.
+            ValueError: a wrong type, shape or range, a number of generators or of rows of a
+                condition other than n, a scheduler that cannot start at these times or does not
+                lead back from them, or a model output of another shape or that is not finite.
         """
         if getattr(x0, "dtype", None) != torch.float32:
             raise ValueError(f"x0 must be a float32 tensor, got {getattr(x0, 'dtype', type(x0))}")
@@ -173,6 +177,10 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         check_known("autocast_dtype", str(autocast_dtype), AUTOCAST_DTYPES)
         if isinstance(self.model, torch.nn.Module):
             x0 = x0.to(next(self.model.parameters(), x0).device)
+        conditions = {k: torch.as_tensor(v).to(x0.device) for k, v in (conditions or {}).items()}
+        for name, rows in conditions.items():
+            if len(rows) not in (1, len(x0)):
+                raise ValueError(f"condition {name} needs {len(x0)} rows, or 1, got {len(rows)}")
         starts = self._starts(timesteps, ln_snr, num_inference_steps, start_below, step_options)
         noisiest = min(starts, key=lambda start: start.ln_snr)
         if noisiest.sigma > 0:
@@ -198,10 +206,10 @@ class ForwardBackwardPipeline(DiffusionPipeline):
                 t = max(t for _, t, _ in asked.values())
                 under_way = [i for i in asked if asked[i][1] == t]
                 # The model is shared by all rows under way ...
-                given = torch.cat([asked.pop(i)[2] for i in under_way]).split(batch_size)
-                t, n_rows = t.to(x0.device), batch_size if exact_bits else 1
-                parts = [self._predicted(x_t, t, n_rows, autocast_dtype) for x_t in given]
-                predicted = torch.cat(parts)
+                given = torch.cat([asked.pop(i)[2] for i in under_way])
+                batches = torch.arange(len(given), device=x0.device).split(batch_size)
+                like = t.to(x0.device), batch_size if exact_bits else 1, autocast_dtype, conditions
+                predicted = torch.cat([self._predicted(given, rows, *like) for rows in batches])
                 _check_computed("the model's output", predicted, len(x0), t, autocast_dtype)
                 # ... and those of each start go on to the next of their own steps.
                 for i, own in zip(under_way, predicted.split(len(x0)), strict=True):
@@ -258,17 +266,21 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             raise ValueError(f"time {t:g} is no step of {run}: take one of {grid[::-1]}, or ln_snr")
         return start
 
-    def _predicted(self, x, t, n_rows, autocast_dtype):
-        """What the model predicts for x, in a call of at least ``n_rows``."""
-        filled = x[torch.arange(max(n_rows, len(x)), device=x.device) % len(x)]
+    def _predicted(self, x, rows, t, n_rows, autocast_dtype, conditions):
+        """What the model predicts for rows of x, in a call of at least ``n_rows``."""
+        filled = rows[torch.arange(max(n_rows, len(rows)), device=x.device) % len(rows)]
+        options = {name: own[filled % len(own)] for name, own in conditions.items()}
         with torch.autocast(x.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            predicted = self.model(filled, t).sample
-        predicted = predicted[: len(x)].to(x.dtype)
+            if options:
+                predicted = self.model(x[filled], timestep=t.expand(len(filled)), **options).sample
+            else:
+                predicted = self.model(x[filled], t).sample
+        predicted = predicted[: len(rows)].to(x.dtype)
         channels = x.shape[1]
         learned = learns_variance(self.scheduler)
         if predicted.shape[1] == 2 * channels and not learned:
             predicted = predicted[:, :channels]
-        needed = len(x), (1 + learned) * channels, *x.shape[2:]
+        needed = len(rows), (1 + learned) * channels, *x.shape[2:]
         what = f"the model's output for {type(self.scheduler).__name__}"
         check_shape(what, predicted, *needed)
         return predicted

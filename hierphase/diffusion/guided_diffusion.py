@@ -2,7 +2,9 @@
 
 The paper's model is guided-diffusion's unconditional 256x256 one. :func:`load_adm` turns its file
 into a ``UNet2DModel`` and a ``DDPMScheduler`` that compute the same function, so that everything
-else in this package sees a diffusers model like any other.
+else in this package sees a diffusers model like any other. Those of 128x128 (heads of unequal
+width) and 512x512 (a first resolution narrower than the time embedding) become a
+``UNet2DConditionModel``, whose attention to texts is given one of length 0 (:func:`no_text`).
 
 The flags are those of guided-diffusion's command line, as in the README beside the checkpoints;
 see :class:`~hierphase.diffusion.guided_diffusion_flags.ADMFlags`. Some of them leave no trace in
@@ -11,16 +13,19 @@ the names and shapes of the weights: ``num_head_channels`` (or ``num_heads``),
 model and no error.
 """
 
+import math
 import re
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel, UNet2DModel
+from torch.nn import functional
 
 from hierphase.checks import naming
 from hierphase.diffusion.guided_diffusion_flags import GROUPS, ADMFlags, parse_flags
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
+OF_NO_TEXT = 1  # width of texts where there are none
 N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
 
 # Module of diffusers -> module of guided-diffusion, within a block and at the top.
@@ -34,19 +39,21 @@ TOP = {
     "class_embedding": "label_emb", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }  # fmt: skip
+FREQUENCIES = "time_proj.weight"  # where there are others than the first resolution is wide
 # Stored as convolutions of width 1 over the positions, linear maps in diffusers.
 CONVOLUTIONS = ("qkv.weight", "proj_out.weight")
 # E.g. down_blocks.3.attentions.1.to_out.0: side, level, kind, number and part of a module.
 BLOCK = re.compile(r"(down|mid|up)_block(?:s\.(\d+))?\.(\w+)\.(\d+)\.(.+)")
 
 
-def load_adm(path: str | Path, **flags) -> tuple[UNet2DModel, DDPMScheduler]:
+def load_adm(path: str | Path, **flags) -> tuple[ModelMixin, DDPMScheduler]:
     """Read a guided-diffusion checkpoint.
 
     Nothing but tensors is ever unpickled. The model is in float32, on the CPU, in evaluation mode;
     it maps images (n, 3, image_size, image_size) in [-1, 1] and time indices to the predicted noise
     and, after it, the variance (n, 6, image_size, image_size) that the scheduler's
-    ``learned_range`` expects. A class-conditional one takes ``class_labels`` (n,) too.
+    ``learned_range`` expects. A class-conditional one takes ``class_labels`` (n,) too, one of
+    128x128 or 512x512 what :func:`no_text` says.
 
     The scheduler with 250 steps is guided-diffusion's ``--timestep_respacing 250``, with clipped
     predictions. Other diffusers schedulers want the first 3 channels only.
@@ -71,7 +78,7 @@ def load_adm(path: str | Path, **flags) -> tuple[UNet2DModel, DDPMScheduler]:
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str, torch.Tensor]:
-    """Rename and rearrange guided-diffusion's weights for ``UNet2DModel``.
+    """Rename and rearrange guided-diffusion's weights for the U-Net of :func:`load_adm`.
 
     Args:
         state_dict: name -> tensor, as guided-diffusion stores them; left as it is.
@@ -79,23 +86,32 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
             differ from the unconditional 256 model.
 
     Returns:
-        Name in ``UNet2DModel`` -> a new float32 tensor.
+        Name in the U-Net -> a new float32 tensor.
 
     Raises:
         ValueError: an unknown or impossible flag; or names or shapes that are not those of a model
             with these flags; or numbers that are no floats, or not finite as float32.
     """
     adm = parse_flags(flags)
-    wanted, names = empty_unet(adm).state_dict(), {}
-    for name in wanted:
-        names.setdefault(_source(name, adm), []).append(name)
+    wanted, names, converted = empty_unet(adm).state_dict(), {}, {}
+    for name, x in wanted.items():
+        if name == FREQUENCIES or ".add_" in name:  # the latter attend to texts
+            converted[name] = torch.zeros(x.shape)
+        else:
+            names.setdefault(_source(name, adm), []).append(name)
     expected = {}
     for source, of in names.items():
         x = torch.cat([wanted[name] for name in of])
         expected[source] = x[..., None] if source.endswith(CONVOLUTIONS) else x
+    width, first = adm.num_channels, "time_embed.0.weight"
+    expected[first] = expected[first][:, :width]
     if problems := differences(expected, state_dict):
         raise ValueError(f"the weights are not those of a model with {adm}: {problems}")
-    converted = {}
+    if FREQUENCIES in wanted:  # four times as many as ADM has; the others are 0, with weight 0
+        own = torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
+        converted[FREQUENCIES][: width // 2] = own / (2 * math.pi)
+        waves = functional.pad(state_dict[first].unflatten(1, (2, -1)), (0, 3 * width // 2))
+        state_dict = {**state_dict, first: waves.flatten(1)}
     for source, of in names.items():
         for name, x in zip(of, _parts(state_dict[source], len(of), adm), strict=True):
             x = x.reshape(wanted[name].shape)
@@ -103,7 +119,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
     return converted
 
 
-def empty_unet(adm: ADMFlags) -> UNet2DModel:
+def empty_unet(adm: ADMFlags) -> ModelMixin:
     """The network on the meta device: structure and configuration, no storage for weights.
 
     Args:
@@ -112,27 +128,41 @@ def empty_unet(adm: ADMFlags) -> UNet2DModel:
     plain, change = "{}Block2D", "conv"
     if adm.resblock_updown:
         plain, change = "Resnet{}sampleBlock2D", "resnet"
-    blocks = ["Attn{}Block2D" if has else plain for has in adm.attention]
+    kind, attending = UNet2DModel, "Attn{}Block2D"
+    own = {"downsample_type": change, "upsample_type": change, "attn_norm_num_groups": GROUPS}
+    if adm.conditioned:
+        kind, attending = UNet2DConditionModel, "SimpleCrossAttn{}Block2D"
+        time = "positional" if adm.widths[0] == adm.num_channels else "fourier"
+        own = {
+            "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "cross_attention_dim": OF_NO_TEXT,
+            "time_embedding_type": time, "time_embedding_dim": 4 * adm.num_channels,
+        }  # fmt: skip
+    blocks = [attending if has else plain for has in adm.attention]
     with torch.device("meta"):
-        return UNet2DModel(
+        return kind(
             sample_size=adm.image_size,
+            in_channels=3,
             out_channels=6 if adm.learn_sigma else 3,
             layers_per_block=adm.num_res_blocks,
             block_out_channels=adm.widths,
             down_block_types=tuple(block.format("Down") for block in blocks),
             up_block_types=tuple(block.format("Up") for block in blocks[::-1]),
-            downsample_type=change,
-            upsample_type=change,
-            attention_head_dim=adm.head_width,
+            attention_head_dim=adm.heads if adm.conditioned else adm.heads[-1],
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
             norm_num_groups=GROUPS,
-            attn_norm_num_groups=GROUPS,
             norm_eps=1e-5,
             flip_sin_to_cos=True,
             freq_shift=0,
             dropout=adm.dropout,
             num_class_embeds=N_CLASSES if adm.class_cond else None,
+            **own,
         )
+
+
+def no_text(model: ModelMixin) -> dict[str, torch.Tensor]:
+    """The ``conditions`` (1, ...) of a model that :func:`load_adm` has made; most have none."""
+    needed = model.config.get("cross_attention_dim") == OF_NO_TEXT
+    return {"encoder_hidden_states": torch.zeros(1, 0, OF_NO_TEXT)} if needed else {}
 
 
 def _scheduler(adm: ADMFlags) -> DDPMScheduler:
@@ -170,7 +200,8 @@ def _parts(stored: torch.Tensor, n: int, adm: ADMFlags) -> list[torch.Tensor]:
     """What n parameters of the U-Net are made of: queries, keys and values are stored together."""
     if n == 1:
         return [stored]
-    axis, sizes = 1, (-1, n, adm.head_width)  # within a head
+    head = adm.head_width(len(stored) // n)
+    axis, sizes = 1, (-1, n, head)  # within a head
     if adm.use_new_attention_order:
-        axis, sizes = 0, (n, -1, adm.head_width)
+        axis, sizes = 0, (n, -1, head)
     return stored.unflatten(0, sizes).unbind(axis)

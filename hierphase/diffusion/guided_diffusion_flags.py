@@ -1,5 +1,6 @@
 """What guided-diffusion's flags say about a checkpoint, and which of it diffusers can represent."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hierphase.checks import at_least, check_known, fraction, positive_integer
@@ -23,7 +24,7 @@ class ADMFlags:
         image_size: height and width of the images, pixels.
         num_channels: width of the first resolution, a multiple of 32.
         num_res_blocks: residual blocks per resolution.
-        channel_mult: width of each resolution over ``num_channels``, "1,1,2" or a sequence. The
+        channel_mult: width of each resolution over ``num_channels``, "0.5,1,2" or a sequence. The
             default, "", stands for the published model of this image size.
         attention_resolutions: sizes (pixels) of the feature maps with attention, "32,16,8" or a
             sequence.
@@ -41,8 +42,8 @@ class ADMFlags:
         noise_schedule: "linear" or "cosine".
 
     Raises:
-        ValueError: a value out of range, or an architecture that ``UNet2DModel`` has no way to
-            represent.
+        ValueError: a value out of range, or an architecture that diffusers has no way to represent;
+            then the message names a layer.
     """
 
     image_size: int = 256
@@ -68,7 +69,12 @@ class ADMFlags:
         for name, factor in (("num_channels", GROUPS), ("image_size", 2 ** (len(self.widths) - 1))):
             if getattr(self, name) % factor:
                 raise ValueError(f"{name} must be divisible by {factor}, got {getattr(self, name)}")
-        self.head_width  # noqa: B018 (raises where there is no single one)
+        if odd := [width for width in self.widths if width % GROUPS]:
+            raise ValueError(f"channel_mult must make multiples of {GROUPS}, got {odd[0]} channels")
+        if self.conditioned and not self.resblock_updown:
+            layer = f"input_blocks.{self.num_res_blocks + 1}.0.op is a plain convolution"
+            beside = f"beside widths of {self.widths} and heads of {self.heads} channels"
+            raise ValueError(f"{layer} {beside}: diffusers has these with resblock_updown only")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -78,31 +84,47 @@ class ADMFlags:
                 raise ValueError(f"no published image_size {self.image_size}: give channel_mult")
             factors = CHANNEL_MULT[self.image_size]
         else:
-            factors = _integers("channel_mult", self.channel_mult)
-        if factors[0] != 1:
-            raise ValueError(f"channel_mult {factors} must start with 1, as UNet2DModel does")
-        return tuple(factor * self.num_channels for factor in factors)
+            factors = _numbers("channel_mult", self.channel_mult, float)
+        return tuple(int(factor * self.num_channels) for factor in factors)
 
     @property
     def attention(self) -> tuple[bool, ...]:
         """Whether each resolution has attention (between the two halves there always is one)."""
-        sizes = _integers("attention_resolutions", self.attention_resolutions)
+        sizes = _numbers("attention_resolutions", self.attention_resolutions, int)
         factors = {self.image_size // size for size in sizes}
         return tuple(2**level in factors for level in range(len(self.widths)))
 
+    def head_width(self, width: int) -> int:
+        """Channels of an attention head between feature maps of this width."""
+        if self.num_head_channels != -1:
+            return self.num_head_channels
+        return width // positive_integer("num_heads", self.num_heads)
+
     @property
-    def head_width(self) -> int:
-        """Channels of an attention head, the same at every resolution."""
-        attended = {w for w, has in zip(self.widths, self.attention, strict=True) if has}
-        attended.add(self.widths[-1])
-        sizes = {self.num_head_channels}
-        if sizes == {-1}:
-            sizes = {width // positive_integer("num_heads", self.num_heads) for width in attended}
-        if len(sizes) > 1 or any(size < 1 or w % size for size in sizes for w in attended):
-            given = f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}"
-            found = f"heads of {sorted(sizes)} channels at widths of {sorted(attended)}"
-            raise ValueError(f"{given}: {found}, but UNet2DModel has one size, which divides all")
-        return sizes.pop()
+    def heads(self) -> tuple[int | None, ...]:
+        """:meth:`head_width` at each resolution; None where it does not matter.
+
+        The same from both ends: ``UNet2DConditionModel`` reads them in this order on its way down,
+        and again on its way up.
+        """
+        attended = zip(self.widths, (*self.attention[:-1], True), strict=True)  # the middle has one
+        heads = [self.head_width(width) if has else None for width, has in attended]
+        for level, (width, head) in enumerate(zip(self.widths, heads, strict=True)):
+            sizes = {head, heads[-1 - level]} - {None}
+            if head is not None and (head < 1 or width % head or len(sizes) > 1):
+                layer = f"input_blocks.{level * (self.num_res_blocks + 1) + 1}.1.qkv"
+                given = f"num_head_channels {self.num_head_channels}, num_heads {self.num_heads}"
+                found = f"heads of {sorted(sizes)} channels in {layer}, at a width of {width}"
+                raise ValueError(f"{given}: {found}: take one num_head_channels, which divides all")
+        return tuple(a or b for a, b in zip(heads, heads[::-1], strict=True))
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether it is a ``UNet2DConditionModel``, as ``UNet2DModel`` has no way to represent it.
+
+        This has one size of heads, and a time embedding as wide as its first resolution.
+        """
+        return len({*self.heads} - {None}) > 1 or self.widths[0] != self.num_channels
 
 
 def parse_flags(flags: dict) -> ADMFlags:
@@ -120,10 +142,10 @@ def parse_flags(flags: dict) -> ADMFlags:
     return ADMFlags(**check_values("guided-diffusion", defaults, flags))
 
 
-def _integers(name: str, value: str | tuple[int, ...]) -> tuple[int, ...]:
-    """The numbers of "1,2,3", of a sequence, or of a single integer."""
-    try:
-        numbers = str(value).strip("()[], ").split(",")
-        return tuple(positive_integer(name, int(number)) for number in numbers)
-    except ValueError:
-        raise ValueError(f"{name} must be positive integers like 32,16,8, got {value!r}") from None
+def _numbers(name: str, value: str | tuple, kind: type) -> tuple:
+    """The numbers of "1,2,3", of a sequence, or of a single one."""
+    with suppress(ValueError):
+        numbers = tuple(kind(number) for number in str(value).strip("()[], ").split(","))
+        if all(0 < number < 1e6 for number in numbers):
+            return numbers
+    raise ValueError(f"{name} must be positive numbers like 32,16,8, got {value!r}")

@@ -6,17 +6,60 @@ Nothing is downloaded, and nothing but tensors is ever unpickled.
 import inspect
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import diffusers
 import torch
 from accelerate import init_empty_weights
 
 from hierphase.checks import naming
+from hierphase.diffusion.guided_diffusion import no_text
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 from hierphase.parameters import check_values
 
 #: Names of files that hold a model's settings and its weights, in a folder or in several below it.
 SETTINGS, WEIGHTS = "*config.json", "diffusion_pytorch_model*"
+#: Name of the file beside a denoiser's weights that holds what else it takes for all images alike.
+CONDITIONS = "conditions.safetensors"
+
+
+class LatentSpace:
+    """Images as denoisers of latents see them: encoded by the model ``vae``, centred and scaled.
+
+    Args:
+        vae: ``AutoencoderKL``, ``VQModel`` or another of diffusers with ``encode`` and ``decode``.
+
+    Attributes:
+        factor: pixels to a side of one latent.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import AutoencoderKL
+        >>> from hierphase.diffusion.model_folders import LatentSpace
+        >>> space = LatentSpace(AutoencoderKL(block_out_channels=(32,)))
+        >>> images = torch.zeros(2, 3, 8, 8)
+        >>> space.encode(images).shape, space.decode(space.encode(images)).shape
+        (torch.Size([2, 4, 8, 8]), torch.Size([2, 3, 8, 8]))
+    """
+
+    def __init__(self, vae: torch.nn.Module):
+        self.vae, config = vae, vae.config
+        self.factor = 2 ** (len(config.block_out_channels) - 1)
+        self._scale, self._shift = config.scaling_factor, config.get("shift_factor") or 0.0
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Latents (n, ...) of images (n, ...) in [-1, 1], the likeliest; one image at a time."""
+        found = [self.vae.encode(x) for x in images.to(self.vae.device).split(1)]
+        latents = [x.latents if hasattr(x, "latents") else x.latent_dist.mode() for x in found]
+        return (torch.cat(latents) - self._shift) * self._scale
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images (..., n, channels, height, width) of latents, one at a time."""
+        scaled = latents / self._scale + self._shift
+        images = [self.vae.decode(x).sample for x in scaled.flatten(0, -4).split(1)]
+        return torch.cat(images).unflatten(0, latents.shape[:-3])
 
 
 def load_model(folder: Path, kind: type) -> torch.nn.Module:
@@ -55,11 +98,46 @@ def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
     return _from_config(folder / "scheduler_config.json", diffusers.SchedulerMixin)
 
 
+class Denoiser(NamedTuple):
+    """What denoises images, or their latents where there is a ``space``.
+
+    ``conditions`` are those of a
+    :class:`~hierphase.diffusion.forward_backward.ForwardBackwardPipeline` that are the same for all
+    images: name -> (1, ...).
+    """
+
+    model: torch.nn.Module
+    scheduler: diffusers.SchedulerMixin
+    conditions: dict[str, torch.Tensor] = {}
+    space: LatentSpace | None = None
+
+
+def load_denoiser(folder: Path | str) -> Denoiser:
+    """All of a folder: a model (in ``unet`` or ``transformer``) and its scheduler, or side by side.
+
+    An autoencoder is in ``vae`` or ``vqvae``; what else the model takes, the same for all images,
+    in ``conditions.safetensors`` beside its weights: keyword -> (1, ...), such as the
+    ``encoder_hidden_states`` of the empty prompt.
+
+    Raises:
+        FileNotFoundError: as :func:`load_model`.
+        ValueError: as :func:`load_model` and :func:`load_scheduler`.
+    """
+    folder = Path(folder)
+    parts = {part.name: part for part in folder.iterdir() if part.is_dir()}
+    of_model = parts.get("unet") or parts.get("transformer") or folder
+    of_vae, path = parts.get("vae") or parts.get("vqvae"), of_model / CONDITIONS
+    model = load_model(of_model, diffusers.ModelMixin)
+    conditions = read_state_dict(path) if path.is_file() else no_text(model)
+    space = LatentSpace(load_model(of_vae, diffusers.ModelMixin)) if of_vae else None
+    return Denoiser(model, load_scheduler(parts.get("scheduler", folder)), conditions, space)
+
+
 def model_files(path: Path) -> dict[str, Path]:
     """The files of a model that its numbers depend on: name in its folder -> file."""
     if path.is_file():
         return {"": path}
-    files = sorted(file for names in (SETTINGS, WEIGHTS) for file in path.rglob(names))
+    files = sorted(x for name in (SETTINGS, WEIGHTS, CONDITIONS) for x in path.rglob(name))
     return {str(file.relative_to(path)): file for file in files}
 
 

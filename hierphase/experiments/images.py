@@ -94,9 +94,11 @@ class ImageExperiment(Experiment):
             ``images`` a data set or a folder
             (:func:`~hierphase.diffusion.image_folder.image_folder`);
             ``n_per_class`` images of each class; ``model`` a trained model of the book, a directory
-            in diffusers' layout, or a guided-diffusion checkpoint, with ``model_flags`` where it is
-            not the unconditional 256x256 model
-            (:func:`~hierphase.diffusion.guided_diffusion.load_adm`), or
+            in diffusers' layout (:func:`~hierphase.diffusion.model_folders.load_denoiser`), or a
+            guided-diffusion checkpoint, with ``model_flags`` where it is not the unconditional
+            256x256 model (:func:`~hierphase.diffusion.guided_diffusion.load_adm`); of a model that
+            is told classes, the flag ``label`` says which
+            (:func:`~hierphase.diffusion.labels.told_classes`); or
             ``flat-mixture``, which is fitted to the training images of the data set, draws the
             starting images and denoises in one step
             (:class:`~hierphase.analysis.gaussian_mixture.GaussianMixture`);
@@ -160,11 +162,10 @@ class ImageExperiment(Experiment):
 
     def check(self) -> None:
         """As of the base: also that no parameter is without effect."""
-        model, judge = worlds.stored_model(self.p.model), worlds.stored_model(self.p.classifier)
-        unused = {} if model and model.is_file() else {"model_flags": self.p.model}
-        unused |= {"classifier_weights": self.p.classifier} if judge else {}
+        judge = worlds.stored_model(self.p.classifier)
+        unused = {"classifier_weights": self.p.classifier} if judge else {}
         if self.p.model == worlds.FLAT_MIXTURE:
-            unused |= dict.fromkeys(_OF_NETWORKS, worlds.FLAT_MIXTURE)
+            unused |= dict.fromkeys(("model_flags", *_OF_NETWORKS), worlds.FLAT_MIXTURE)
         for parameter, owner in unused.items():
             value = self.parameters[parameter]
             if all(value != preset[parameter] for preset in PRESETS.values()):

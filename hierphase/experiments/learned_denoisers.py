@@ -35,8 +35,8 @@ _TREE = {
 _FEW = {"n_loss_times": 10, "n_times": 9, "last_time": 640, "n_samples": 400}
 #: Preset -> the parameters of :class:`DenoiserExperiment`.
 PRESETS = {"tree": _TREE} | {
-    name: _TREE | _FEW | {"sizes": {name: [list(rhm_catalogue.OTHER_SIZES)] * 3}}
-    for name in rhm_catalogue.TREE_DENOISERS
+    name: _TREE | _FEW | {"sizes": {name: [list(rhm_catalogue.OTHER_SIZES)] * n_draws}}
+    for name, n_draws in rhm_catalogue.TREE_DRAWS.items()
     if "-" in name
 }
 

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn import PixelShuffle, PixelUnshuffle
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
-from hierphase.diffusion.guided_diffusion import load_adm
+from hierphase.diffusion.guided_diffusion import load_adm, no_text
 from hierphase.diffusion.image_folder import image_folder
-from hierphase.diffusion.model_folders import load_model, load_scheduler
+from hierphase.diffusion.labels import LABELS, n_classes, told_classes
+from hierphase.diffusion.model_folders import CONDITIONS, Denoiser, load_denoiser
 from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -212,7 +213,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """Held-out images of a data set, or those of a folder, and a trained denoiser.
 
     A denoiser with k^2 times the channels of the images sees squares of k x k pixels as one
-    (``pixel_unshuffle``); its noise is drawn as it sees it.
+    (``pixel_unshuffle``), one with an autoencoder sees latents; its noise is drawn as it sees it,
+    and without noise there still is what the autoencoder loses.
 
     Args:
         parameters: as for :func:`flat_world`.
@@ -222,16 +224,18 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         FileNotFoundError: there is no such denoiser.
         ValueError: there are fewer than ``n_per_class`` images of a class.
     """
-    model, scheduler = _denoiser(parameters, device)
+    model, scheduler, conditions, space = _denoiser(parameters, device)
     name, n_per_class = parameters["images"], parameters["n_per_class"]
     held_out, paths, colours = None, (), 3
     if name in DATASETS:
         data = DATASETS[name]()
         names, labels, held_out = data.class_names, data.test_labels, data.test_images
         load, colours = held_out.__getitem__, held_out.shape[1]
-    size, channels = model.config.sample_size, model.config.in_channels
+    size, channels = model.config.sample_size, (space.vae if space else model).config.in_channels
     patch = next((k for k in range(1, channels) if channels == colours * k**2), 1)
-    side = patch * size
+    encode, decode, side = PixelUnshuffle(patch), PixelShuffle(patch), patch * size
+    if space is not None:
+        encode, decode, side = space.encode, space.decode, space.factor * size
     if held_out is None:
         folder = image_folder(name, n_per_class, side)
         names, labels, load = folder.class_names, folder.labels, folder.load
@@ -241,6 +245,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
     whose = f"images {name} for {parameters['model']}"
     check_shape(whose, load([0]), 1, channels // patch**2, side, side)
+    told = told_classes(names, model, parameters["model_flags"].get("label", LABELS[0]))
     (kind, settings), kin = SAMPLERS[parameters["sampler"]], type(scheduler).__name__
     trained = hasattr(scheduler, "alphas_cumprod")
     if kind and not trained:
@@ -251,9 +256,11 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     options["autocast_dtype"] = PRECISIONS[parameters["precision"]]
 
     def denoised(starts, noises, generators):
-        patches = pixel_unshuffle(starts[0], patch)
-        returned = pipeline(patches, generator=generators, ln_snr=noises, **options)
-        return Denoised(pixel_shuffle(returned.samples, patch), ln_snr=returned.ln_snr)
+        x_0, *labels = starts
+        given = conditions | {name: index[labels[0]] for name, index in told.items()}
+        like = {"generator": generators, "ln_snr": noises, "conditions": given}
+        returned = pipeline(encode(x_0), **like, **options)
+        return Denoised(decode(returned.samples), ln_snr=returned.ln_snr)
 
     parts = ((names[labels[i]], os.path.relpath(paths[i], name), paths[i]) for i in order if paths)
     files = {f"{class_name}: {part}": path for class_name, part, path in parts}
@@ -277,30 +284,35 @@ def stored_model(name: str | None, images: str = "") -> Path | None:
     return path if path.is_file() or path.is_dir() else None
 
 
-def _denoiser(parameters: dict, device: torch.device) -> tuple[torch.nn.Module, Any]:
-    path = stored_model(parameters["model"], parameters["images"])
+def _denoiser(parameters: dict, device: torch.device) -> Denoiser:
+    path, flags = stored_model(parameters["model"], parameters["images"]), parameters["model_flags"]
     if path is None:
         remedy = "give the parameter model a model of the book, a diffusers folder, or a checkpoint"
         raise FileNotFoundError(f"no denoiser {parameters['model']!r}: {remedy}")
+    flags = {name: flag for name, flag in flags.items() if name != "label"}
     if path.is_file():
-        unet, scheduler = load_adm(path, **parameters["model_flags"])
+        unet, scheduler = load_adm(path, **flags)
+        found = Denoiser(unet, scheduler, no_text(unet))
+    elif flags:
+        raise ValueError(f"model_flags {flags} has no effect with {path.name}: leave it out")
     else:
-        parts = path / "unet", path / "scheduler"  # or all in one folder
-        of_model, of_noise = (part if part.is_dir() else path for part in parts)
-        unet, scheduler = load_model(of_model, diffusers.ModelMixin), load_scheduler(of_noise)
+        found = load_denoiser(path)
+    unet, _ = found.model.to(device).eval(), found.space and found.space.vae.to(device)
     size = positive_integer(f"sample_size of {path}", unet.config.get("sample_size"))
     weights, dtype = unet.state_dict(), PRECISIONS[parameters["precision"]] or torch.float32
     if problems := differences(weights, weights, dtype):
         raise ValueError(f"{path}: {problems}: take precision float32, or other weights")
-    unet = unet.to(device).eval()
+    given = found.conditions | ({"class_labels": torch.tensor([0])} if n_classes(unet) else {})
+    of_latents = found.space and found.space.vae.config.latent_channels
     try:
-        with torch.no_grad():
-            x = torch.zeros(1, unet.config.in_channels, size, size, device=device)
-            sample = unet(x, timestep=torch.tensor(1, device=device)).sample
+        with torch.no_grad(), device:
+            x = torch.zeros(1, of_latents or unet.config.in_channels, size, size)
+            t = torch.tensor([1] if given else 1)
+            sample = unet(x, timestep=t, **{k: own.to(device) for k, own in given.items()}).sample
         check_shape("its output", sample, 1, "channels", size, size)
     except Exception as error:  # no limit to what other models make of it
         kind = f"{path}: {type(unet).__name__} is no model(x_t, t).sample"
-        raise ValueError(f"{kind} of images alone ({error})") from None
+        raise ValueError(f"{kind} of images alone, or with {CONDITIONS} ({error})") from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
-    return unet, scheduler
+    return found._replace(model=unet)

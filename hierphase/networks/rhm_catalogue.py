@@ -35,7 +35,8 @@ def _classifier(data, steps: int = 4000, kind=TreeClassifier, **sizes) -> Traini
 def tree_classifier(v: int, m: int, s: int, L: int, seed: int, **shape) -> Training:
     """Training of a classifier, of the shape of a tree or another, on fresh data of the tree."""
     data = TreeData(RandomHierarchyModel(v, m, s, L, seed=seed))
-    return _classifier(data, v=v, s=s, L=L, n_classes=v, **shape)
+    enough = {"steps": max(4000, 10 * v * m**L // 256)}  # ten times n_c m^L examples
+    return _classifier(data, v=v, s=s, L=L, n_classes=v, **(enough | shape))
 
 
 #: Networks that do not have the shape of the tree (6, 6, 4, 3), whose 64 leaves they see.
@@ -57,7 +58,7 @@ _SHUFFLED = TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True)
 #: Hierarchy Model first, then those of data without a hierarchy.
 TREE_CLASSIFIERS = {
     **{
-        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed)
+        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed, steps=4000)
         for seed in range(N_RULE_DRAWS)
     },
     **{
@@ -119,10 +120,16 @@ TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 OTHER_SIZES = (64, 256, 1024, 4096, 16384)
 
+#: Draws of the rules for which denoisers are trained: two of the first tree, of others three where
+#: they are cheap.
+TREE_DRAWS = {
+    name: 2 if "-" not in name else 3 if L < 5 else 1 for name, (_, _, L) in TREE_DENOISERS.items()
+}
+
 #: Trainings of the denoisers of the trees, by name, for a few draws of the rules.
 TREE_TRAININGS = {
     tree_denoiser_name(architecture, P, draw): _tree_denoiser(architecture, P, draw)
-    for architecture in TREE_DENOISERS
+    for architecture, n_draws in TREE_DRAWS.items()
     for P in (OTHER_SIZES if "-" in architecture else TREE_SIZES)
-    for draw in range(3 if "-" in architecture else 2)
+    for draw in range(n_draws)
 }

@@ -269,7 +269,7 @@ def too_wide(model):
 
 UNFIT = {
     "no denoiser": (other_class, {}, "AutoencoderKL is no model(x_t, t).sample of images alone"),
-    "classes": (of_classes, {}, "UNet2DModel is no model(x_t, t).sample of images alone"),
+    "classes": (of_classes, {}, "the model has classes 0 to 9, which are not"),
     "overflow": (too_wide, {"precision": "float16"}, "not finite in torch.float16"),
     "no size": (
         lambda model: with_settings(model / "unet/config.json", sample_size=None), {},

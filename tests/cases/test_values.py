@@ -137,6 +137,18 @@ REFUSED = {
         ("n_data", "-1", "n_data must be at least 1, got -1"),
         ("n_epsilon", "1", "n_epsilon must be at least 2, got 1"),
     ],
+    "exponents": [
+        ("m", "17", "have no transition: F' is 1.03 and 0.114 at 1 and"),
+        ("m", "33", "only v**s = 32**2 = 1024 exist; choose m at most 32"),
+        ("s", "1", "s must be at least 2, got 1"),
+        ("v", "1", "v must be at least 2, got 1"),
+        ("n_leaves", "31", "n_leaves must be at least 32, got 31"),
+        ("n_rules", "1", "n_rules must be at least 2, got 1"),
+        ("n_data", "0", "n_data must be at least 1, got 0"),
+        ("n_draws", "1", "n_draws must be at least 2, got 1"),
+        ("n_population", "99", "n_population must be at least 100, got 99"),
+        ("n_population", "300000", "n_population must be at most 292968 where v**s = 1024"),
+    ],
     "gaussian-diffusion": [
         ("L", "-3", "L must be at least 1, got -3"),
         ("m", "0", "m must be at least 1, got 0"),
