@@ -72,6 +72,9 @@ RUN = {
         '-p trees \'[{"v": 4, "m": 2, "s": 2, "L": 2}]\' -p n_rules 2 -p n_leaves 16'
     ),
     "hierphase sweep u-turns --preset tree": "-p n_rules 2 -p n_chains 8 -p n_steps 4",
+    "hierphase sweep u-turns --preset fashion-mnist": (
+        "-p n_per_class 1 -p turns '[1]' -p times '[0.3]' -p num_inference_steps 4"
+    ),
     "hierphase sweep speciation --preset tree": "-p n_rules 2 -p n_data 2 -p noises '[0.5]'",
     "hierphase sweep speciation --preset tree-masking --output runs/masking": (
         "-p n_rules 2 -p n_data 2 -p noises '[0.5]'"

@@ -171,7 +171,7 @@ class ImageExperiment(Experiment):
             if all(value != preset[parameter] for preset in PRESETS.values()):
                 raise ValueError(f"{parameter} {value!r} has no effect with {owner}: leave it out")
         T = self.world.scheduler.config.num_train_timesteps
-        for parameter in ("n_times", "num_inference_steps"):
+        for parameter in {"n_times", "num_inference_steps"} & self.parameters.keys():
             positive_integer(parameter, self.parameters[parameter], 1, T)
         x_0 = self.world.starts(range(1))[0].to(self.device)
         representations.activations(self.classifier, x_0, self.p.layers)

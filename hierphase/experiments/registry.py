@@ -12,7 +12,7 @@ from hierphase.experiments.learned_denoisers import DenoiserExperiment
 from hierphase.experiments.levels import LevelEntropy
 from hierphase.experiments.representations import ProbeExperiment
 from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
-from hierphase.experiments.u_turns import UTurns
+from hierphase.experiments.u_turns import ImageUTurns, UTurns
 from hierphase.parameters import check_values
 from hierphase.runs import results, sweep
 
@@ -27,7 +27,7 @@ EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
     "learned-denoisers": (DenoiserExperiment,),
     "probe-curves": (ProbeExperiment,),
     "speciation": (LevelEntropy,),
-    "u-turns": (UTurns,),
+    "u-turns": (UTurns, ImageUTurns),
 }
 
 

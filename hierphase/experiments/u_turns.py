@@ -1,16 +1,20 @@
-"""Again and again: noise a datum and draw it back from the exact posterior, step after step.
+"""Again and again: noise a datum and draw it back from the posterior, step after step.
 
 A step leaves the law of the data as it is and is reversible, so the chain is stationary from its
-first datum on, and all pairs of its steps count.
+first datum on, and all pairs of its steps count. On trees and flat mixtures posteriors are exact;
+images have a trained denoiser.
 """
 
 import numpy as np
 import torch
 import xarray as xr
 
+from hierphase.analysis.representations import from_dataset, layer_similarity
 from hierphase.analysis.transition import crossing_time
-from hierphase.checks import increasing, within
+from hierphase.checks import increasing, positive_integer, within
+from hierphase.experiments.images import CLASSIFIED, PRESETS, ImageExperiment, filled
 from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
+from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
 from hierphase.seeds import derived_generator
@@ -111,6 +115,81 @@ class UTurns(TreeDraws):
             draws["relaxation" + end] = ("structure", "rate", "level"), x
         draws["kept"] = draws.kept.astype(np.float32)
         return draws.assign_coords(coordinates(self.p.trees) | {"rate": self.p.rates})
+
+
+class ImageUTurns(ImageExperiment):
+    """Many small turns of each image, and single ones from several times.
+
+    Args:
+        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`, but for
+            ``n_shown`` and ``n_times``: ``turns`` of the chain after which it is looked at, and
+            ``times`` t/T of single turns, the first of which is that of the chain.
+
+    Raises:
+        ValueError: as for the image experiment, or turns or times, in (0, 1), that do not increase.
+    """
+
+    presets = {
+        name: {key: x for key, x in PRESETS[name].items() if key not in ("n_times", "n_shown")}
+        | {"n_per_class": 30, "layers": ["stages.0", "logits"], "batch_size": 16}
+        | {"turns": [1, 2, 4, 8, 12, 16, 20], "times": [0.25, 0.4, 0.45, 0.5, 0.55]}
+        for name in ("fashion-mnist", "flat-fashion-mnist")
+    }
+    unit_dimensions = ("image",)
+
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
+        within("times", increasing("times", self.p.times, 1), 1e-6, 1 - 1e-6)
+        increasing("turns", self.p.turns, 1)
+        for n in self.p.turns:
+            positive_integer("one of turns", n)
+
+    def times(self) -> torch.Tensor:
+        """(n,) times of single turns, 0 to T."""
+        T = self.world.scheduler.config.num_train_timesteps
+        return (T * torch.tensor(self.p.times, dtype=torch.float64)).round().long()
+
+    def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
+        """Turns of images start..stop - 1.
+
+        Arguments are those of :meth:`hierphase.experiments.base.Experiment.measure`.
+
+        Returns:
+            Along ``time`` and ``image``: ``top_class`` that the classifier sees; ``change``, the
+            mean squared change of a pixel since x_0; ``norm``, the mean square of a pixel about the
+            mean image; ``similarity`` to x_0 (also ``layer``). First are x_0 and the chain
+            after ``turns``, then single turns: ``turns`` counts them, ``time`` is t/T of each
+            (also ``ln_snr``).
+        """
+        x_0, single = self.round_trips(start, stop, self.times())
+        x, turns = self.world.starts(range(start, stop)), self.p.turns
+        chain, own = [x_0], self.generators(range(start, stop), 1)
+        for n in range(1, turns[-1] + 1):
+            back = self.world.denoised(x, single.ln_snr[:1].tolist(), own)
+            x = [back.samples[0], x[1] if back.classes is None else back.classes[0]]
+            chain += [x[0].to(self.device)] * (n in turns)
+        x_0, samples = filled(x_0, torch.cat([torch.stack(chain), single.samples]))
+        scales = from_dataset(prepared, self.device)
+        layers = layer_similarity(self.classifier, x_0, samples, scales, CLASSIFIED)
+        top = [class_probabilities(self.classifier, x, CLASSIFIED).argmax(1) for x in samples]
+        about = samples - torch.from_numpy(prepared.mean_image.values).to(self.device)
+        change, norm = ((x**2).flatten(2).mean(2).cpu() for x in (samples - x_0, about))
+        of_image = "time", "image"
+        measured = {
+            "top_class": (of_image, torch.stack(top).byte().cpu()),
+            "change": (of_image, change), "norm": (of_image, norm),
+            "similarity": (("layer", *of_image), layers.cosine),
+        }  # fmt: skip
+        level = np.array([np.inf, *[single.ln_snr[0]] * len(turns), *single.ln_snr])
+        turns = "time", [0, *turns, *[1] * len(single.ln_snr)]
+        ways = self.levels(torch.from_numpy(level)) | {"turns": turns}
+        measured = xr.Dataset(measured, ways).isel(image=slice(stop - start))
+        return measured.assign_coords(layer=list(scales), image=range(start, stop))
+
+    def finish(self, merged: xr.Dataset) -> xr.Dataset:
+        """All images; of ``norm`` their mean (time), and its standard error ``norm_error``."""
+        norm, n = merged.norm, len(self)
+        return merged.assign(norm=norm.mean("image"), norm_error=norm.std("image") / n**0.5)
 
 
 def relaxation(kept: np.ndarray) -> np.ndarray:

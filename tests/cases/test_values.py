@@ -221,6 +221,7 @@ REFUSED = {
         ("changes", '{"rates": [0.5, 1]}', "rates must be a number, 1e-06 to 0.999999"),
         ("changes_gaussian", '{"noise": "epsilon"}', "unknown noise 'epsilon'"),
         ("changes_depths", '{"n_rules": 1}', "n_rules must be at least 2, got 1"),
+        ("changes_images", '{"turns": [4, 2]}', "turns must increase, 1 or more"),
     ],
     "speciation": [
         ("changes", '{"noises": [0.5, 0.5]}', "noises must increase, 1 or more"),

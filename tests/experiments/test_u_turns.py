@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from hierphase import run_sweep
+from hierphase.analysis.gaussian_mixture import GaussianMixture
+from hierphase.diffusion.datasets import DATASETS
 from hierphase.experiments import registry
 from hierphase.experiments.u_turns import UTurns, relaxation
 from hierphase.rhm.model import RandomHierarchyModel
@@ -103,3 +105,46 @@ def test_refusals():
         made(noise="epsilon")
     with pytest.raises(ValueError, match="n_chains must be at least 2, got 1"):
         made(n_chains=1)
+
+
+DIGITS = {
+    "images": "digits", "classifier": "digits-classifier", "n_per_class": 3,
+    "num_inference_steps": 100, "turns": [1, 3], "times": [0.1, 0.5],
+}  # fmt: skip
+
+
+def test_turns_of_images_do_not_depend_on_shards(tmp_path):
+    changes = DIGITS | {"model": "digits", "n_per_class": 1}
+    found = run_sweep("u-turns", "fashion-mnist", changes, tmp_path, shard_size=6)
+    assert found.turns.values.tolist() == [0, 1, 3, 1, 1] and found.sizes["image"] == 10
+    assert found.time.values == pytest.approx([0, 0.1, 0.1, 0.1, 0.5], abs=0.03)
+    assert (found.change[0] == 0).all() and (found.change[1:] > 0).all()
+    np.testing.assert_allclose(found.similarity[:, 0], 1, atol=1e-5)
+    one = registry.find("u-turns", "fashion-mnist")[0]
+    one = one(registry.all_parameters("u-turns", "fashion-mnist", changes))
+    whole = one.measure(0, 10, one.prepare())
+    for name in ("top_class", "change", "similarity"):
+        np.testing.assert_array_equal(found[name], whole[name], name)
+
+
+def test_a_flat_mixture_forgets_along_each_axis_as_it_should(tmp_path):
+    """Where noise hides no class, an axis of variance x keeps rho^n of x after n turns."""
+    changes = DIGITS | {"model": "flat-mixture", "n_per_class": 30, "turns": [1, 2, 6]}
+    changes = {key: x for key, x in changes.items() if key != "num_inference_steps"}
+    changes["times"] = [0.04, 0.1]
+    found = run_sweep("u-turns", "flat-fashion-mnist", changes, tmp_path)
+    data = DATASETS["digits"]()
+    law = GaussianMixture.fitted(data.train_images, data.train_labels)
+    snr = np.exp(found.ln_snr.values[1:, None, None])
+    rho = snr * law.variances.numpy() / (1 + snr * law.variances.numpy())
+    kept = rho ** found.turns.values[1:, None, None]
+    exact = 2 * (law.variances.numpy() * (1 - kept)).mean((1, 2))
+    np.testing.assert_allclose(found.change.mean("image")[1:], exact, rtol=0.05)
+    np.testing.assert_allclose(found.norm, found.norm[0], rtol=0.1)
+
+
+def test_times_of_images_are_refused():
+    with pytest.raises(ValueError, match="times must increase, 1 or more"):
+        registry.all_parameters("u-turns", "fashion-mnist", {"times": [0.5, 0.3]})
+    with pytest.raises(ValueError, match="one of turns must be at least 1, got 0"):
+        registry.all_parameters("u-turns", "fashion-mnist", {"turns": [0, 1]})
