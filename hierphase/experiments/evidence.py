@@ -160,7 +160,7 @@ class Evidence(Experiment):
 #: Presets whose results the book stores.
 RUN = ["laws", "fits-tree-2", "more-fits-tree-2"]
 RUN += [f"{kind}{name}" for name in ("fashion-mnist", "mnist") for kind in ("", "fits-", "real-")]
-RUN += ["fits-tree-3", "cifar10-16"]
+RUN += ["fits-tree-3", "cifar10-16", "other-trees"]
 RUN += [f"{kind}{name}" for name in ("digits", "cifar10-8") for kind in _OF_DATA]
 #: Worlds, also within the names of fits -> the same at half the resolution.
 COARSER = {"tree-3": "tree-3-half", "tree-3-half": "tree-3-quarter", "cifar10-16": "cifar10-8"}
