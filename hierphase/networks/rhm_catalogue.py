@@ -120,8 +120,7 @@ TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 OTHER_SIZES = (64, 256, 1024, 4096, 16384)
 
-#: Draws of the rules for which denoisers are trained: two of the first tree, of others three where
-#: they are cheap.
+#: How many draws of the rules of each tree have denoisers; of large trees one, as these are dear.
 TREE_DRAWS = {
     name: 2 if "-" not in name else 3 if L < 5 else 1 for name, (_, _, L) in TREE_DENOISERS.items()
 }
