@@ -213,7 +213,7 @@ REFUSED = {
         ("changes_kinds", '{"trees": [{"v": 4}]}', "each of trees must say v, m, s and L"),
     ],
     "ablations-networks": [
-        ("structures", '["cnn-6-6-4-4"]', "unknown structures 'cnn-6-6-4-4' (did you mean 'cnn-6-6-4-3'"),
+        ("structures", '["cnn-6-6-4-4"]', "unknown structures 'cnn-6-6-4-4' (did you mean"),
         ("structures", "[]", "structures must be at least 1, got 0"),
         ("shapes", '["mpl-6-6-4-3"]', "unknown shapes 'mpl-6-6-4-3' (did you mean 'mlp-6-6-4-3'"),
     ],
