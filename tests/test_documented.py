@@ -99,6 +99,12 @@ RUN = {
     "hierphase sweep probe-curves --preset cnn-32-8-2-4": (
         "-p n_blocks 1 -p block 2 -p noise '[0.5, 0.9]'"
     ),
+    **{
+        f"hierphase sweep probe-curves --preset {name}-6-6-4-3": (
+            "-p networks \"['rhm-cnn-32-8-2-4-0']\" -p n_blocks 1 -p block 2 -p noise '[0.5, 0.9]'"
+        )
+        for name in ("cnn", "stride-8")
+    },
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
     "hierphase train rhm-cnn-6-6-4-3-0": "--steps 2 --output trained",
