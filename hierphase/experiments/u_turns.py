@@ -135,7 +135,7 @@ class ImageUTurns(ImageExperiment):
         | {"turns": [1, 2, 4, 8, 12, 16, 20], "times": [0.25, 0.4, 0.45, 0.5, 0.55]}
         for name in ("fashion-mnist", "flat-fashion-mnist")
     }
-    least = {}
+    least = {}  # n_shown, of which none may be shown, is not among the parameters
     unit_dimensions = ("image",)
 
     def __init__(self, parameters: dict):
