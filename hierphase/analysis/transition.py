@@ -167,7 +167,10 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def layer_crossing(times, early, late, confidence=0.95, **resampling) -> bootstrap.Estimate | None:
-    """Where the mean similarity of a late layer falls below that of an early one.
+    """Where the mean similarity of a late layer falls below that of an early one, after its lead.
+
+    Looked for from the largest mean lead on: at little noise both are near 1, and which of them is
+    above is noise.
 
     Args:
         times: (n_times,) increasing.
@@ -177,17 +180,17 @@ def layer_crossing(times, early, late, confidence=0.95, **resampling) -> bootstr
         resampling: as of :func:`transition_time`.
 
     Returns:
-        The crossing with its interval, or None where the late layer does not start out above the
-        early one and end below it, in all but a share (1 - confidence) of the resamples.
+        The crossing with its interval, or None where the late layer is not above the early one
+        there and below it later, in all but a share (1 - confidence) of the resamples.
 
     Raises:
         ValueError: shapes that do not fit, NaN or infinity, times that do not increase, or
             confidence outside (0, 1).
     """
-    times, gap = np.asarray(times, dtype=float), _gap(times, early, late)
-    noisy = times > 0  # at t = 0 every layer has similarity 1
-    curves = bootstrap.means_and_resamples(gap[noisy], **resampling)
-    crossings = (crossing_time(times[noisy], curve, level=0) for curve in curves)
+    gap = _gap(times, early, late)
+    curves = bootstrap.means_and_resamples(gap, **resampling)
+    led = slice(min(curves[0].argmax(), len(gap) - 2), None)
+    crossings = (crossing_time(times[led], curve[..., led], level=0) for curve in curves)
     return bootstrap.estimate_if_found(*crossings, confidence)
 
 

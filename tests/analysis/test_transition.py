@@ -174,6 +174,16 @@ def test_layers_cross_only_where_they_do():
     assert layer_crossing(TIMES, early, early + 0.1) is None
 
 
+def test_layers_that_begin_level_cross_after_the_lead():
+    """Which is above at little noise is chance; here the late one is below by a rounding error."""
+    times = np.linspace(0, 1, 21)
+    gap = np.interp(times, [0, 0.1, 0.5, 0.7, 1], [0, -1e-6, 0.2, 0, -0.3])[:, None]
+    early = np.repeat((1 - times)[:, None], 8, axis=1)
+    found = layer_crossing(times, early, early + gap)
+    np.testing.assert_allclose((found.low, found.value, found.high), 0.7, atol=1e-9)
+    assert layer_crossing(times, early, early - abs(gap)) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
