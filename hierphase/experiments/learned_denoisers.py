@@ -11,10 +11,12 @@ import numpy as np
 import torch
 import xarray as xr
 
+from hierphase.analysis.calibration import calibration
 from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
+from hierphase.experiments.worlds import SAMPLERS
 from hierphase.networks import rhm_catalogue
 from hierphase.networks.catalogue import model_directory
 from hierphase.rhm.bayes_denoiser import BayesDenoiser
@@ -24,7 +26,9 @@ from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
 # Independent streams of the experiment's seed.
-_LOSS, _TRAIN_LOSS, _KEPT, _GENERATED = range(4)
+_LOSS, _TRAIN_LOSS, _KEPT, _GENERATED, _CALIBRATION = range(5)
+#: ln SNR of the levels at which denoisers are tested for calibration.
+CALIBRATED_AT = (1.5, 0.0)
 
 _OF_UNETS = [list(rhm_catalogue.TREE_SIZES), [*(2**k for k in range(3, 12)), 8192]]
 _TREE = {
@@ -116,7 +120,9 @@ class DenoiserExperiment(Experiment):
             x_0. Along ``sample`` and ``level``, of generated data: ``valid``, how many nodes can be
             parsed, and ``candidates``, how many have children that all can. Along ``sample``:
             ``nearest``, Hamming distance to the nearest training datum; ``nearest_held_out``
-            (datum) the same of held-out data; -1 without a training set.
+            (datum) the same of held-out data; -1 without a training set. Along ``ln_snr`` and
+            ``part``: ``calibration``, its value, low and high on ``n_loss_data`` held-out data
+            (:func:`~hierphase.analysis.calibration.calibration`).
         """
         architecture, P, draw = self.entries[i]
         rhm = rhm_catalogue.tree_rhm(draw, *[*self.p.sizes][:1])
@@ -127,10 +133,11 @@ class DenoiserExperiment(Experiment):
             kind, *_ = rhm_catalogue.TREE_DENOISERS[architecture]
             model = load_model(model_directory(name), kind)
         measured = self._losses(model, bayes, data) | self._kept(model, data)
-        measured |= self._generated(model, data)
+        measured |= self._generated(model, data) | self._calibration(model, data)
         measured |= {"architecture": architecture, "draw": draw, "P": float(P or np.nan)}
         times = {"time": self.times / self.T, "loss_time": self.loss_times / self.T}
-        return xr.Dataset(measured, times | {"level": np.arange(rhm.L + 1)})
+        axes = {"level": np.arange(rhm.L + 1), "ln_snr": [*CALIBRATED_AT]}
+        return xr.Dataset(measured, times | axes | {"part": ["value", "low", "high"]})
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All denoisers; ``architecture``, ``draw`` and ``P`` are their coordinates."""
@@ -181,6 +188,16 @@ class DenoiserExperiment(Experiment):
             "nearest": ("sample", nearest_distance(leaves, data)),
             "nearest_held_out": ("datum", nearest_distance(held_out, data)),
         }
+
+    def _calibration(self, model, data: TreeData) -> dict:
+        x_0 = encode(data.test_levels[0][: self.p.n_loss_data], data.rhm.v)
+        own = [derived_generator(self.p.seed, _CALIBRATION, i) for i in range(len(x_0))]
+        kind, settings = SAMPLERS["sde-dpm++-2m-karras"]  # its variance is right to 1% by 100 steps
+        way = kind.from_config(self.scheduler.config, **settings)
+        pipeline, steps = ForwardBackwardPipeline(model, way), self.p.num_inference_steps
+        found = calibration(pipeline, x_0, CALIBRATED_AT, steps, own)
+        parts = [[one.value, one.low, one.high] for one in found]
+        return {"calibration": (("ln_snr", "part"), np.array(parts, np.float32))}
 
     def _denoised(self, model, x_0, times, stream: int) -> torch.Tensor:
         own = [derived_generator(self.p.seed, stream, i) for i in range(len(x_0))]

@@ -116,13 +116,13 @@ TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 
 }
 
 #: Training set sizes of the denoisers of the tree; None is fresh data without end. Of the trees
-#: besides the first every other serves.
+#: besides the first, fewer.
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
-OTHER_SIZES = (64, 256, 1024, 4096, 16384)
+OTHER_SIZES = (16, 64, 256, 1024, 4096, 16384)
 
 #: How many draws of the rules of each tree have denoisers; of large trees one, as these are dear.
 TREE_DRAWS = {
-    name: 2 if "-" not in name else 3 if L < 5 else 1 for name, (_, _, L) in TREE_DENOISERS.items()
+    name: 2 if "-" not in name else 3 if L < 4 else 1 for name, (_, _, L) in TREE_DENOISERS.items()
 }
 
 #: Trainings of the denoisers of the trees, by name, for a few draws of the rules.

@@ -47,19 +47,28 @@ def test_entries_and_coordinates(small):
 
 
 def test_other_trees_are_those_of_their_names():
-    experiment = DenoiserExperiment(registry.all_parameters("learned-denoisers", "unet-m2-L4"))
-    assert len(experiment) == 3 + 15
+    experiment = DenoiserExperiment(registry.all_parameters("learned-denoisers", "unet-m2-L3"))
+    assert len(experiment) == 3 + 18
     for entry in experiment.entries[3:]:
         name = rhm_catalogue.tree_denoiser_name(*entry)
         rhm = catalogue.TRAININGS[name].data().rhm
-        assert (rhm.v, rhm.m, rhm.s, rhm.L) == (8, 2, 2, 4)
-        own = RandomHierarchyModel(8, 2, 2, 4, seed=entry[2])
+        assert (rhm.v, rhm.m, rhm.s, rhm.L) == (8, 2, 2, 3)
+        own = RandomHierarchyModel(8, 2, 2, 3, seed=entry[2])
         assert all(map(torch.equal, rhm.rules, own.rules)), name
     one = DenoiserExperiment(parameters(sizes={"unet-m4-L3": [[]]}, n_samples=50))
     assert one.measure(0, 1, one.prepare()).level.values.tolist() == [0, 1, 2, 3]
     mixed = {"unet": [[64]], "unet-m2-L4": [[64]]}
     with pytest.raises(ValueError, match="sizes must be of one tree, got"):
         DenoiserExperiment(parameters(sizes=mixed))
+
+
+def test_the_exact_denoiser_is_calibrated_but_for_the_solver(small):
+    _, measured = small
+    value, low, high = measured.calibration.transpose("part", "unit", "ln_snr").values
+    assert measured.ln_snr.values.tolist() == [1.5, 0.0]
+    assert (low < value).all() and (value < high).all()
+    assert (np.abs(value[0]) < 0.015).all()  # of 25 steps
+    assert (value[1:] != value[0]).all()
 
 
 def test_shards_give_the_bits_of_the_whole(small):
