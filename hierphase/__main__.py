@@ -178,7 +178,6 @@ def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dr
     set of the book or a folder. -p sets any other parameter (n_times, precision ...).
     """
     from hierphase.experiments import your_model
-    from hierphase.runs import chapters
     from hierphase.runs.executors import open_executor
 
     given |= _parse_values(values, your_model.PRESET)
@@ -186,11 +185,9 @@ def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dr
         return _print(your_model.plan(your_model.chosen(**given), shard_size))
     output = output or "runs/your-model"
     with open_executor(executor, output, workers, scheduler, _parse_values(slurm, {})) as opened:
-        like = {"output": output, "shard_size": shard_size, "executor": opened}
-        _print(your_model.measure_transition(**given, **like).table().to_string())
-    notebook = chapters.run("your-model", {"measured": os.path.abspath(output)}, output)
-    report = chapters.page(notebook, notebook.with_name("report.html"))
-    _print(f"report: {report}\nnumbers: {report.with_name('measure.nc')}")
+        given |= {"output": output, "shard_size": shard_size, "executor": opened}
+        _print(your_model.measure_transition(**given).table().to_string())
+    _print(f"report: {output}/report.html\nnumbers: {output}/measure.nc")
 
 
 _measure.params += _sweep.params[3:]  # --output, --executor ...

@@ -206,7 +206,7 @@ def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path,
     """Files of each class that are images by name, both sorted; and the others with the reason."""
     rejected = {}
     if labels:
-        return _in_order(_listed(path, labels)), rejected
+        return _listed(path, labels), rejected
 
     def images(files):
         rejected.update({file: "no suffix of an image" for file in files if not _is_image(file)})
@@ -230,12 +230,8 @@ def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path,
     if not any(classes.values()):
         wanted = ", ".join(SUFFIXES)
         raise ValueError(f"{path} holds no images ({wanted}); it holds: {_listing(rejected)}")
-    return _in_order(classes), rejected
-
-
-def _in_order(classes: Mapping) -> dict:
     key = int if all(name.isdecimal() for name in classes) else str
-    return {name: classes[name] for name in sorted(classes, key=key)}
+    return {name: classes[name] for name in sorted(classes, key=key)}, rejected
 
 
 def _listed(path: Path, labels) -> dict[str, list[Path]]:

@@ -5,11 +5,10 @@ twice, and what the chapters read off it. The page of that name shows a measurem
 report.
 """
 
-import os
-import time
-from collections.abc import Callable
+import timeit
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
@@ -17,7 +16,8 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from hierphase.analysis import bootstrap, representations, transition
+from hierphase import files
+from hierphase.analysis import representations
 from hierphase.analysis.bootstrap import Estimate
 from hierphase.checks import positive_integer
 from hierphase.diffusion.datasets import DATASETS
@@ -27,7 +27,7 @@ from hierphase.experiments import images, worlds
 from hierphase.networks import classifiers
 from hierphase.networks.catalogue import TRAININGS
 from hierphase.parameters import check_values
-from hierphase.runs import results, sweep
+from hierphase.runs import chapters, results, sweep
 
 IMAGENET_NETWORK = "cifar10-witness"  # whose features judge where there is no classifier
 N_IMAGES, N_FITTED, N_LAYERS = 200, 1000, 5
@@ -38,14 +38,6 @@ PRESET = images.PRESETS["digits"] | {
     "n_per_class": 20, "n_shown": 10, "labels": "", "classes": CLASSES[0], "clusters": 10,
     "n_fitted": 100, "null": False,
 }  # fmt: skip
-#: Numbers of a measurement, in words.
-NUMBERS = {
-    "t_star": "t*/T, where the class is half lost",
-    "half_snr": "ln SNR there",
-    "width": "width in ln SNR, all images",
-    "width_per_image": "width, a single image",
-    "crossing": "t/T where layers cross",
-}
 
 
 class OwnImages(images.ImageExperiment):
@@ -111,10 +103,10 @@ class Measurement(xr.Dataset):
         return f"{self.table().to_string()}\n\n{super().__repr__()}"
 
     def table(self) -> pd.DataFrame:
-        """The numbers with their intervals, beside those of the null, in words; those it has."""
-        ends, known = {"measured": "", "flat null": "_null"}, [n for n in NUMBERS if n in self]
-        words = [[f"{self.estimate(n + end):.3g}" for end in ends.values()] for n in known]
-        return pd.DataFrame(words, [NUMBERS[n] for n in known], list(ends))
+        """The numbers with their intervals, beside those of the null, in words."""
+        said = {n: x.long_name for n, x in self.data_vars.items() if "long_name" in x.attrs}
+        words = [[f"{self.estimate(n + end):.3g}" for end in ("", "_null")] for n in said]
+        return pd.DataFrame(words, [*said.values()], ["measured", "flat mixture"])
 
     def estimate(self, name: str) -> Estimate:
         """A number or a curve with its interval."""
@@ -128,7 +120,8 @@ def measure_transition(
     """Where a denoiser loses the class of some images, beside the flat mixture of these images.
 
     It goes on where an earlier call with the same arguments was interrupted. Left in the output
-    directory: ``measure.nc``, what is returned; ``your-model-measured.nc`` and
+    directory: ``report.html``, the page ``your-model`` of these images, which computes what is
+    returned, ``measure.nc``; ``reconstructions.png``; ``your-model-measured.nc`` and
     ``your-model-null.nc``, all of both sweeps (:class:`OwnImages`); shards.
 
     Args:
@@ -154,8 +147,9 @@ def measure_transition(
         A data set of numbers: ``t_star``, ``half_snr``, ``width``, ``width_per_image`` and
         ``crossing`` (of the first layer and the last); along ``time`` the curves ``kept`` and,
         off 0 where the denoiser does not draw from the posterior, ``calibration``; along ``layer``
-        and ``time`` ``similarity``. Each with its 95% interval over images, ``_low`` and ``_high``,
-        and its null: ``_null``, ``_null_low``, ``_null_high``. NaN where there is none.
+        and ``time`` ``similarity``; along ``layer`` ``persistence``. Each with its 95% interval
+        over images, ``_low`` and ``_high``, and its null: ``_null``, ``_null_low``,
+        ``_null_high``. NaN where there is none.
 
     Raises:
         ValueError: as of the sweep, or more images than there are.
@@ -169,21 +163,24 @@ def measure_transition(
         True
     """
     parameters = chosen(model, images, labels, classifier, clusters, limit, **changes)
-    output, found, about = output or "runs/your-model", {}, {}
-    for preset, end in (("measured", ""), ("null", "_null")):
-        own = parameters | {"null": bool(end)}
-        like = "your-model", preset, own, output, shard_size, executor
-        result = sweep.run_sweep(OwnImages, *like).drop_duplicates("time")
-        about |= {f"n_images{end}": result.sizes["image"], f"fitted{end}": result.fitted}
-        levels = worlds.ln_snrs(OwnImages(own).own.scheduler).numpy()
-        for name, (axes, estimate) in _read(result, levels).items():
-            estimate = estimate or Estimate(np.nan, np.nan, np.nan)
-            parts = dict(zip(("", "_low", "_high"), vars(estimate).values(), strict=True))
-            found |= {f"{name}{end}{part}": (axes, x) for part, x in parts.items()}
-    places = {name: result[name] for name in ("time", "ln_snr", "layer")}
-    path = results.save(xr.Dataset(found, places, about), "your-model", "measure", own, output)
-    os.replace(path, path := path.with_name("measure.nc"))
-    return Measurement(found, places, results.read(path).attrs)
+    output = files.output_directory(output or "runs/your-model")
+    both_sweeps(parameters, output, shard_size, executor)
+    notebook = chapters.run("your-model", {"measured": str(output)}, output)
+    chapters.page(notebook, output / "report.html")
+    return opened(output)
+
+
+def both_sweeps(parameters: dict, output, shard_size=16, executor=None) -> None:
+    """The sweeps of :func:`measure_transition`, of :func:`chosen` parameters."""
+    for null, preset in enumerate(OwnImages.presets):
+        own = parameters | {"null": bool(null)}
+        sweep.run_sweep(OwnImages, "your-model", preset, own, output, shard_size, executor)
+
+
+def opened(folder) -> Measurement:
+    """What :func:`measure_transition` has left in a folder."""
+    stored = results.read(Path(folder, "measure.nc"))
+    return Measurement(stored.data_vars, stored.coords, stored.attrs)
 
 
 def chosen(model, images, labels=None, classifier=None, clusters=None, limit=None, **changes):
@@ -217,34 +214,6 @@ def chosen(model, images, labels=None, classifier=None, clusters=None, limit=Non
     return OwnImages(parameters).parameters
 
 
-def _read(result: xr.Dataset, levels: np.ndarray) -> dict:
-    """Name -> axes and estimate, as the chapters read them off a sweep of images."""
-    first, T = result.isel(rank=0).transpose("layer", "time", "image", ...), len(levels) - 1
-    t, classes, layers = first.time.values, first.top_class.values, first.similarity.values
-    kept = classes == classes[0]
-    chance = transition.unrelated_agreement(classes[0], classes[-1])
-    means = np.vstack(bootstrap.means_and_resamples(kept))
-    falls = [transition.crossing_time(t, means, x + (1 - x) * chance) for x in (0.5, 0.9, 0.1)]
-    half, early, late = (np.interp(T * x, np.arange(1, T), levels[1:-1]) for x in falls)
-    draws = {"t_star": falls[0], "half_snr": half, "width": early - late}
-    found = {n: bootstrap.estimate_if_found(x[0], x[1:], 0.95) for n, x in draws.items()}
-    inside = slice(-2, 0, -1)  # from the most noise, which is not all, to the least
-    shares = (classes[-1] == classes[0][:, None]).mean(axis=1)
-    some = first.ln_snr.values[inside], kept[inside], shares
-    found["width_per_image"] = transition.width_per_image(*some)
-    found["crossing"] = transition.layer_crossing(t, layers[0], layers[-1])
-    found = {name: ((), estimate) for name, estimate in found.items()}
-    curves = vars(bootstrap.mean_curve(layers.reshape(-1, layers.shape[2]))).values()
-    of_layers = Estimate(*(x.reshape(layers.shape[:2]) for x in curves))
-    found |= {
-        "kept": ("time", bootstrap.mean_curve(kept)),
-        "similarity": (("layer", "time"), of_layers),
-    }
-    if "explained" in result:
-        found["calibration"] = "time", bootstrap.mean_curve(first.explained.values)
-    return found
-
-
 def plan(parameters: dict, shard_size: int = 16) -> str:
     """What a measurement loads and takes, in words; nothing is written.
 
@@ -263,8 +232,11 @@ def plan(parameters: dict, shard_size: int = 16) -> str:
     judged = 2 * len(levels) * sum(-(-own // images.CLASSIFIED) for own in shards)
     x_0 = world.starts(range(1))
     seen = x_0[0].expand(images.CLASSIFIED, *x_0[0].shape[1:]).to(experiment.device)
-    call = _seconds(lambda: world.denoised(x_0, [99.0], experiment.generators(range(1))))
-    judge = _seconds(lambda: representations.activations(experiment.classifier, seen, p.layers))
+    works = (
+        lambda: world.denoised(x_0, [99.0], experiment.generators(range(1))),
+        lambda: representations.activations(experiment.classifier, seen, p.layers),
+    )
+    call, judge = (min(timeit.repeat(work, number=1, repeat=2)) for work in works)
     minutes = (calls * call + judged * judge) / 60
     used = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
     numbers = n * (12 * len(p.layers) + 80) + min(n, p.n_shown) * x_0[0].numel()
@@ -275,9 +247,3 @@ calls of the denoiser: {calls:,} of {size} rows; {n * sum(rows.values()):,} rows
 time: {minutes:.3g} minutes of one worker, {call:.3g} s a call; and that of the null
 memory: {used / 1e9:.2g} GB a worker; disk: {4 * len(levels) * numbers / 1e6:.2g} MB
 nothing was written"""
-
-
-def _seconds(work: Callable) -> float:
-    """Of the quicker of two calls."""
-    begun = [(time.perf_counter(), work(), time.perf_counter()) for _ in range(2)]
-    return min(end - start for start, _, end in begun)
