@@ -53,6 +53,9 @@ _PLAIN = {  # what only the book understands -> what stands for it on a page alo
     r"\\dots": r"\\ldots",
 }
 _SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}
+_STYLE = b"""<style>body { max-width: 48rem; margin: auto } figure { margin: 1em 0 }
+img, svg { max-width: 100%; height: auto } td, code { overflow-wrap: anywhere }
+table { display: block; overflow-x: auto }</style>"""
 _OF_MYST = {"myst_enable_extensions": ["colon_fence", "dollarmath"], "nb_output_stderr": "remove"}
 
 
@@ -188,7 +191,8 @@ def page(notebook: Path, report: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as figures:
         settings = _SETTINGS | _OF_MYST | {"nb_output_folder": figures, "report_level": 5}
         options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
-        files.write(docutils.core.publish_string(nbformat.writes(read), **options), path)
+        html = docutils.core.publish_string(nbformat.writes(read), **options)
+        files.write(html.replace(b"</head>", _STYLE + b"</head>", 1), path)
     return path
 
 
