@@ -198,8 +198,9 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
     try:
         from torchvision import models  # only here: most chapters do without
     except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
-        reason = f"no classifier {name!r} here, and torchvision cannot be imported beside torch {torch.__version__} ({error})"
-        raise ImportError(f"{reason}; install the build that was made for it") from error
+        reason = f"torchvision cannot be imported beside torch {torch.__version__} ({error})"
+        remedy = "install the build that was made for it"
+        raise ImportError(f"no classifier {name!r} here, and {reason}; {remedy}") from error
     known = models.list_models(module=models, exclude=UNSUPPORTED)
     check_known("classifier", name, known)
     published = models.get_model_weights(name)
