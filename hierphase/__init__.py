@@ -30,6 +30,7 @@ _PLACES = {
     "load_adm": "diffusion.guided_diffusion:load_adm",
     "load_result": "runs.results:load",
     "meanfield": "rhm.meanfield:",
+    "measure_transition": "experiments.your_model:measure_transition",
     "result": "experiments.registry:result",
     "run_sweep": "experiments.registry:run_sweep",
     "transition_time": "analysis.transition:transition_time",

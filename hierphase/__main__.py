@@ -162,6 +162,37 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
     _print(f"result: {results.result_path(chapter, preset, output)}")
 
 
+@commands.command("measure")
+@click.argument("model")
+@click.argument("images")
+@click.option("--labels", metavar="CSV", help="Of a folder of images: file,label.")
+@click.option("--classifier", metavar="NAME", help="Of the book, a folder, or torchvision's.")
+@click.option("--clusters", type=int, metavar="K", help="Classes are K clusters of the images.")
+@click.option("--limit", type=int, metavar="N", help="Images in all, by default 200 at most.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take, and write nothing.")
+@_VALUES
+def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dry_run, **given):
+    """Where MODEL loses the class of IMAGES, beside a flat mixture of these, with a report.
+
+    MODEL is a model of the book, a diffusers folder or a guided-diffusion checkpoint; IMAGES a data
+    set of the book or a folder. -p sets any other parameter (n_times, precision ...).
+    """
+    from hierphase.experiments import your_model
+    from hierphase.runs.executors import open_executor
+
+    given |= _parse_values(values, your_model.PRESET)
+    if dry_run:
+        return _print(your_model.plan(your_model.chosen(**given), shard_size))
+    output = output or "runs/your-model"
+    with open_executor(executor, output, workers, scheduler, _parse_values(slurm, {})) as opened:
+        given |= {"output": output, "shard_size": shard_size, "executor": opened}
+        _print(your_model.measure_transition(**given).table().to_string())
+    _print(f"report: {output}/report.html\nnumbers: {output}/measure.nc")
+
+
+_measure.params += _sweep.params[3:]  # --output, --executor ...
+
+
 @commands.command("compare")
 @click.argument("result", metavar="RESULT.nc")
 def _compare(result):

@@ -13,6 +13,7 @@ from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.guided_diffusion import convert_state_dict, load_adm
 from hierphase.diffusion.image_folder import image_folder
 from hierphase.experiments import registry
+from hierphase.experiments.your_model import measure_transition
 from hierphase.rhm import meanfield
 from hierphase.rhm.bayes_denoiser import BayesDenoiser
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -37,6 +38,7 @@ PUBLIC = {
     "load_adm": load_adm,
     "load_result": results.load,
     "meanfield": meanfield,
+    "measure_transition": measure_transition,
     "result": registry.result,
     "run_sweep": registry.run_sweep,
     "transition_time": transition_time,

@@ -51,7 +51,16 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
     check_finite("ln_snr", torch.as_tensor(ln_snr))
     positive_integer("the number of images", len(images), minimum=2)
     found = pipeline(images, None, num_inference_steps, generator, ln_snr=ln_snr, **options)
-    scale = (found.ln_snr.float() / 2).exp().view(-1, *[1] * images.ndim).to(found.noise.device)
+    gains = explained(found, images).numpy()
+    return [bootstrap.function_of_mean(lambda mean: mean, gain) for gain in gains]
+
+
+def explained(found, images) -> torch.Tensor:
+    """What :func:`calibration` averages, (k, n) float64, of an output of the pipeline and its x_0.
+
+    Without noise it is 0.
+    """
+    scale = (found.ln_snr.float() / 2).exp().nan_to_num(posinf=0.0)
+    scale = scale.view(-1, *[1] * images.ndim).to(found.noise.device)
     residual = found.noise + scale * (images.to(found.noise.device) - found.samples)
-    gains = (found.noise.square() - residual.square()).flatten(2).mean(dim=2).cpu().double() / 2
-    return [bootstrap.function_of_mean(lambda mean: mean, gain.numpy()) for gain in gains]
+    return (found.noise.square() - residual.square()).flatten(2).mean(dim=2).cpu().double() / 2

@@ -166,6 +166,39 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
     return float((kinds[0][:, None] == kinds[1]).mean())
 
 
+def width_per_image(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate:
+    r"""In what range of ln SNR a single image loses its class, from one draw at each level.
+
+    With K = (kept - chance) / (1 - chance) it is the mean over images of
+
+    .. math:: 2 \ln 9 \int \mathrm E[K] (1 - \mathrm E[K])\, d \ln \mathrm{SNR},
+
+    the distance from K = .9 to K = .1 where each image's own K is logistic, whatever their middles.
+    The product is that of neighbouring levels, whose draws are independent; their distance h adds
+    up to 2 ln(9) h^2 / 12w to 2 ln(9) w.
+
+    Args:
+        ln_snr: (n_levels,) increasing, finite, from where all classes are lost to where all stay.
+        kept: (n_levels, n) whether image i had its class at level k.
+        chance: (n,) plateau of each image, the share of its class among unrelated images.
+        confidence: of the interval, over images.
+
+    Example:
+        >>> import numpy as np
+        >>> from hierphase.analysis.transition import width_per_image
+        >>> ln_snr, random = np.linspace(-12, 12, 97)[:, None], np.random.default_rng(0)
+        >>> keeps = 1 / (1 + np.exp(-2 * (ln_snr - random.normal(scale=1.5, size=500))))
+        >>> kept = random.random(keeps.shape) < keeps  # each loses it within ln(9) = 2.2
+        >>> print(f"{width_per_image(ln_snr[:, 0], kept, np.zeros(500)):.1f}")
+        2.2 (2.1 to 2.3)
+    """
+    check_shape("kept flags", kept, len(increasing("ln_snr", ln_snr)), "n")
+    k = (np.asarray(kept) - chance) / (1 - np.asarray(chance))
+    products = k[1:] * (1 - k[:-1]) + k[:-1] * (1 - k[1:])
+    widths = np.log(9) * np.diff(ln_snr) @ products
+    return bootstrap.function_of_mean(lambda mean: mean, widths, confidence)
+
+
 def layer_crossing(times, early, late, confidence=0.95, **resampling) -> bootstrap.Estimate | None:
     """Where the mean similarity of a late layer falls below that of an early one, after its lead.
 

@@ -222,6 +222,12 @@ class ForwardBackwardPipeline(DiffusionPipeline):
         times = torch.tensor([(start.t, start.ln_snr) for start in starts], dtype=torch.float64)
         return ForwardBackwardOutput(torch.stack(samples), *times.mT.clone(), torch.stack(noise))
 
+    def rows_by_call(self, ln_snr, num_inference_steps: int) -> Counter:
+        """How many levels are under way at each call of the model: rows of it for one image."""
+        starts = self._starts(None, ln_snr, num_inference_steps, False, {})
+        noisy = [start for start in starts if start.sigma > 0]
+        return Counter(call for start in noisy for call in start.run.calls_from(start.k))
+
     def _starts(self, timesteps, ln_snr, num_inference_steps, start_below, options):
         """Where each of the times or levels starts."""
         if (timesteps is None) == (ln_snr is None):

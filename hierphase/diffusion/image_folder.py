@@ -12,6 +12,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from tqdm import tqdm
@@ -82,7 +83,7 @@ class ImageFolder:
         return pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous() / 127.5 - 1
 
 
-def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFolder:
+def image_folder(path: Path | str, n_per_class: int, image_size: int, labels=None) -> ImageFolder:
     """Choose and check ``n_per_class`` images of every class of a folder.
 
     Two layouts are read: one folder for each class (``n01440764/*.JPEG``; other names do as well),
@@ -111,12 +112,16 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
         n_per_class: images to choose of each class.
         image_size: height and width in pixels that :meth:`ImageFolder.load` gives them, at most
             :data:`MAX_SIZE`.
+        labels: a CSV file with the columns ``file``, within the folder at any depth, and ``label``,
+            whose classes replace those of folders and names. With "" images that lie side by side
+            without a synset are allowed: they are of one class, whose name is empty.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: the folder holds no images, class folders beside images, parts of a data set in
             place of classes, an image of unknown class, a class with fewer than ``n_per_class``
-            usable images, or a ``classes.json`` that does not map names to names.
+            usable images, or a ``classes.json`` that does not map names to names, or
+            labels of other files than those that are there.
 
     Example:
         >>> from pathlib import Path
@@ -136,7 +141,7 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
     image_size = positive_integer("image_size", image_size, 1, MAX_SIZE)
     if not path.is_dir():
         raise FileNotFoundError(f"no folder of images at {path}")
-    classes, rejected = _classes(path)
+    classes, rejected = _classes(path, labels)
     class_names = _class_names(path, classes)
     for name in class_names:
         utf8(f"class folder of {path}:", name)
@@ -160,6 +165,13 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int) -> ImageFo
         number = f"{len(rejected)} files of {path} are no usable images"
         warnings.warn(f"{number}: {_listing(rejected)}", stacklevel=2)
     return ImageFolder(tuple(paths), torch.tensor(labels), class_names, rejected, image_size)
+
+
+def class_sizes(path: Path | str, labels=None) -> dict[str, int]:
+    """Number of images of each class of a folder by their names, as :func:`image_folder`."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"no folder of images at {path}")
+    return {name: len(files) for name, files in _classes(Path(path), labels)[0].items()}
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
@@ -190,9 +202,11 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
         raise ValueError(f"{file} must be JSON like {like}") from None
 
 
-def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
+def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     """Files of each class that are images by name, both sorted; and the others with the reason."""
     rejected = {}
+    if labels:
+        return _listed(path, labels), rejected
 
     def images(files):
         rejected.update({file: "no suffix of an image" for file in files if not _is_image(file)})
@@ -209,15 +223,35 @@ def _classes(path: Path) -> tuple[dict[str, list[Path]], dict[Path, str]]:
         raise ValueError(f"{path} holds {shortened(parts)}, no classes with their images: {which}")
     for image in beside:
         synset = SYNSET.fullmatch(image.name)
-        if inside or not synset:
+        if inside or not (synset or labels == ""):
             layouts = "each class into a folder, or synsets into names like n01440764_10026.JPEG"
             raise ValueError(f"{image} is of no class: put {layouts}")
-        classes.setdefault(synset[1], []).append(image)
+        classes.setdefault(synset[1] if synset else "", []).append(image)
     if not any(classes.values()):
         wanted = ", ".join(SUFFIXES)
         raise ValueError(f"{path} holds no images ({wanted}); it holds: {_listing(rejected)}")
     key = int if all(name.isdecimal() for name in classes) else str
     return {name: classes[name] for name in sorted(classes, key=key)}, rejected
+
+
+def _listed(path: Path, labels) -> dict[str, list[Path]]:
+    """Files of each class, as a CSV says."""
+    hidden = (*IGNORED, "..")
+    files = sorted(f.relative_to(path) for f in path.rglob("*") if _is_image(f))
+    there = {f.as_posix() for f in files if not any(p.startswith(hidden) for p in f.parts)}
+    with naming(labels):
+        table = pd.read_csv(labels, dtype=str, keep_default_na=False)
+        if not {"file", "label"} <= {*table} or table.empty:
+            raise ValueError(f"needs a line file,label and one for each image, got {[*table]}")
+        for what, names in {
+            f"it lists files that are not in {path}": {*table.file} - there,
+            f"it lists no label of images of {path}": there - {*table.file},
+            "it lists files twice": {*table.file[table.file.duplicated()]},
+            "it lists files without a label": {*table.file[table.label == ""]},
+        }.items():
+            if names:
+                raise ValueError(f"{what}: {shortened(sorted(names))}; one line an image")
+    return {name: [path / f for f in sorted(own)] for name, own in table.groupby("label").file}
 
 
 def _visible(folder: Path) -> list[Path]:

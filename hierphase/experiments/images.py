@@ -16,6 +16,7 @@ from hierphase.analysis import representations
 from hierphase.analysis.frequency_bands import band_similarity, max_bands
 from hierphase.analysis.speciation import reversal_time
 from hierphase.checks import check_known, positive_integer
+from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.labels import class_indices
 from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import worlds
@@ -139,7 +140,9 @@ class ImageExperiment(Experiment):
     def world(self) -> worlds.ImageWorld:
         """The starting images, and how they are denoised."""
         if self.p.model == worlds.FLAT_MIXTURE:
-            return worlds.flat_world(self.parameters, self.generators)
+            data, n = DATASETS[self.p.images](), self.p.n_per_class
+            fitted = data.train_images, data.train_labels, data.class_names
+            return worlds.flat_world(*fitted, n, self.generators)
         return worlds.trained_world(self.parameters, self.device)
 
     @cached_property
@@ -248,8 +251,9 @@ class ImageExperiment(Experiment):
             ``similarity_uncentred`` and ``distance`` (also ``layer``); ``band_similarity`` (also
             ``band``, from fine to coarse). Along ``image``: ``label``. Along ``shown``: ``pixels``
             of x̂0(t), 0..255, of the images below n_shown. Of a flat mixture also ``true_class``
-            (time, image), which x̂0(t) was drawn from. All classes are indices of those of the
-            classifier, whose names are ``class_name``.
+            (time, image), which x̂0(t) was drawn from; of a network ``explained``, what
+            :func:`~hierphase.analysis.calibration.calibration` averages. All classes are indices of
+            those of the classifier, whose names are ``class_name``.
         """
         times, judge = self.times(), self.classifier
         x0, denoised = self.round_trips(start, stop, times)
@@ -283,4 +287,6 @@ class ImageExperiment(Experiment):
         measured["label"] = "image", self.classes[self.world.labels[start:stop]].short().numpy()
         if denoised.classes is not None:
             measured["true_class"] = (of_image, self.classes[denoised.classes].short().numpy())
+        if denoised.explained is not None:
+            measured["explained"] = of_image, denoised.explained.float().numpy()
         return measured

@@ -14,6 +14,7 @@ import diffusers
 import torch
 from torch.nn import PixelShuffle, PixelUnshuffle
 
+from hierphase.analysis.calibration import explained
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import DATASETS
@@ -40,6 +41,7 @@ SAMPLERS = {
     "dpm++-2m": (diffusers.DPMSolverMultistepScheduler, {}),
     "sde-dpm++-2m-karras": (diffusers.DPMSolverMultistepScheduler, _STOCHASTIC),
 }
+MOST_COMPONENTS = 64  # of a class of the flat mixture, where images are few
 FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
 
 
@@ -48,13 +50,15 @@ class Denoised(NamedTuple):
 
     ``samples`` (noise, n, ...) are x̂0(t); ``kept`` (noise, n, level) is how much is kept of x_0 on
     each level of the world, exactly; ``classes`` (noise, n) are those that samples were drawn from;
-    ``ln_snr`` (noise,) are the levels taken, where they need not be those asked for.
+    ``ln_snr`` (noise,) are the levels taken, where they need not be those asked for; ``explained``
+    (noise, n) is that of :func:`~hierphase.analysis.calibration.explained`.
     """
 
     samples: torch.Tensor
     kept: torch.Tensor | None = None
     classes: torch.Tensor | None = None
     ln_snr: torch.Tensor | None = None
+    explained: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,10 @@ class ImageWorld:
         scheduler: of the noise, whose times 0 to T name its levels.
         held_out: all held-out images of a data set; None for others.
         files: of the images of a folder, in their order: class and name -> file.
+        learnt: gives images, and their labels, that worlds of their kind may be fitted to: the
+            training part of a data set, or all those of a folder that were chosen.
+        pipeline: of a network that denoises.
+        about: what a law was fitted to, in words.
     """
 
     class_names: Sequence[str]
@@ -174,6 +182,9 @@ class ImageWorld:
     scheduler: diffusers.DDPMScheduler
     held_out: torch.Tensor | None = None
     files: dict[str, Path] = field(default_factory=dict)
+    learnt: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
+    pipeline: ForwardBackwardPipeline | None = None
+    about: str = ""
 
     def starts(self, rows):
         """As :meth:`World.starts`: x_0 and labels."""
@@ -187,16 +198,25 @@ def ln_snrs(scheduler: diffusers.DDPMScheduler) -> torch.Tensor:
     return torch.cat([torch.ones(1), alpha_bar[1:], torch.zeros(1)]).logit()
 
 
-def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
-    """Images drawn from the flat mixture that is fitted to a data set, and denoised exactly.
+def flat_world(images, labels, names, n_per_class, generators, scheduler=None) -> ImageWorld:
+    """Images drawn from the flat mixture that is fitted to others, and denoised exactly.
+
+    A class of fewer images than numbers in one has principal components for its covariance: one for
+    four images of the smallest class, :data:`MOST_COMPONENTS` at most.
 
     Args:
-        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`.
+        images: (n, ...) to fit to.
+        labels: (n,) their classes.
+        names: of the classes.
+        n_per_class: images to draw.
         generators: gives one for each row, from which its x_0 is drawn.
+        scheduler: of the noise; by default that of the book.
     """
-    data, scheduler = DATASETS[parameters["images"]](), ddpm_scheduler()
-    mixture = GaussianMixture.fitted(data.train_images, data.train_labels)
-    labels = torch.arange(len(data.class_names)).repeat(parameters["n_per_class"])
+    fewest, rank = int(labels.bincount().min()), None
+    if fewest < (d := images[0].numel()):
+        rank = max(1, min(fewest // 4, MOST_COMPONENTS, d - 1))
+    mixture = GaussianMixture.fitted(images, labels, rank=rank)
+    scheduler, labels = scheduler or ddpm_scheduler(), torch.arange(len(names)).repeat(n_per_class)
 
     def denoised(starts, noises, generators):
         levels = torch.tensor(noises, dtype=torch.float64)
@@ -206,7 +226,9 @@ def flat_world(parameters: dict, generators: Callable) -> ImageWorld:
     def load(rows):
         return mixture.draw(labels[rows], generators(rows.tolist(), 0))
 
-    return ImageWorld(data.class_names, labels, load, denoised, scheduler)
+    kind = "full covariances" if rank is None else f"{rank} principal components a class"
+    about = f"{len(images)} images, {fewest} of the smallest class; {kind}"
+    return ImageWorld(names, labels, load, denoised, scheduler, about=about)
 
 
 def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
@@ -217,7 +239,10 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     and without noise there still is what the autoencoder loses.
 
     Args:
-        parameters: as for :func:`flat_world`.
+        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`, and perhaps
+            ``labels`` (:func:`~hierphase.diffusion.image_folder.image_folder`) and ``n_fitted``,
+            images of each class of a folder that are ``learnt``. They are grey where the denoiser
+            has one channel.
         device: of the denoiser.
 
     Raises:
@@ -237,9 +262,19 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     if space is not None:
         encode, decode, side = space.encode, space.decode, space.factor * size
     if held_out is None:
-        folder = image_folder(name, n_per_class, side)
-        names, labels, load = folder.class_names, folder.labels, folder.load
-        paths = folder.paths
+        n_chosen = max(n_per_class, parameters.get("n_fitted", 0))
+        folder = image_folder(name, n_chosen, side, parameters.get("labels"))
+        names, labels, paths = folder.class_names, folder.labels, folder.paths
+
+        def load(rows):
+            images = folder.load(rows)
+            return images.mean(1, keepdim=True) if channels == 1 else images
+
+    def learnt():
+        if held_out is None:
+            return load(range(len(labels))), labels
+        return data.train_images, data.train_labels
+
     of_class = [(labels == c).nonzero().flatten() for c in range(len(names))]
     positive_integer("n_per_class", n_per_class, 1, min(map(len, of_class)))
     order = torch.stack([rows[:n_per_class] for rows in of_class], 1).flatten()
@@ -259,14 +294,18 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         x_0, *labels = starts
         given = conditions | {name: index[labels[0]] for name, index in told.items()}
         like = {"generator": generators, "ln_snr": noises, "conditions": given}
-        returned = pipeline(encode(x_0), **like, **options)
-        return Denoised(decode(returned.samples), ln_snr=returned.ln_snr)
+        returned = pipeline(encoded := encode(x_0), **like, **options)
+        gains = explained(returned, encoded)
+        return Denoised(decode(returned.samples), ln_snr=returned.ln_snr, explained=gains)
 
-    parts = ((names[labels[i]], os.path.relpath(paths[i], name), paths[i]) for i in order if paths)
+    parts = (
+        (names[c], os.path.relpath(path, name), path)
+        for c, path in zip(labels, paths, strict=False)
+    )
     files = {f"{class_name}: {part}": path for class_name, part, path in parts}
     return ImageWorld(
         names, labels[order], lambda rows: load(order[rows]), denoised,
-        scheduler if trained else ddpm_scheduler(), held_out, files,
+        scheduler if trained else ddpm_scheduler(), held_out, files, learnt, pipeline,
     )  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from sklearn.cluster import KMeans
 from torch import nn
 
-from hierphase.checks import check_known, check_shape
+from hierphase.checks import check_known, check_shape, positive_integer
 from hierphase.diffusion.labels import IMAGENET_SYNSETS
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
@@ -86,6 +87,37 @@ def _convolution(before: int, width: int, stride: int = 1) -> list[nn.Module]:
     """A 3x3 convolution from ``before`` to ``width`` channels, normalised, and GELU."""
     convolution = nn.Conv2d(before, width, 3, stride, padding=1)
     return [convolution, nn.GroupNorm(GROUPS, width), nn.GELU()]
+
+
+@torch.no_grad()
+def nearest_mean(classifier, batches, names=(), labels=None, n_clusters=0):
+    """The classifier with another head: which mean of its features is nearest.
+
+    The logits are those of equal round Gaussians about the means. The classes are those of some
+    labelled images, or their clusters (k-means of the features).
+
+    Args:
+        classifier: with ``features`` and ``logits``, which is replaced.
+        batches: batches (n, channels, height, width) of images.
+        names: of the classes.
+        labels: (n,) classes 0 to C - 1 of all images, some of each; None for ``n_clusters``.
+        n_clusters: how many, where there are no labels; at most as many as images.
+
+    Raises:
+        ValueError: more clusters than images.
+    """
+    features = torch.cat([classifier.features(images) for images in batches]).double().cpu()
+    if labels is None:
+        positive_integer("clusters", n_clusters, 2, len(features))
+        found = KMeans(n_clusters, n_init=10, random_state=0).fit_predict(features.numpy())
+        labels, names = torch.from_numpy(found), [f"cluster {k + 1}" for k in range(n_clusters)]
+    means = torch.stack([features[labels == c].mean(dim=0) for c in range(len(names))])
+    variance = (features - means[labels]).square().mean().clamp(min=1e-12)
+    head = nn.utils.skip_init(nn.Linear, *means.T.shape)
+    head.weight.copy_(means / variance)
+    head.bias.copy_(-means.square().sum(dim=1) / (2 * variance))
+    classifier.logits, classifier.namings = head, [list(names)]
+    return classifier
 
 
 @torch.no_grad()
@@ -167,7 +199,8 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
         from torchvision import models  # only here: most chapters do without
     except (ImportError, RuntimeError) as error:  # RuntimeError: its compiled part does not fit
         reason = f"torchvision cannot be imported beside torch {torch.__version__} ({error})"
-        raise ImportError(f"{reason}; install the build that was made for it") from error
+        remedy = "install the build that was made for it"
+        raise ImportError(f"no classifier {name!r} here, and {reason}; {remedy}") from error
     known = models.list_models(module=models, exclude=UNSUPPORTED)
     check_known("classifier", name, known)
     published = models.get_model_weights(name)

@@ -53,6 +53,9 @@ _PLAIN = {  # what only the book understands -> what stands for it on a page alo
     r"\\dots": r"\\ldots",
 }
 _SETTINGS = {"nb_execution_mode": "off", "math_output": "MathML", "image_loading": "embed"}
+_STYLE = b"""<style>body { max-width: 48rem; margin: auto } figure { margin: 1em 0 }
+img, svg { max-width: 100%; height: auto } td, code { overflow-wrap: anywhere }
+table { display: block; overflow-x: auto }</style>"""
 _OF_MYST = {"myst_enable_extensions": ["colon_fence", "dollarmath"], "nb_output_stderr": "remove"}
 
 
@@ -157,7 +160,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     return notebook
 
 
-def page(notebook: Path) -> Path:
+def page(notebook: Path, report: Path | None = None) -> Path:
     """Write an executed notebook as a page of HTML that needs no other file and no network.
 
     Its formulas are MathML and its figures are in it. What only the whole book has stands there as
@@ -165,9 +168,10 @@ def page(notebook: Path) -> Path:
 
     Args:
         notebook: what :func:`run` has left.
+        report: where to write what it shows without its code, and without the text tagged ``how``.
 
     Returns:
-        The path of the page, that of the notebook with ``.html``.
+        The path of the page, by default that of the notebook with ``.html``.
 
     Raises:
         FileNotFoundError: there is no such notebook.
@@ -176,14 +180,19 @@ def page(notebook: Path) -> Path:
     import docutils.core
     from myst_nb.docutils_ import Parser
 
-    read, path = nbformat.read(notebook, 4), notebook.with_suffix(".html")
+    read, path = nbformat.read(notebook, 4), report or notebook.with_suffix(".html")
+    if report:
+        read.cells = [c for c in read.cells if "how" not in c.metadata.get("tags", [])]
+        for cell in read.cells:
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
     for cell in (cell for cell in read.cells if cell.cell_type == "markdown"):
         for pattern, plain in _PLAIN.items():
             cell.source = re.sub(pattern, plain, cell.source)
     with tempfile.TemporaryDirectory() as figures:
         settings = _SETTINGS | _OF_MYST | {"nb_output_folder": figures, "report_level": 5}
         options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
-        files.write(docutils.core.publish_string(nbformat.writes(read), **options), path)
+        html = docutils.core.publish_string(nbformat.writes(read), **options)
+        files.write(html.replace(b"</head>", _STYLE + b"</head>", 1), path)
     return path
 
 

@@ -10,6 +10,7 @@ from hierphase.analysis.transition import (
     steepest_transition,
     transition_time,
     unrelated_agreement,
+    width_per_image,
 )
 
 TIMES = np.linspace(0, 1, 21)
@@ -203,3 +204,16 @@ def test_bad_arguments_are_named(arguments, message):
             continue  # it needs no crossing
         with pytest.raises(ValueError, match=message):
             locate(**call)
+
+
+@pytest.mark.parametrize("width, chance", [(2.0, 0.0), (4.0, 0.1), (4.0, 0.5)])
+def test_the_width_of_single_images_is_not_that_of_their_middles(width, chance):
+    """Also in the plateau, where a class is kept by chance."""
+    random, ln_snr = np.random.default_rng(0), np.linspace(-14, 14, 57)
+    middles, scale = random.normal(scale=2.0, size=8000), width / (2 * np.log(9))
+    keeps = 1 / (1 + np.exp((middles - ln_snr[:, None]) / scale))
+    kept = random.random(keeps.shape) < chance + (1 - chance) * keeps
+    found = width_per_image(ln_snr, kept, np.full(8000, chance))
+    spacing = 2 * np.log(9) * 0.5**2 / (12 * scale)  # of the levels, as the docstring says
+    assert found.low - 0.01 < width + spacing < found.high + 0.01
+    assert 0.01 < found.high - found.low < 0.5 / (1 - chance)

@@ -229,6 +229,11 @@ REFUSED = {
         ("n_rules", "1", "n_rules must be at least 2, got 1"),
         ("n_data", "x", "parameter n_data of chapter speciation is of type int"),
     ],
+    "your-model": [
+        ("measured", "nowhere", "nowhere holds no measurement: run `hierphase measure` first"),
+        ("limit", "9", "must be at least 10, got 9"),
+        ("changes", '{"n_time": 3}', "unknown parameter of a measurement 'n_time' (did you mean"),
+    ],
     "learned-denoisers": [
         ("sizes", "[1]", "parameter sizes of preset tree is of type dict"),
         ("n_data", "x", "parameter n_data of chapter learned-denoisers is of type int"),

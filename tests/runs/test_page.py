@@ -79,3 +79,12 @@ def test_command(book, tmp_path, capsys):
         assert str(tmp_path / "out" / name) in told
     assert "A chapter about trees</h1>" in (tmp_path / "out" / "tree.html").read_text()
     assert "hierphase compare" in told
+
+
+def test_a_report_has_no_code_and_no_instructions(page, tmp_path):
+    how = new_markdown_cell("Type this.", metadata={"tags": ["how"]})
+    shown = new_output("stream", name="stdout", text="forty-two")
+    page(new_markdown_cell("# A tree"), how, new_code_cell("count()", outputs=[shown]))
+    report = chapters.page(tmp_path / "tree.ipynb", tmp_path / "report.html").read_text()
+    assert "forty-two" in report and "count()" not in report and "Type this" not in report
+    assert "count()" in (tmp_path / "tree.html").read_text()
