@@ -147,7 +147,7 @@ class Samplers(Experiment):
             prepared: not used.
 
         Returns:
-            Along ``run`` (``sampler``, ``steps``) and ``noise``: ``ln_snr``, the level taken,
+            Along ``run`` (``sampler``, ``steps``) and ``noise``: ``ln_snr``, that was taken,
             and what is measured, each also along ``part``.
         """
         (x_0, model_of, measure), found = self.begin(i), []
@@ -182,7 +182,7 @@ class TreeSamplers(Samplers):
 
     presets = {
         "tree": {
-            "tree": {"v": 16, "m": 4, "s": 2, "L": 6}, "n_data": 128, "n_units": 8, "seed": 0,
+            "tree": {"v": 16, "m": 4, "s": 2, "L": 6}, "n_data": 128, "n_units": 6, "seed": 0,
             "samplers": {key: [10, 25, 50, 100, 250, 500] for key in SAMPLERS},
             "ln_snr": [2.4, 2.0, 1.7, 1.4, 1.1, 0.8, 0.2],
         }
@@ -228,7 +228,7 @@ class ImageSamplers(Samplers):
             "classifier": f"{images}-classifier", "samplers": samplers, "n_units": n,
             "ln_snr": [middle + x for x in (2.0, 1.0, 0.0, -1.0, -2.0)],
         }
-        for images, middle in (("digits", -1.0), ("fashion-mnist", -1.5), ("cifar10-16", 1.5))
+        for images, middle in (("digits", -0.8), ("fashion-mnist", -2.6), ("cifar10-16", 1.3))
         for flat, ending, samplers, n in (
             ("", "", FEW, 20), ("", "-all-steps", MANY, 5),
             ("flat-", "", {name: FEW[name] for name in ("EDM SDE-DPM++ 2M", "EDM DPM++ 2M")}, 10),
