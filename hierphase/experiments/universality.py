@@ -52,6 +52,7 @@ SAMPLERS = {
 FEW = {"SDE-DPM++ 2M": [100], "EDM SDE-DPM++ 2M": [100], "Heun": [35], "EDM DPM++ 2M": [50]}
 FEW |= {"flow Heun": [32]}
 MANY = {"DDPM": [1000], "DDIM, eta 0": [630]}
+OF_MIXTURE = {"EDM SDE-DPM++ 2M": [100], "EDM DPM++ 2M": [50]}
 
 
 def sampler_run(name: str, n_steps: int) -> SamplerRun:
@@ -228,10 +229,11 @@ class ImageSamplers(Samplers):
             "classifier": f"{images}-classifier", "samplers": samplers, "n_units": n,
             "ln_snr": [middle + x for x in (2.0, 1.0, 0.0, -1.0, -2.0)],
         }
-        for images, middle in (("digits", -0.8), ("fashion-mnist", -2.6), ("cifar10-16", 1.3))
+        for images, middle, n_few in (
+            ("fashion-mnist", -2.6, 10), ("cifar10-16", 1.3, 20), ("digits", -0.8, 20),
+        )
         for flat, ending, samplers, n in (
-            ("", "", FEW, 20), ("", "-all-steps", MANY, 5),
-            ("flat-", "", {name: FEW[name] for name in ("EDM SDE-DPM++ 2M", "EDM DPM++ 2M")}, 10),
+            ("", "", FEW, n_few), ("", "-all-steps", MANY, 5), ("flat-", "", OF_MIXTURE, 5)
         )
     }  # fmt: skip
 
