@@ -28,17 +28,18 @@ from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import ddpm_scheduler, encode
 from hierphase.seeds import derived_generator
 
-_DDIM, _KARRAS = worlds.SAMPLERS["ddim"], worlds.SAMPLERS["sde-dpm++-2m-karras"]
+_WHOLE = {"clip_sample": False}  # as all others
+_DDIM = diffusers.DDIMScheduler, _WHOLE | {"timestep_spacing": "leading"}
 _EDM, _EXPLODING = diffusers.EDMDPMSolverMultistepScheduler, {"sigma_min": 0.01}  # as trained
 #: Name of a sampler -> class, settings, options of its steps, and its noise over that of draws from
 #: the posterior: 0 for functions of x_t.
 SAMPLERS = {
-    "DDPM": (*worlds.SAMPLERS["ddpm"], {}, 1),
+    "DDPM": (diffusers.DDPMScheduler, _WHOLE, {}, 1),
     "DDIM, eta 0": (*_DDIM, {"eta": 0.0}, 0),
     "DDIM, eta .5": (*_DDIM, {"eta": 0.5}, 0.5),
     "DDIM, eta 1": (*_DDIM, {"eta": 1.0}, 1),
     "DPM++ 2M": (*worlds.SAMPLERS["dpm++-2m"], {}, 0),
-    "SDE-DPM++ 2M": (*_KARRAS, {}, 1),
+    "SDE-DPM++ 2M": (*worlds.SAMPLERS["sde-dpm++-2m-karras"], {}, 1),
     "Heun": (diffusers.HeunDiscreteScheduler, {}, {}, 0),
     "Euler ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}, {}, 1),
     "EDM Euler": (diffusers.EDMEulerScheduler, _EXPLODING, {}, 0),
@@ -58,8 +59,8 @@ OF_MIXTURE = {"EDM SDE-DPM++ 2M": [100], "EDM DPM++ 2M": [50]}
 def sampler_run(name: str, n_steps: int) -> SamplerRun:
     """The run of one of :data:`SAMPLERS`; of trained times, those of the book's networks."""
     kind, settings, options, _ = SAMPLERS[name]
-    own = dict(ddpm_scheduler().config) if hasattr(kind(), "alphas_cumprod") else {}
-    return SamplerRun(kind.from_config(own | settings), n_steps, **options)
+    own = ddpm_scheduler().config if hasattr(kind(), "alphas_cumprod") else {}
+    return SamplerRun(kind.from_config(own, **settings), n_steps, **options)
 
 
 def way_back(run: SamplerRun, k: int, model, x_0, z, generator) -> torch.Tensor:
