@@ -231,7 +231,7 @@ class ImageSamplers(Samplers):
             "ln_snr": [middle + x for x in (2.0, 1.0, 0.0, -1.0, -2.0)],
         }
         for images, middle, n_few in (
-            ("fashion-mnist", -2.6, 6), ("cifar10-16", 1.3, 20), ("digits", -0.8, 20),
+            ("fashion-mnist", -2.6, 6), ("cifar10-16", 1.3, 20), ("digits", -0.8, 10),
         )
         for flat, ending, samplers, n in (
             ("", "", FEW, n_few), ("", "-all-steps", MANY, 3), ("flat-", "", OF_MIXTURE, 5)
