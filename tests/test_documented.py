@@ -75,6 +75,11 @@ RUN = {
     "hierphase sweep u-turns --preset fashion-mnist": (
         "-p n_per_class 1 -p turns '[1]' -p times '[0.3]' -p num_inference_steps 4"
     ),
+    "hierphase sweep universality --preset tree": (
+        "-p n_units 1 -p n_data 2 -p ln_snr '[1.4]' -p samplers \"{'flow Heun': [5]}\""
+    ),
+    "hierphase sweep universality --preset tree -p samplers \"{'DDPM': [50, 200, 800]}\" "
+    "-p n_units 2": "-p n_data 2 -p ln_snr '[2.4]'",
     "hierphase sweep speciation --preset tree": "-p n_rules 2 -p n_data 2 -p noises '[0.5]'",
     "hierphase sweep speciation --preset tree-masking --output runs/masking": (
         "-p n_rules 2 -p n_data 2 -p noises '[0.5]'"

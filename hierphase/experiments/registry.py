@@ -13,6 +13,7 @@ from hierphase.experiments.levels import LevelEntropy
 from hierphase.experiments.representations import ProbeExperiment
 from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
 from hierphase.experiments.u_turns import ImageUTurns, UTurns
+from hierphase.experiments.universality import ImageSamplers, TreeSamplers
 from hierphase.experiments.your_model import OwnImages
 from hierphase.parameters import check_values
 from hierphase.runs import results, sweep
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, tuple[type[Experiment], ...]] = {
     "probe-curves": (ProbeExperiment,),
     "speciation": (LevelEntropy,),
     "u-turns": (UTurns, ImageUTurns),
+    "universality": (TreeSamplers, ImageSamplers),
     "your-model": (OwnImages,),
 }
 

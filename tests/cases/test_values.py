@@ -223,6 +223,13 @@ REFUSED = {
         ("changes_depths", '{"n_rules": 1}', "n_rules must be at least 2, got 1"),
         ("changes_images", '{"turns": [4, 2]}', "turns must increase, 1 or more"),
     ],
+    "universality": [
+        ("changes", '{"samplers": {"DDMP": [10]}}', "unknown sampler 'DDMP' (did you mean 'DDPM'"),
+        ("changes", '{"n_units": 1}', "n_units must be at least 2, got 1"),
+        ("n_data", "8", "n_data must be at least 16, got 8"),
+        ("data_sets", '["digit"]', "unknown preset of universality 'digit' (did you mean 'digits'"),
+        ("changes_images", '{"n_units": 0}', "n_units must be at least 1, got 0"),
+    ],
     "speciation": [
         ("changes", '{"noises": [0.5, 0.5]}', "noises must increase, 1 or more"),
         ("changes_gaussian", '{"n_data": 0}', "n_data must be at least 1, got 0"),
