@@ -98,6 +98,9 @@ RUN = {
     FASHION: TINY,
     f"{FASHION} -p n_per_class 20 --executor processes": f"{FASHION} {TINY} --executor processes",
     "hierphase sweep learned-denoisers --preset tree": TINY_DENOISERS,
+    "hierphase sweep learned-denoisers --preset unet-m2-L3": (
+        "-p sizes \"{'unet-m2-L3': [[]]}\" -p n_data 4 -p n_samples 8 -p num_inference_steps 4"
+    ),
     "hierphase sweep probe-curves --preset tree": (
         "-p networks \"['rhm-cnn']\" -p n_blocks 2 -p block 2 -p n_decoding 60"
     ),
@@ -113,6 +116,7 @@ RUN = {
     "hierphase train digits --output runs/digits": "--steps 2",
     "hierphase train rhm-cnn": "--steps 2 --output trained",
     "hierphase train rhm-cnn-6-6-4-3-0": "--steps 2 --output trained",
+    "hierphase train rhm-unet-m2-L3-16": "--steps 2 --output trained",
     "hierphase train rhm-unet-256": "--steps 2 --output trained",
     "jupytext --to ipynb --output bp-theory.ipynb book/bp-theory.md": "",
     "make book HIERPHASE_RESULTS=$PWD/runs/imagenet/imagenet-transition-imagenet.nc": (

@@ -120,10 +120,8 @@ TREE_DENOISERS = {"unet": (TreeUNet, 3, 4), "transformer": (TreeTransformer, 3, 
 TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 OTHER_SIZES = (16, 64, 256, 1024, 4096, 16384)
 
-#: How many draws of the rules of each tree have denoisers; of large trees one, as these are dear.
-TREE_DRAWS = {
-    name: 2 if "-" not in name else 3 if L < 4 else 1 for name, (_, _, L) in TREE_DENOISERS.items()
-}
+#: How many draws of the rules of each tree have denoisers.
+TREE_DRAWS = {name: 1 if "-" in name else 2 for name in TREE_DENOISERS}
 
 #: Trainings of the denoisers of the trees, by name, for a few draws of the rules.
 TREE_TRAININGS = {

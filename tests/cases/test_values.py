@@ -217,6 +217,10 @@ REFUSED = {
         ("structures", "[]", "structures must be at least 1, got 0"),
         ("shapes", '["mpl-6-6-4-3"]', "unknown shapes 'mpl-6-6-4-3' (did you mean 'mlp-6-6-4-3'"),
     ],
+    "ablations-denoisers": [
+        ("denoisers", '["unet-m2-L6"]', "unknown denoisers 'unet-m2-L6' (did you mean"),
+        ("denoisers", "[]", "denoisers must be at least 1, got 0"),
+    ],
     "u-turns": [
         ("changes", '{"rates": [0.5, 1]}', "rates must be a number, 1e-06 to 0.999999"),
         ("changes_gaussian", '{"noise": "epsilon"}', "unknown noise 'epsilon'"),
