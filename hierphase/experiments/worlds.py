@@ -169,8 +169,8 @@ class ImageWorld:
         scheduler: of the noise, whose times 0 to T name its levels.
         held_out: all held-out images of a data set; None for others.
         files: of the images of a folder, in their order: class and name -> file.
-        learnt: gives images, and their labels, that worlds of their kind may be fitted to: the
-            training part of a data set, or all those of a folder that were chosen.
+        learnt: gives images and their labels to fit a world to: the training part of a data set,
+            or those of a folder.
         pipeline: of a network that denoises.
         about: what a law was fitted to, in words.
     """
@@ -201,13 +201,11 @@ def ln_snrs(scheduler: diffusers.DDPMScheduler) -> torch.Tensor:
 def flat_world(images, labels, names, n_per_class, generators, scheduler=None) -> ImageWorld:
     """Images drawn from the flat mixture that is fitted to others, and denoised exactly.
 
-    A class of fewer images than numbers in one has principal components for its covariance: one for
-    four images of the smallest class, :data:`MOST_COMPONENTS` at most.
+    Where a class has fewer images than an image numbers, covariances are principal components, one
+    for four images of the smallest class, :data:`MOST_COMPONENTS` at most.
 
     Args:
-        images: (n, ...) to fit to.
-        labels: (n,) their classes.
-        names: of the classes.
+        images: (n, ...) to fit to, of classes ``labels`` (n,), whose names are ``names``.
         n_per_class: images to draw.
         generators: gives one for each row, from which its x_0 is drawn.
         scheduler: of the noise; by default that of the book.
@@ -239,10 +237,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     and without noise there still is what the autoencoder loses.
 
     Args:
-        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`, and perhaps
-            ``labels`` (:func:`~hierphase.diffusion.image_folder.image_folder`) and ``n_fitted``,
-            images of each class of a folder that are ``learnt``. They are grey where the denoiser
-            has one channel.
+        parameters: those of :class:`~hierphase.experiments.images.ImageExperiment`; of a folder
+            perhaps its ``labels``, and ``n_fitted`` images of each class that are ``learnt``.
         device: of the denoiser.
 
     Raises:
@@ -298,11 +294,8 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
         gains = explained(returned, encoded)
         return Denoised(decode(returned.samples), ln_snr=returned.ln_snr, explained=gains)
 
-    parts = (
-        (names[c], os.path.relpath(path, name), path)
-        for c, path in zip(labels, paths, strict=False)
-    )
-    files = {f"{class_name}: {part}": path for class_name, part, path in parts}
+    places = zip(labels, paths, strict=False)
+    files = {f"{names[c]}: {os.path.relpath(path, name)}": path for c, path in places}
     return ImageWorld(
         names, labels[order], lambda rows: load(order[rows]), denoised,
         scheduler if trained else ddpm_scheduler(), held_out, files, learnt, pipeline,

@@ -89,8 +89,9 @@ class OwnImages(images.ImageExperiment):
         return replace(flat, files=self.own.files)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
-        """All images; the attribute ``fitted`` says what the null was fitted to."""
-        return merged.assign_attrs(fitted=self.world.about)
+        """All images, ``schedule``, ln SNR of times 1 to T - 1, and what the null was fitted to."""
+        schedule = "step", worlds.ln_snrs(self.world.scheduler)[1:-1].numpy()
+        return merged.assign(schedule=schedule).assign_attrs(fitted=self.world.about)
 
 
 class Measurement(xr.Dataset):
