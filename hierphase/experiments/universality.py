@@ -16,7 +16,6 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.checks import check_known
-from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.model_folders import load_denoiser, model_files
 from hierphase.diffusion.samplers import SamplerRun
 from hierphase.experiments import trees, worlds
@@ -53,7 +52,7 @@ SAMPLERS = {
 FEW = {"SDE-DPM++ 2M": [100], "EDM SDE-DPM++ 2M": [100], "Heun": [35], "EDM DPM++ 2M": [50]}
 FEW |= {"flow Heun": [32]}
 MANY = {"DDPM": [1000], "DDIM, eta 0": [630]}
-OF_MIXTURE = {"EDM SDE-DPM++ 2M": [100], "EDM DPM++ 2M": [50]}
+OF_MIXTURE = {name: FEW[name] for name in ("EDM SDE-DPM++ 2M", "EDM DPM++ 2M")}
 
 
 def sampler_run(name: str, n_steps: int) -> SamplerRun:
@@ -156,12 +155,10 @@ class Samplers(Experiment):
         for name, n in self.runs:
             run = sampler_run(name, n)
             for j, level in enumerate(self.p.ln_snr):
+                k = int((run.ln_snr - level).abs().argmin())
                 draws = [derived_generator(self.p.seed, i, j, stream) for stream in (0, 1)]
-                z, k = (
-                    torch.randn(x_0.shape, generator=draws[0]),
-                    (run.ln_snr - level).abs().argmin(),
-                )
-                back = way_back(run, int(k), model_of(run.scheduler), x_0, z, draws[1])
+                z = torch.randn(x_0.shape, generator=draws[0])
+                back = way_back(run, k, model_of(run.scheduler), x_0, z, draws[1])
                 found.append(measure(back, run.ln_snr[k], z) | {"ln_snr": run.ln_snr[k]})
         shape, measured = (len(self.runs), len(self.p.ln_snr)), {}
         for name in found[0]:
@@ -198,8 +195,7 @@ class TreeSamplers(Samplers):
         x_0 = encode(levels[0], rhm.v)
 
         def same(found):
-            shares = [(a == b).double().mean() for a, b in zip(found, levels, strict=True)]
-            return torch.stack(shares)
+            return torch.stack([x.double().mean() for x in map(torch.eq, found, levels)])
 
         def measure(back, ln_snr, z):
             seen = ln_snr.exp() * x_0 + (ln_snr / 2).exp() * z  # SNR times x_0 + z / sqrt(SNR)
@@ -240,19 +236,18 @@ class ImageSamplers(Samplers):
 
     def files(self):
         """Those of the network, if there is one, and of the classifier."""
-        paths = {
-            name: worlds.stored_model(self.parameters[name]) for name in ("model", "classifier")
-        }
-        return {name: model_files(path) for name, path in paths.items() if path}
+        paths = {key: worlds.stored_model(self.parameters[key]) for key in ("model", "classifier")}
+        return {key: model_files(path) for key, path in paths.items() if path}
 
     @cached_property
     def world(self) -> tuple:
         """The data, a model of the noise, what draws from it, and the judge."""
-        data, judge = DATASETS[self.p.images](), worlds.stored_model(self.p.classifier)
+        data = worlds.DATASETS[self.p.images]()
+        judge = load_classifier(worlds.stored_model(self.p.classifier)).eval()
         if path := worlds.stored_model(self.p.model, self.p.images):
-            return data, load_denoiser(path).model, None, load_classifier(judge).eval()
+            return data, load_denoiser(path).model, None, judge
         mixture = GaussianMixture.fitted(data.train_images, data.train_labels)
-        return data, exact_noise(mixture), mixture, load_classifier(judge).eval()
+        return data, exact_noise(mixture), mixture, judge
 
     def begin(self, i: int) -> tuple:
         """As :class:`Samplers` says."""
