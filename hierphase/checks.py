@@ -110,8 +110,7 @@ def check_finite(name: str, x, *axes: str | int) -> None:
 
 def check_memory(n_bytes: int, what: str, **sizes: int) -> None:
     """Raise a ValueError where ``what``, of these sizes, needs more memory than there is."""
-    memory = psutil.virtual_memory().total
-    if n_bytes > memory:
+    if n_bytes > (memory := psutil.virtual_memory().total):
         given = ", ".join(f"{name}={size}" for name, size in sizes.items())
         needed = f"{what} of {given} need {n_bytes:,} bytes, of {memory:,} here"
         raise ValueError(f"{needed}: choose smaller sizes, or take a part at a time")
@@ -170,9 +169,9 @@ def tree_depth(L, s: int, bits: int = 1000) -> int:
     """Return ``L`` as an int.
 
     Raises:
-        ValueError: not a positive integer, or more than 2**bits leaves, of s each level.
+        ValueError: not a positive integer, s below 2, or more than 2**bits leaves, of s each level.
     """
-    return positive_integer("L", L, 1, int(bits / np.log2(s)))
+    return positive_integer("L", L, 1, int(bits / np.log2(positive_integer("s", s, 2))))
 
 
 def rules_by_level(m, L: int) -> tuple[int, ...]:

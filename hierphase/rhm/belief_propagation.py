@@ -112,10 +112,8 @@ class Posterior:
     """
 
     def __init__(self, rhm, engine: SumProduct, beliefs: torch.Tensor, log: bool):
-        self.rhm = rhm
-        self._engine = engine
-        self._beliefs = beliefs
-        self._log = log
+        self.rhm, self._engine = rhm, engine
+        self._beliefs, self._log = beliefs, log
         self._rules = self._tables(engine, beliefs)
         # Messages are scaled to a largest entry of 1, so what underflows is below tiny. Where
         # every sum stays above the cube root of tiny, that is lost in rounding.
@@ -142,10 +140,9 @@ class Posterior:
             evidence[self._unsafe] = exact + scales.sum(1)
             impossible = (evidence == -torch.inf).nonzero().flatten().tolist()
             if impossible:
-                raise ValueError(
-                    f"sample {impossible[0]} has probability zero under the model, one of "
-                    f"{len(impossible)}: no data that the rules can produce agree with its beliefs"
-                )
+                zero = f"sample {impossible[0]} has probability zero under the model"
+                why = "no data that the rules can produce agree with its beliefs"
+                raise ValueError(f"{zero}, one of {len(impossible)}: {why}")
         self.log_evidence = (evidence + log_largest.double().sum((1, 2))).to(beliefs.dtype)
 
     @cached_property
@@ -219,11 +216,10 @@ class Posterior:
         check_memory(12 * k * n * self.rhm.n_nodes, "draws", k=k, n=n, s=self.rhm.s, L=self.rhm.L)
         # Numbers in [0, 1) that decide a draw. The symbols of a level are drawn together with the
         # rules of the level above: [l] holds one for each node of level l+1, [L] one for the class.
-        nodes = [*(self.rhm.s**above for above in range(self.rhm.L - 1, -1, -1)), 1]
-        like, shapes = self._beliefs, [(k, n, count) for count in nodes]
+        nodes, like = [up.shape[1] for up in self._up[1:]] + [1], self._beliefs
+        shapes, finfo = [(k, n, count) for count in nodes], torch.finfo(like.dtype)
         uniform = [drawn(torch.rand, shape, generator, 1, like.dtype).to(like) for shape in shapes]
         samples, lowest = _descend(self._engine, self._up, self._rules, uniform)
-        finfo = torch.finfo(self._beliefs.dtype)
         unsafe = self._unsafe | ~(lowest >= finfo.tiny / finfo.eps)
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
@@ -235,11 +231,8 @@ class Posterior:
         return samples
 
     def _tables(self, engine, like):
-        rhm = self.rhm
-        return [
-            engine.table(rules, rhm.rule_weights(level), like)
-            for level, rules in enumerate(rhm.rules, 1)
-        ]
+        weights = map(self.rhm.rule_weights, range(1, self.rhm.L + 1))
+        return [engine.table(*pair, like) for pair in zip(self.rhm.rules, weights, strict=True)]
 
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""

@@ -20,6 +20,7 @@ class SumProduct:
 
     unit = 1.0
     _times = staticmethod(torch.mul)
+    _number = staticmethod(torch.positive)  # of the weights of rules
 
     def over(self, numerator, denominator):
         """Divide two messages; a message divided by zero is zero."""
@@ -39,12 +40,8 @@ class SumProduct:
 
     def table(self, rules, weights, like):
         """Rules (symbols, m, s) of a level and weights (m,) or None, as the steps take them."""
-        weights = None if weights is None else self.number(weights).to(like)
+        weights = None if weights is None else self._number(weights).to(like)
         return rules.to(like.device), weights
-
-    def number(self, weights):
-        """Weights as messages are: numbers, or logarithms."""
-        return weights
 
     def weigh(self, message, weights):
         """Multiply messages (..., m) by the weights (m,) of the rules, or by 1 if None."""
@@ -166,10 +163,7 @@ class LogSumProduct(SumProduct):
 
     unit = 0.0
     _times = staticmethod(torch.add)
-
-    def number(self, weights):
-        """See :meth:`SumProduct.number`."""
-        return weights.log()
+    _number = staticmethod(torch.log)
 
     def over(self, numerator, denominator):
         """See :meth:`SumProduct.over`."""

@@ -204,9 +204,7 @@ def correlation_length(covariance: np.ndarray, distances: np.ndarray) -> np.ndar
 
 def tree_distances(s: int, L: int) -> np.ndarray:
     r"""(L+1,) real distances r of leaves at tree distance 0..L, :math:`0, s, s^2, \dots, s^L`."""
-    s = positive_integer("s", s, minimum=2)
-    L = tree_depth(L, s)
-    return np.array([0, *(float(s) ** k for k in range(1, L + 1))])
+    return np.array([0, *(float(s) ** k for k in range(1, tree_depth(L, s) + 1))])
 
 
 def tree_pairs(s: int, L: int) -> np.ndarray:
@@ -214,6 +212,5 @@ def tree_pairs(s: int, L: int) -> np.ndarray:
 
     :math:`s^L` times :math:`1, s - 1, (s - 1) s, \dots`
     """
-    s = positive_integer("s", s, minimum=2)
     L = tree_depth(L, s)
     return s**L * np.array([1, *((s - 1) * s**k for k in range(L))], dtype=np.float64)

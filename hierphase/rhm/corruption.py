@@ -99,8 +99,7 @@ class GaussianProcess:
 
     def __post_init__(self):
         if not hasattr(self.scheduler, "alphas_cumprod"):
-            kind = type(self.scheduler).__name__
-            raise ValueError(f"scheduler must have alphas_cumprod, as DDPMScheduler; got {kind}")
+            raise ValueError(f"scheduler must have alphas_cumprod, got {type(self.scheduler)}")
         if self.v is not None:
             positive_integer("v", self.v, minimum=2)
 

@@ -279,8 +279,9 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
     v, m, s = checks.tree_sizes(v, m, s)
     p, q = beliefs(leaf_belief(checks.fraction("epsilon", epsilon), v), v, m, s, L)
     if max(p[0], q[0]) > 1 - 1e-12:
-        least = f"above 0, where leaves of {v, m, s} change"
-        raise ValueError(f"epsilon must be {least}, got {epsilon}")
+        raise ValueError(
+            f"epsilon must be above 0, where leaves of {v, m, s} change, got {epsilon}"
+        )
     right, wrong = p[0] * q[0], (1 - p[0]) * (1 - q[0]) / (v - 1)
     variance = 4 * right * wrong / (right + wrong) ** 2
     # The covariance of two states is the determinant of their joint weights, W11 W00 - W10^2 =

@@ -11,15 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from hierphase.checks import (
-    check_memory,
-    check_shape,
-    positive_integer,
-    rules_by_level,
-    tree_depth,
-    tree_sizes,
-    within,
-)
+from hierphase import checks
 
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
@@ -74,29 +66,26 @@ class RandomHierarchyModel:
     rules: list[torch.Tensor] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        depth, v = positive_integer("L", self.L), positive_integer("v", self.v, minimum=2)
-        n_classes = v if self.n_classes is None else positive_integer("n_classes", self.n_classes)
-        s = positive_integer("s", self.s, minimum=2)
-        depth, zipf = tree_depth(depth, s, bits=62), float(within("zipf", self.zipf, 0, 100))
-        every = rules_by_level(self.m, depth)
+        v, s = (checks.positive_integer(name, getattr(self, name), minimum=2) for name in "vs")
+        n_classes = v if self.n_classes is None else self.n_classes
+        n_classes = checks.positive_integer("n_classes", n_classes)
+        depth, zipf = checks.tree_depth(self.L, s, 62), checks.within("zipf", self.zipf, 0, 100)
+        every = checks.rules_by_level(self.m, depth)
         for level, m in enumerate(every, 1):
-            tree_sizes(v, m, s, n_classes if level == depth else v)
+            checks.tree_sizes(v, m, s, n_classes if level == depth else v)
         if v**s >= 2**62:
             raise ValueError(f"v**s = {v}**{s} tuples are too many: at most 2**62 can be drawn")
         m = every if isinstance(self.m, list | tuple) else every[0]
-        check_memory(8 * sum(every) * max(v, n_classes) * s, "rules", v=v, m=m, s=s, L=depth)
-        seed = positive_integer("seed", self.seed, minimum=0)
-        sizes = dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed, zipf=zipf)
-        for name, value in sizes.items():
+        n_bytes = 8 * sum(every) * max(v, n_classes) * s
+        checks.check_memory(n_bytes, "rules", v=v, m=m, s=s, L=depth)
+        seed = checks.positive_integer("seed", self.seed, minimum=0)
+        sizes = dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed, zipf=float(zipf))
+        for name, value in (sizes | {"rules": []}).items():
             object.__setattr__(self, name, value)
         rng = np.random.default_rng((_RULES, seed))
-        rules = []
         for level, m in enumerate(every, 1):
-            n_symbols = self.n_symbols(level)
-            codes = rng.choice(v**s, size=n_symbols * m, replace=False)
-            tuples = codes[:, None] // v ** np.arange(s - 1, -1, -1) % v
-            rules.append(torch.from_numpy(tuples.reshape(n_symbols, m, s)))
-        object.__setattr__(self, "rules", rules)
+            codes = rng.choice(v**s, size=(self.n_symbols(level), m, 1), replace=False)
+            self.rules.append(torch.from_numpy(codes // v ** np.arange(s - 1, -1, -1) % v))
 
     @property
     def d(self) -> int:
@@ -124,15 +113,13 @@ class RandomHierarchyModel:
 
     def rule_weights(self, level: int) -> torch.Tensor | None:
         """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""
-        if not self.zipf:
-            return None
-        r = torch.arange(1, self.rules[level - 1].shape[1] + 1, dtype=torch.float64)
-        return len(r) * (-self.zipf * r.log()).softmax(0)
+        likely = self.rule_probabilities(level)
+        return len(likely) * likely if self.zipf else None
 
     def rule_probabilities(self, level: int) -> torch.Tensor:
         """(m,) float64 probabilities of a symbol's rules at ``level``, 1 to L."""
-        weights, m = self.rule_weights(level), self.rules[level - 1].shape[1]
-        return (torch.ones(m, dtype=torch.float64) if weights is None else weights) / m
+        r = torch.arange(1, self.rules[level - 1].shape[1] + 1, dtype=torch.float64)
+        return (-self.zipf * r.log()).softmax(0)
 
     def rule(self, level: int, uniform):
         """Which rule of a symbol of ``level`` numbers in [0, 1) choose: an array, integers."""
@@ -178,9 +165,9 @@ class RandomHierarchyModel:
         Raises:
             ValueError: n is not a positive integer, or so many trees do not fit into memory.
         """
-        n = positive_integer("n", n)
-        check_memory(8 * n * self.n_nodes, "samples", n=n, s=self.s, L=self.L)
-        rng = np.random.default_rng((_SAMPLES, positive_integer("seed", seed, minimum=0)))
+        n = checks.positive_integer("n", n)
+        checks.check_memory(8 * n * self.n_nodes, "samples", n=n, s=self.s, L=self.L)
+        rng = np.random.default_rng((_SAMPLES, checks.positive_integer("seed", seed, minimum=0)))
         levels = [np.empty((n, self.s**above), np.int64) for above in range(self.L, -1, -1)]
         tables = [rules.flatten(0, 1).numpy() for rules in self.rules]
         ends = np.cumsum([1, *(self.s**above for above in range(self.L))]).tolist()
@@ -218,10 +205,8 @@ class RandomHierarchyModel:
             children = levels[-1].unflatten(1, (-1, self.s))
             codes, order = (rules.to(leaves.device) * powers).sum(-1).flatten().sort()
             wanted = torch.where((children < 0).any(-1), -1, (children * powers).sum(-1))
-            position = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
-            levels.append(
-                torch.where(codes[position] == wanted, order[position] // rules.shape[1], -1)
-            )
+            at = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
+            levels.append(torch.where(codes[at] == wanted, order[at] // rules.shape[1], -1))
         return levels
 
 
@@ -234,7 +219,7 @@ def check_tensor(name: str, x, kind: str, *axes: str | int) -> None:
     if not isinstance(x, torch.Tensor) or x.dtype not in DTYPES[kind]:
         found = getattr(x, "dtype", type(x).__name__)
         raise ValueError(f"{name} must be a tensor of {kind}, got {found}")
-    check_shape(name, x, *axes)
+    checks.check_shape(name, x, *axes)
 
 
 def check_symbols(name: str, symbols, n_symbols: float, *axes: str | int) -> None:
