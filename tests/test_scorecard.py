@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import xarray as xr
 import yaml
-from test_documented import ELSEWHERE, RUN
+from commands import ELSEWHERE, RUN
 from test_html import BUILD
 
 from hierphase.runs import chapters, results
