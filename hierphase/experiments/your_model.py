@@ -150,7 +150,7 @@ def measure_transition(
         off 0 where the denoiser does not draw from the posterior, ``calibration``; along ``layer``
         and ``time`` ``similarity``; along ``layer`` ``persistence``. Each with its 95% interval
         over images, ``_low`` and ``_high``, and its null: ``_null``, ``_null_low``,
-        ``_null_high``. NaN where there is none.
+        ``_null_high`` (along ``time_null``). NaN where there is none.
 
     Raises:
         ValueError: as of the sweep, or more images than there are.
