@@ -48,7 +48,8 @@ SAMPLERS = {
     "flow Heun": (diffusers.FlowMatchHeunDiscreteScheduler, {}, {}, 0),
 }
 #: Steps that bring the variance of Gaussian data of variance 1/4 to 1%. For flow Heun that is 8, of
-#: which too few are near the levels in question. Of DDPM there are 1000; DDIM takes divisors of them.
+#: which too few are near the levels in question. Of DDPM there are 1000, of which DDIM's steps have
+#: to be a divisor.
 FEW = {"SDE-DPM++ 2M": [100], "EDM SDE-DPM++ 2M": [100], "Heun": [35], "EDM DPM++ 2M": [50]}
 FEW |= {"flow Heun": [32]}
 MANY = {"DDPM": [1000], "DDIM, eta 0": [500]}
