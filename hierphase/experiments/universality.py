@@ -48,10 +48,11 @@ SAMPLERS = {
     "flow Heun": (diffusers.FlowMatchHeunDiscreteScheduler, {}, {}, 0),
 }
 #: Steps that bring the variance of Gaussian data of variance 1/4 to 1%. For flow Heun that is 8, of
-#: which too few are near the levels in question. Of DDPM there are 1000.
+#: which too few are near the levels in question. Of DDPM there are 1000, of which DDIM's steps have
+#: to be a divisor.
 FEW = {"SDE-DPM++ 2M": [100], "EDM SDE-DPM++ 2M": [100], "Heun": [35], "EDM DPM++ 2M": [50]}
 FEW |= {"flow Heun": [32]}
-MANY = {"DDPM": [1000], "DDIM, eta 0": [630]}
+MANY = {"DDPM": [1000], "DDIM, eta 0": [500]}
 OF_MIXTURE = {name: FEW[name] for name in ("EDM SDE-DPM++ 2M", "EDM DPM++ 2M")}
 
 
