@@ -232,6 +232,7 @@ REFUSED = {
         ("changes", '{"n_units": 1}', "n_units must be at least 2, got 1"),
         ("n_data", "8", "n_data must be at least 16, got 8"),
         ("data_sets", '["digit"]', "unknown preset of universality 'digit' (did you mean 'digits'"),
+        ("all_steps", '["digit"]', "unknown preset of universality 'digit-all-steps'"),
         ("changes_images", '{"n_units": 0}', "n_units must be at least 1, got 0"),
     ],
     "speciation": [
