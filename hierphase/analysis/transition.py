@@ -190,7 +190,7 @@ def width_per_image(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate
         >>> keeps = 1 / (1 + np.exp(-2 * (ln_snr - random.normal(scale=1.5, size=500))))
         >>> kept = random.random(keeps.shape) < keeps  # each loses it within ln(9) = 2.2
         >>> print(f"{width_per_image(ln_snr[:, 0], kept, np.zeros(500)):.1f}")
-        2.2 (2.1 to 2.3)
+        2.3 (2.2 to 2.3)
     """
     check_shape("kept flags", kept, len(increasing("ln_snr", ln_snr)), "n")
     k = (np.asarray(kept) - chance) / (1 - np.asarray(chance))

