@@ -54,6 +54,12 @@ RUN = {
     ),
     "hierphase sweep universality --preset tree -p samplers \"{'DDPM': [50, 200, 800]}\" "
     "-p n_units 2": "-p n_data 2 -p ln_snr '[2.4]'",
+    **{
+        f"hierphase sweep universality --preset {name}": (
+            "-p n_units 1 -p ln_snr '[0.0]' -p samplers \"{'flow Heun': [5]}\""
+        )
+        for name in ("digits", "flat-digits")
+    },
     "hierphase sweep speciation --preset tree": "-p n_rules 2 -p n_data 2 -p noises '[0.5]'",
     "hierphase sweep speciation --preset tree-masking --output runs/masking": (
         "-p n_rules 2 -p n_data 2 -p noises '[0.5]'"
