@@ -202,7 +202,7 @@ def flat_world(images, labels, names, n_per_class, generators, scheduler=None) -
     """Images drawn from the flat mixture that is fitted to others, and denoised exactly.
 
     Where a class has fewer images than an image numbers, covariances are principal components, one
-    for four images of the smallest class, :data:`MOST_COMPONENTS` at most.
+    for four images of the smallest class, ``MOST_COMPONENTS`` at most.
 
     Args:
         images: (n, ...) to fit to, of classes ``labels`` (n,), whose names are ``names``.

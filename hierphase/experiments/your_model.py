@@ -31,8 +31,8 @@ from hierphase.runs import chapters, results, sweep
 
 IMAGENET_NETWORK = "cifar10-witness"  # whose features judge where there is no classifier
 N_IMAGES, N_FITTED, N_LAYERS = 200, 1000, 5
-#: Where a class is read: off the classifier's own logits, or off the nearest mean of its features
-#: over the labelled images, or over their clusters.
+#: A class is read off the classifier's own logits, or off the nearest mean of its features over the
+#: labelled images, or over their clusters.
 CLASSES = ("classifier", "labels", "clusters")
 PRESET = images.PRESETS["digits"] | {
     "n_per_class": 20, "n_shown": 10, "labels": "", "classes": CLASSES[0], "clusters": 10,
