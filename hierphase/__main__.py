@@ -1,5 +1,6 @@
 """The command line: ``hierphase list``, ``run``, ``fetch``, ``sweep``, ``train`` ..."""
 
+import functools
 import os
 import signal
 import sys
@@ -75,7 +76,20 @@ def _parse_values(pairs: tuple[tuple[str, str], ...], defaults: dict) -> dict:
 
 _PAIRS = {"nargs": 2, "multiple": True, "metavar": "NAME VALUE"}
 _VALUES = click.option("-p", "values", **_PAIRS, help="A parameter, a Python literal; repeatable.")
+_SPREAD = (  # where a sweep is run, and where its result goes
+    click.option("--output", metavar="DIR", help="By default in runs, by its name."),
+    click.option("--executor", default="in-process", help="Or processes, dask or slurm."),
+    click.option("--workers", type=click.IntRange(1), help="By default one a core; SLURM's 256."),
+    click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running."),
+    click.option("--slurm", **_PAIRS, help="Of its jobs: partition, time (minutes) ..."),
+    click.option("--shard-size", type=int, default=16),
+)
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+def _spread(command):
+    """The command with the options of a sweep."""
+    return functools.reduce(lambda made, option: option(made), reversed(_SPREAD), command)
 
 
 @click.group(no_args_is_help=False, context_settings=_SETTINGS)
@@ -142,12 +156,7 @@ def _fetch(name, folder):
 @click.argument("chapter")
 @click.option("--preset", required=True, metavar="NAME", help="An unknown one lists them.")
 @_VALUES
-@click.option("--output", metavar="DIR", help="By default runs/CHAPTER-PRESET.")
-@click.option("--executor", default="in-process", help="Or processes, dask or slurm.")
-@click.option("--workers", type=click.IntRange(1), help="By default one a core; SLURM's jobs 256.")
-@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running.")
-@click.option("--slurm", **_PAIRS, help="Of its jobs: partition, time (minutes), gpus_per_node ...")
-@click.option("--shard-size", type=int, default=16)
+@_spread
 def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm, shard_size):
     """Run the experiment of a chapter on all its images. An unknown CHAPTER lists them."""
     from hierphase.experiments import registry
@@ -171,6 +180,7 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
 @click.option("--limit", type=int, metavar="N", help="Images in all, by default 200 at most.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and write nothing.")
 @_VALUES
+@_spread
 def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dry_run, **given):
     """Where MODEL loses the class of IMAGES, beside a flat mixture of these, with a report.
 
@@ -188,9 +198,6 @@ def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dr
         given |= {"output": output, "shard_size": shard_size, "executor": opened}
         _print(your_model.measure_transition(**given).table().to_string())
     _print(f"report: {output}/report.html\nnumbers: {output}/measure.nc")
-
-
-_measure.params += _sweep.params[3:]  # --output, --executor ...
 
 
 @commands.command("compare")

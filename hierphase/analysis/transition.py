@@ -166,7 +166,7 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
     return float((kinds[0][:, None] == kinds[1]).mean())
 
 
-def width_per_image(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate:
+def width_from_draws(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate:
     r"""In what range of ln SNR a single image loses its class, from one draw at each level.
 
     With K = (kept - chance) / (1 - chance) it is the mean over images of
@@ -185,11 +185,11 @@ def width_per_image(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate
 
     Example:
         >>> import numpy as np
-        >>> from hierphase.analysis.transition import width_per_image
+        >>> from hierphase.analysis.transition import width_from_draws
         >>> ln_snr, random = np.linspace(-12, 12, 97)[:, None], np.random.default_rng(0)
         >>> keeps = 1 / (1 + np.exp(-2 * (ln_snr - random.normal(scale=1.5, size=500))))
         >>> kept = random.random(keeps.shape) < keeps  # each loses it within ln(9) = 2.2
-        >>> print(f"{width_per_image(ln_snr[:, 0], kept, np.zeros(500)):.1f}")
+        >>> print(f"{width_from_draws(ln_snr[:, 0], kept, np.zeros(500)):.1f}")
         2.3 (2.2 to 2.3)
     """
     check_shape("kept flags", kept, len(increasing("ln_snr", ln_snr)), "n")

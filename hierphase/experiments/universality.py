@@ -63,19 +63,17 @@ def sampler_run(name: str, n_steps: int) -> SamplerRun:
     return SamplerRun(kind.from_config(own, **settings), n_steps, **options)
 
 
-def way_back(run: SamplerRun, k: int, model, x_0, z, generator) -> torch.Tensor:
-    """x̂0 of x_t = alpha x_0 + sigma z, from step k of a run, which is not tried first.
+def way_back(run: SamplerRun, k: int, model, x_t, generator) -> torch.Tensor:
+    """x̂0 of x_t (n, ...), from step k of a run, which is not tried first.
 
     Args:
         run: of a sampler.
         k: its first step.
         model: gives ``model(x, t).sample``, what the sampler asks for.
-        x_0: (n, ...).
-        z: likewise, standard normal.
+        x_t: alpha x_0 + sigma z, of the level of step k unless a mistake is made on purpose.
         generator: of the noise on the way.
     """
-    alpha, sigma = run.levels[k].float()
-    way, predicted = run.way_back(k, alpha * x_0 + sigma * z, generator), None
+    way, predicted = run.way_back(k, x_t, generator), None
     try:
         while True:
             _, t, x = way.send(predicted)
@@ -159,7 +157,9 @@ class Samplers(Experiment):
                 k = int((run.ln_snr - level).abs().argmin())
                 draws = [derived_generator(self.p.seed, i, j, stream) for stream in (0, 1)]
                 z = torch.randn(x_0.shape, generator=draws[0])
-                back = way_back(run, k, model_of(run.scheduler), x_0, z, draws[1])
+                alpha, sigma = run.levels[k].float()
+                x_t = alpha * x_0 + sigma * z
+                back = way_back(run, k, model_of(run.scheduler), x_t, draws[1])
                 found.append(measure(back, run.ln_snr[k], z) | {"ln_snr": run.ln_snr[k]})
         shape, measured = (len(self.runs), len(self.p.ln_snr)), {}
         for name in found[0]:

@@ -10,7 +10,7 @@ from hierphase.analysis.transition import (
     steepest_transition,
     transition_time,
     unrelated_agreement,
-    width_per_image,
+    width_from_draws,
 )
 
 TIMES = np.linspace(0, 1, 21)
@@ -213,7 +213,7 @@ def test_the_width_of_single_images_is_not_that_of_their_middles(width, chance):
     middles, scale = random.normal(scale=2.0, size=8000), width / (2 * np.log(9))
     keeps = 1 / (1 + np.exp((middles - ln_snr[:, None]) / scale))
     kept = random.random(keeps.shape) < chance + (1 - chance) * keeps
-    found = width_per_image(ln_snr, kept, np.full(8000, chance))
+    found = width_from_draws(ln_snr, kept, np.full(8000, chance))
     spacing = 2 * np.log(9) * 0.5**2 / (12 * scale)  # of the levels, as the docstring says
     assert found.low - 0.01 < width + spacing < found.high + 0.01
     assert 0.01 < found.high - found.low < 0.5 / (1 - chance)

@@ -42,7 +42,9 @@ def test_the_law_of_a_sampler_is_the_one_that_the_table_says(name):
     x_0, z = (torch.randn(40_000, 1, generator=derived_generator(k)) for k in (0, 1))
     x_0 *= VARIANCE**0.5
     k = int((run.ln_snr - 1.0).abs().argmin())
-    back = way_back(run, k, gaussian(run.scheduler), x_0, z, derived_generator(2))
+    alpha, sigma = run.levels[k].float()
+    x_t = alpha * x_0 + sigma * z
+    back = way_back(run, k, gaussian(run.scheduler), x_t, derived_generator(2))
     snr = float(run.ln_snr[k].exp())
     rho = (snr * VARIANCE / (snr * VARIANCE + 1)) ** 0.5
     found = np.corrcoef(back[:, 0], x_0[:, 0])[0, 1]
