@@ -239,6 +239,20 @@ class ImageExperiment(Experiment):
         time = reversal_time(ln_snr, worlds.ln_snrs(self.world.scheduler))
         return {"time": time, "ln_snr": ("time", ln_snr.numpy())}
 
+    def seen(self, x0: torch.Tensor, samples: torch.Tensor, prepared: xr.Dataset) -> tuple:
+        """What the classifier sees of images (n, ...) and samples (time, n, ...), in whole calls.
+
+        Returns:
+            Both :func:`filled` up; P(class) (time, image, class); the similarity of layers
+            (:func:`~hierphase.analysis.representations.layer_similarity`); the mean image.
+        """
+        x0, samples = filled(x0, samples)
+        scales = representations.from_dataset(prepared, self.device)
+        layers = representations.layer_similarity(self.classifier, x0, samples, scales, CLASSIFIED)
+        likely = [classifiers.class_probabilities(self.classifier, x, CLASSIFIED) for x in samples]
+        mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
+        return x0, samples, torch.stack(likely).cpu(), layers, mean_image
+
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
 
@@ -255,16 +269,11 @@ class ImageExperiment(Experiment):
             :func:`~hierphase.analysis.calibration.calibration` averages. All classes are indices of
             those of the classifier, whose names are ``class_name``.
         """
-        times, judge = self.times(), self.classifier
+        times = self.times()
         x0, denoised = self.round_trips(start, stop, times)
-        x0, samples = filled(x0, denoised.samples)
-        probability = [classifiers.class_probabilities(judge, x, CLASSIFIED) for x in samples]
-        probability = torch.stack(probability).cpu()  # (time, image, class)
+        x0, samples, probability, layers, mean_image = self.seen(x0, denoised.samples, prepared)
         top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
         first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
-        scales = representations.from_dataset(prepared, self.device)
-        layers = representations.layer_similarity(self.classifier, x0, samples, scales, CLASSIFIED)
-        mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
         n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
         shown = max(0, min(stop, self.p.n_shown) - start)
         pixels = ((samples[:, :shown].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
@@ -281,7 +290,7 @@ class ImageExperiment(Experiment):
             "band_similarity": (("band", *of_image), bands.numpy()),
             "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
         }
-        names = {"layer": list(scales), "class_name": ("class", list(judge.namings[0]))}
+        names = {"layer": self.p.layers, "class_name": ("class", list(self.classifier.namings[0]))}
         measured = xr.Dataset(measured, self.levels(denoised.ln_snr) | names)
         measured = measured.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
         measured["label"] = "image", self.classes[self.world.labels[start:stop]].short().numpy()

@@ -9,12 +9,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from hierphase.analysis.representations import from_dataset, layer_similarity
 from hierphase.analysis.transition import crossing_time
 from hierphase.checks import increasing, positive_integer, within
-from hierphase.experiments.images import CLASSIFIED, PRESETS, ImageExperiment, filled
+from hierphase.experiments.images import PRESETS, ImageExperiment
 from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
-from hierphase.networks.classifiers import class_probabilities
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
 from hierphase.seeds import derived_generator
@@ -169,15 +167,13 @@ class ImageUTurns(ImageExperiment):
             back = self.world.denoised(x, single.ln_snr[:1].tolist(), own)
             x = [back.samples[0], x[1] if back.classes is None else back.classes[0]]
             chain += [x[0].to(self.device)] * (n in turns)
-        x_0, samples = filled(x_0, torch.cat([torch.stack(chain), single.samples]))
-        scales = from_dataset(prepared, self.device)
-        layers = layer_similarity(self.classifier, x_0, samples, scales, CLASSIFIED)
-        top = [class_probabilities(self.classifier, x, CLASSIFIED).argmax(1) for x in samples]
-        about = samples - torch.from_numpy(prepared.mean_image.values).to(self.device)
-        change, norm = ((x**2).flatten(2).mean(2).cpu() for x in (samples - x_0, about))
+        samples = torch.cat([torch.stack(chain), single.samples])
+        x_0, samples, probability, layers, mean_image = self.seen(x_0, samples, prepared)
+        distances = samples - x_0, samples - mean_image
+        change, norm = ((x**2).flatten(2).mean(2).cpu() for x in distances)
         of_image = "time", "image"
         measured = {
-            "top_class": (of_image, torch.stack(top).byte().cpu()),
+            "top_class": (of_image, probability.argmax(2).byte()),
             "change": (of_image, change), "norm": (of_image, norm),
             "similarity": (("layer", *of_image), layers.cosine),
         }  # fmt: skip
@@ -185,7 +181,7 @@ class ImageUTurns(ImageExperiment):
         turns = "time", [0, *turns, *[1] * len(single.ln_snr)]
         ways = self.levels(torch.from_numpy(level)) | {"turns": turns}
         measured = xr.Dataset(measured, ways).isel(image=slice(stop - start))
-        return measured.assign_coords(layer=list(scales), image=range(start, stop))
+        return measured.assign_coords(layer=self.p.layers, image=range(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All images; of ``norm`` their mean (time), and its standard error ``norm_error``."""
