@@ -122,9 +122,9 @@ class TreeMap(TreeDraws):
         alone = np.empty((len(QUANTITIES), len(self.p.trees), n))
         for i, tree in enumerate(self.p.trees):
             rhm, curves = model(tree)[0], draws.isel(structure=i)
-            value, error = jackknife(partial(read_off, rhm=rhm), curves)
+            intervals = jackknife(partial(read_off, rhm=rhm), curves).values()
             here = theory.isel(structure=i).assign(epsilon=curves.epsilon.mean("draw"))
-            found[..., i] = value, value - error, value + error, read_off(here, rhm)
+            found[..., i] = *intervals, read_off(here, rhm)
             alone[:, i] = np.transpose([read_off(curves.isel(draw=k), rhm) for k in range(n)])
         result = draws[["epsilon", "known"]].astype(np.float32)
         for name, parts, each in zip(QUANTITIES, found.swapaxes(0, 1), alone, strict=True):

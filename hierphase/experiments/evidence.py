@@ -17,16 +17,6 @@ from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import judges, sources, worlds
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.sources import (
-    FITS,
-    LAWS,
-    OTHER_TREES,
-    REAL,
-    Source,
-    check_world,
-    noised,
-    open_source,
-)
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
 
@@ -53,18 +43,16 @@ _SIZES = {
     "n_redraws": 20, "n_judged": 1, "judge_steps": 2000, "n_images": 100, "n_noises": 10,
     "n_levels": 17, "n_reversals": 1150, "num_inference_steps": 100, "seed": 0,
 }  # fmt: skip
+_LAWS = [name for name in sources.LAWS if name not in sources.OTHER_TREES]
 #: Preset -> the parameters of :class:`Evidence`.
-PRESETS = {
-    "laws": _SIZES
-    | {"worlds": [name for name in LAWS if name not in OTHER_TREES], "judge_steps": 4000}
-}
-PRESETS["other-trees"] = PRESETS["laws"] | {"worlds": list(OTHER_TREES), "n_redraws": 10}
+PRESETS = {"laws": _SIZES | {"worlds": _LAWS, "judge_steps": 4000}}
+PRESETS["other-trees"] = PRESETS["laws"] | {"worlds": [*sources.OTHER_TREES], "n_redraws": 10}
 _REAL = {"n_redraws": 2, "n_judged": 2, "n_images": 60, "n_noises": 8}
 _DIGITS = {"n_redraws": 1, "n_judged": 1, "n_reversals": 450}  # all that are held out
 _OF_DATA = ("", "fits-", "more-fits-", "real-")  # presets of one data set, by how they begin
 _JUDGED = ("fields", "flat", "clusters-20")  # fits that a network judges too
 for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
-    _more = [f"{kind}-{_data}" for kind in FITS if kind not in _JUDGED]
+    _more = [f"{kind}-{_data}" for kind in sources.FITS if kind not in _JUDGED]
     _fits = _SIZES | {"n_redraws": 20 if _data == "tree-2" else 5}
     PRESETS[f"fits-{_data}"] = _fits | {"worlds": [f"{kind}-{_data}" for kind in _JUDGED]}
     _judges = {"n_judged": int(_data in worlds.DATASETS)}
@@ -73,7 +61,7 @@ PRESETS["more-fits-digits"]["worlds"].remove("clusters-320-digits")  # 135 image
 for _data in worlds.DATASETS:
     _few = _SIZES | _REAL | (_DIGITS if _data == "digits" else {})
     PRESETS[_data] = _few | {"worlds": [_data]}
-    _fits = [f"{kind}-{_data}{REAL}" for kind in _JUDGED]
+    _fits = [f"{kind}-{_data}{sources.REAL}" for kind in _JUDGED]
     PRESETS[f"real-{_data}"] = _few | {"worlds": _fits, "n_judged": 0}
 
 
@@ -98,7 +86,7 @@ class Evidence(Experiment):
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         for name in parameters["worlds"] or [""]:
-            check_world(name)
+            sources.check_world(name)
 
     def __len__(self) -> int:
         return len(self.p.worlds) * self.p.n_redraws
@@ -120,7 +108,7 @@ class Evidence(Experiment):
         """
         redraw, seed = i % self.p.n_redraws, self.p.seed
         name = self.p.worlds[i // self.p.n_redraws]
-        source = open_source(name, redraw, seed, self.p.num_inference_steps)
+        source = sources.open_source(name, redraw, seed, self.p.num_inference_steps)
         present = {"exact": judges.exact_judge(source)} if source.law else {}
         if redraw < self.p.n_judged:
             own = derived_generator(seed, redraw, 1).initial_seed()
@@ -160,7 +148,7 @@ class Evidence(Experiment):
 #: Presets whose results the book stores.
 RUN = ["laws", "fits-tree-2", "more-fits-tree-2"]
 RUN += [f"{kind}{name}" for name in ("fashion-mnist", "mnist") for kind in ("", "fits-", "real-")]
-RUN += ["fits-tree-3", "cifar10-16", "other-trees"]
+RUN += ["fits-tree-3", "cifar10-16", "fits-cifar10-16", "other-trees"]
 RUN += [f"{kind}{name}" for name in ("digits", "cifar10-8") for kind in _OF_DATA]
 #: Worlds, also within the names of fits -> the same at half the resolution.
 COARSER = {"tree-3": "tree-3-half", "tree-3-half": "tree-3-quarter", "cifar10-16": "cifar10-8"}
@@ -212,7 +200,7 @@ def _interval(value, margin) -> dict:
     return {"value": value, "low": value - margin, "high": value + margin}
 
 
-def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> dict:
+def all_signs(source: sources.Source, judge: judges.Judge, sizes: dict, generator) -> dict:
     """The signs of one world as one judge sees it; None where it has no such sign.
 
     Args:
@@ -231,7 +219,7 @@ def all_signs(source: Source, judge: judges.Judge, sizes: dict, generator) -> di
         found |= _predicted(*source.learnt(sources.N_FITTED, generator))
     if judge.network is None:
         originals, _ = (source.originals or source.starts)(sizes["n_images"], generator)
-        noisy = noised(originals, judges.CLEAN, generator)
+        noisy = sources.noised(originals, judges.CLEAN, generator)
         evidence = source.law.log_evidence(noisy, float(judges.CLEAN.sigmoid())).numpy()
         found["log-evidence"] = bootstrap.function_of_mean(lambda mean: mean, evidence)
 

@@ -96,7 +96,6 @@ class LevelEntropy(TreeDraws):
         """Means over draws (structure, noise, ...), with 95% intervals ``_low`` and ``_high``."""
         draws, found = self.by_draw(merged), xr.Dataset()
         for name in _PARTS:
-            value, error = jackknife(lambda mean: mean, draws[name])
-            for end, x in (("", value), ("_low", value - error), ("_high", value + error)):
+            for end, x in jackknife(lambda mean: mean, draws[name]).items():
                 found[name + end] = x.astype(np.float32)
         return found.assign_coords(coordinates(self.p.trees) | {"noise": self.p.noises})

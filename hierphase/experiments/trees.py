@@ -62,8 +62,10 @@ def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
     return RandomHierarchyModel(**arguments, seed=seed), noise
 
 
-def jackknife(statistic, draws) -> tuple[np.ndarray, np.ndarray]:
-    """A statistic of the mean over draws, and half its 95% interval (Student's t).
+def jackknife(statistic, draws) -> dict:
+    """A statistic of the mean over draws, and as ``_low`` and ``_high`` its 95% interval.
+
+    By Student's t. The names are the ends of those of variables; that of the statistic is empty.
 
     Args:
         statistic: of a mean, an array.
@@ -72,7 +74,8 @@ def jackknife(statistic, draws) -> tuple[np.ndarray, np.ndarray]:
     n = draws.sizes["draw"]
     without = [statistic(draws.drop_isel(draw=k).mean("draw")) for k in range(n)]
     error = stats.t.ppf(0.975, n - 1) * np.std(without, axis=0) * (n - 1) ** 0.5
-    return statistic(draws.mean("draw")), error
+    value = statistic(draws.mean("draw"))
+    return {"": value, "_low": value - error, "_high": value + error}
 
 
 def coordinates(trees: list[dict]) -> dict:

@@ -108,8 +108,7 @@ class UTurns(TreeDraws):
         draws = merged.construct(unit=("pair", "draw")).coarsen(pair=len(self.p.rates))
         draws = draws.construct(pair=("structure", "rate"))
         kept = draws.kept.transpose("draw", "structure", "rate", "level", "step")
-        value, error = jackknife(lambda mean: relaxation(mean.values), kept)
-        for end, x in (("", value), ("_low", value - error), ("_high", value + error)):
+        for end, x in jackknife(lambda mean: relaxation(mean.values), kept).items():
             draws["relaxation" + end] = ("structure", "rate", "level"), x
         draws["kept"] = draws.kept.astype(np.float32)
         return draws.assign_coords(coordinates(self.p.trees) | {"rate": self.p.rates})
