@@ -5,9 +5,9 @@ import json
 import numerics
 
 ADVICE = (
-    "{} changed. If a number changes by that, raise NUMERICS in hierphase/runs/shards.py, so that "
-    "no sweep goes on from shards of the old numbers. If all stay the same bit for bit, leave it. "
-    "Then confirm either by: python tests/numerics.py"
+    "{} changed. If a number changes by that or is added, raise NUMERICS in "
+    "hierphase/runs/shards.py, so that no sweep goes on from shards of the old numbers. If all "
+    "stay the same bit for bit, leave it. Then confirm either by: python tests/numerics.py"
 )
 
 
