@@ -3,7 +3,7 @@
 import torch
 
 from hierphase.analysis import bootstrap
-from hierphase.checks import check_finite, check_shape, positive_integer
+from hierphase.checks import check_finite, positive_integer
 
 
 def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=None, **options):
@@ -47,8 +47,7 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
         >>> found.low < 0 < found.high
         True
     """
-    check_shape("ln_snr", ln_snr, "k")
-    check_finite("ln_snr", torch.as_tensor(ln_snr))
+    check_finite("ln_snr", torch.as_tensor(ln_snr), "k")
     positive_integer("the number of images", len(images), minimum=2)
     found = pipeline(images, None, num_inference_steps, generator, ln_snr=ln_snr, **options)
     gains = explained(found, images).numpy()

@@ -159,11 +159,10 @@ def fit_standardisers(model, batches: Iterable[Tensor], names) -> dict[str, Stan
 
 def as_dataset(scales: Scales) -> xr.Dataset:
     """``mean`` and ``std`` of all layers along ``channel``; its coordinate ``layer`` says whose."""
-    channels = [len(scale.mean) for scale in scales.values()]
-    mean = torch.cat([scale.mean for scale in scales.values()]).cpu()
-    std = torch.cat([scale.std for scale in scales.values()]).cpu()
-    parts = {"mean": ("channel", mean.numpy()), "std": ("channel", std.numpy())}
-    return xr.Dataset(parts, coords={"layer": ("channel", np.repeat(list(scales), channels))})
+    parts = {"layer": np.repeat(list(scales), [len(scale.mean) for scale in scales.values()])}
+    for part in ("mean", "std"):
+        parts[part] = torch.cat([getattr(scale, part) for scale in scales.values()]).cpu().numpy()
+    return xr.Dataset({name: ("channel", x) for name, x in parts.items()}).set_coords("layer")
 
 
 def from_dataset(statistics: xr.Dataset, device=None) -> dict[str, Standardiser]:

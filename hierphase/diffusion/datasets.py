@@ -18,10 +18,8 @@ DIGIT_CLASSES = tuple(map(str, range(10)))
 _CLOTHES = "T-shirt, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot"
 FASHION_MNIST_CLASSES = tuple(_CLOTHES.split(", "))
 #: The classes that have close relatives -> their group; the others stand alone.
-FASHION_MNIST_SUPERCLASSES = {
-    **dict.fromkeys(("T-shirt", "pullover", "coat", "shirt"), "tops"),
-    **dict.fromkeys(("sandal", "sneaker", "ankle boot"), "footwear"),
-}
+FASHION_MNIST_SUPERCLASSES = dict.fromkeys(("T-shirt", "pullover", "coat", "shirt"), "tops")
+FASHION_MNIST_SUPERCLASSES |= dict.fromkeys(("sandal", "sneaker", "ankle boot"), "footwear")
 CIFAR10_CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 
@@ -149,12 +147,8 @@ def cifar10(size: int = 32) -> ImageData:
 
 
 #: The data sets that come whole, by name, as calls without arguments.
-DATASETS = {
-    "digits": digits,
-    "fashion-mnist": fashion_mnist,
-    "mnist": mnist,
-    **{f"cifar10-{size}": partial(cifar10, size) for size in (8, 16, 32)},
-}
+DATASETS = {"digits": digits, "fashion-mnist": fashion_mnist, "mnist": mnist}
+DATASETS |= {f"cifar10-{size}": partial(cifar10, size) for size in (8, 16, 32)}
 
 
 def _idx_data(dataset: str, class_names: tuple[str, ...]) -> ImageData:

@@ -166,13 +166,11 @@ def no_text(model: ModelMixin) -> dict[str, torch.Tensor]:
 
 
 def _scheduler(adm: ADMFlags) -> DDPMScheduler:
+    T, variance = adm.diffusion_steps, "learned_range" if adm.learn_sigma else "fixed_large"
+    schedule = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[adm.noise_schedule]
+    betas = {"beta_start": 0.1 / T, "beta_end": 20 / T}  # 1e-4 and 0.02 at 1000 steps
     return DDPMScheduler(
-        num_train_timesteps=adm.diffusion_steps,
-        beta_schedule="linear" if adm.noise_schedule == "linear" else "squaredcos_cap_v2",
-        beta_start=0.1 / adm.diffusion_steps,  # 1e-4 and 0.02 at 1000 steps
-        beta_end=20 / adm.diffusion_steps,
-        variance_type="learned_range" if adm.learn_sigma else "fixed_large",
-        timestep_spacing="linspace",
+        T, beta_schedule=schedule, **betas, variance_type=variance, timestep_spacing="linspace"
     )
 
 

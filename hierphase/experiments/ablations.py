@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
 from hierphase.analysis.transition import crossing_time
-from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, model
+from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, model, of_sizes
 from hierphase.rhm import meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
@@ -42,30 +42,26 @@ _SETS = {
 }
 _DEPTHS = {2: (7, 9, 11), 3: (4, 5, 7), 4: (3, 4, 5)}
 _MAP = [
-    dict(zip("vm", map(int, pair.split(",")), strict=True), s=s, L=L)
+    (*map(int, pair.split(",")), s, L)
     for s, pairs in _SETS.items()
     for pair in pairs.split()
     for L in _DEPTHS[s]
 ]
+_MAP = of_sizes(*_MAP, (32, 8, 2, 14))
+_RULES = [{}, {"zipf": 0.5}, {"zipf": 1.0}, {"zipf": 2.0}, {"n_classes": 4}, {"n_classes": 128}]
 _KINDS = [
     {"v": 32, "m": 8, "s": 2, "L": L, "noise": noise} | kind
     for L in (6, 8)
-    for kind in (
-        {}, {"zipf": 0.5}, {"zipf": 1.0}, {"zipf": 2.0}, {"n_classes": 4}, {"n_classes": 128},
-        {"m": [4, 12] * (L // 2)},
-    )
+    for kind in (*_RULES, {"m": [4, 12] * (L // 2)})
     for noise in NOISES
-]  # fmt: skip
+]
 _SIZES = {"n_rules": 8, "n_leaves": 1 << 14, "seed": 0}
 _NEAR_HALF = slice(16, 33, 2)  # of the noises, within a width of half-way
 # m = v/4 and v/8 for the growth of the spread, m = 2 where averages mean little, and s = 3.
-_DRAWN = [
-    {"v": v, "m": m, "s": s, "L": L}
-    for v, m, s, L in (
-        (8, 2, 2, 6), (16, 4, 2, 6), (32, 8, 2, 6), (64, 16, 2, 6), (16, 2, 2, 6), (32, 4, 2, 6),
-        (64, 8, 2, 6), (8, 4, 3, 4), (16, 8, 3, 4), (16, 6, 2, 6), (16, 4, 2, 8),
-    )
-]  # fmt: skip
+_DRAWN = of_sizes(
+    (8, 2, 2, 6), (16, 4, 2, 6), (32, 8, 2, 6), (64, 16, 2, 6), (16, 2, 2, 6), (32, 4, 2, 6),
+    (64, 8, 2, 6), (8, 4, 3, 4), (16, 8, 3, 4), (16, 6, 2, 6), (16, 4, 2, 8),
+)  # fmt: skip
 
 
 class TreeMap(TreeDraws):
@@ -82,10 +78,7 @@ class TreeMap(TreeDraws):
         ValueError: sizes without unambiguous rules, an unknown noise, or a bad size.
     """
 
-    presets = {
-        "map": _SIZES | {"trees": [*_MAP, {"v": 32, "m": 8, "s": 2, "L": 14}]},
-        "kinds": _SIZES | {"trees": _KINDS},
-    }
+    presets = {"map": _SIZES | {"trees": _MAP}, "kinds": _SIZES | {"trees": _KINDS}}
     padded = ("slope", "variance", *(name + part for name in QUANTITIES for part in _PARTS))
 
     def prepare(self) -> xr.Dataset:
@@ -207,11 +200,9 @@ def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, s
             slope = (leaf[1] - leaf[0]).mean() / (above - below)
             variance = (leaf * (1 - leaf)).mean()
         rows.append((*known, slope, variance, (1 - np.mean(belief)) / (1 - 1 / v)))
-    *known, slope, variance, epsilon = np.array(rows).T
-    curves = {"known": (("position", "of"), np.transpose(known)), "slope": ("position", slope)}
-    return xr.Dataset(
-        curves | {"variance": ("position", variance), "epsilon": ("position", epsilon)}
-    )
+    curves, names = np.array(rows), ("slope", "variance", "epsilon")
+    alone = {name: ("position", x) for name, x in zip(names, curves.T[3:], strict=True)}
+    return xr.Dataset({"known": (("position", "of"), curves[:, :3])} | alone)
 
 
 def theory_curves(rhm: RandomHierarchyModel, noise: str, seed: int) -> xr.Dataset:

@@ -5,16 +5,13 @@ import torch
 import xarray as xr
 
 from hierphase.checks import increasing, within
-from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
+from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, of_sizes
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, encode, log_likelihood
 from hierphase.seeds import derived_generator
 
 _TREE = {
-    "trees": [
-        {"v": v, "m": m, "s": s, "L": L}
-        for v, m, s, L in ((32, 8, 2, 6), (16, 4, 2, 6), (8, 4, 3, 4))
-    ],
+    "trees": of_sizes((32, 8, 2, 6), (16, 4, 2, 6), (8, 4, 3, 4)),
     "noise": "epsilon", "noises": [0.001, *(k / 50 for k in range(1, 50)), 0.999],
     "n_rules": 16, "n_data": 64, "seed": 0,
 }  # fmt: skip

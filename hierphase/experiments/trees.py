@@ -10,6 +10,14 @@ from hierphase.rhm.corruption import NOISES
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
+#: What may be said of a tree: its sizes first.
+PARTS = ("v", "m", "s", "L", "n_classes", "zipf", "noise")
+
+
+def of_sizes(*sizes: tuple[int, int, int, int]) -> list[dict[str, int]]:
+    """Trees of these (v, m, s, L), as the parameter ``trees`` takes them."""
+    return [dict(zip(PARTS, of_tree, strict=False)) for of_tree in sizes]
+
 
 class TreeDraws(Experiment):
     """An experiment whose units are draws of the rules: trees first, their draws in turn.
@@ -55,7 +63,7 @@ def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
     if not isinstance(tree, dict) or not {"v", "m", "s", "L"} <= tree.keys():
         raise ValueError(f"each of trees must say v, m, s and L, got {tree!r}")
     for name in tree:
-        check_known("part of a tree", name, ("v", "m", "s", "L", "n_classes", "zipf", "noise"))
+        check_known("part of a tree", name, PARTS)
     arguments = {"noise": "epsilon"} | tree
     noise = arguments.pop("noise")
     check_known("noise", noise, NOISES)
@@ -82,7 +90,6 @@ def coordinates(trees: list[dict]) -> dict:
     """Sizes of the trees along ``structure``; m is a mean over levels."""
     default = {"zipf": 0.0, "noise": "epsilon"}
     full = [{"n_classes": tree["v"]} | default | tree for tree in trees]
-    names = ("v", "m", "s", "L", "n_classes", "zipf", "noise")
-    rows = {name: [tree[name] for tree in full] for name in names}
+    rows = {name: [tree[name] for tree in full] for name in PARTS}
     rows["m"] = [float(np.mean(m)) for m in rows["m"]]
     return {name: ("structure", row) for name, row in rows.items()}

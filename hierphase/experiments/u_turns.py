@@ -12,18 +12,18 @@ import xarray as xr
 from hierphase.analysis.transition import crossing_time
 from hierphase.checks import increasing, positive_integer, within
 from hierphase.experiments.images import PRESETS, ImageExperiment
-from hierphase.experiments.trees import TreeDraws, coordinates, jackknife
+from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, of_sizes
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
 from hierphase.seeds import derived_generator
 
 _TREE = {
-    "trees": [{"v": 16, "m": 4, "s": 2, "L": 6}, {"v": 32, "m": 8, "s": 2, "L": 6}],
+    "trees": of_sizes((16, 4, 2, 6), (32, 8, 2, 6)),
     "noise": "masking", "rates": [0.15, 0.2, 0.27, 0.3, 0.35, 0.4, 0.46, 0.53, 0.64, 0.75],
     "n_rules": 12, "n_chains": 128, "n_steps": 100, "seed": 0,
 }  # fmt: skip
 _DEPTHS = {
-    "trees": [{"v": 16, "m": 4, "s": 2, "L": L} for L in (2, 3, 4, 5)],
+    "trees": of_sizes(*((16, 4, 2, L) for L in (2, 3, 4, 5))),
     "rates": [0.15, 0.25, 0.35, 0.45, 0.55, 0.7], "n_chains": 256, "n_steps": 40,
 }  # fmt: skip
 

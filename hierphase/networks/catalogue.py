@@ -58,15 +58,10 @@ def train(name: str, output=None, steps: int | None = None, seed: int = 0) -> Pa
 
 def _image_classifier(name: str, *vary, in_channels: int = 1, **changes) -> Training:
     """Training of a :class:`ConvClassifier`, the same for all images of some size."""
-    return Training(
-        about=f"Classifier of the images {name} of `hierphase.diffusion.datasets`.",
-        data=DATASETS[name],
-        model=partial(ConvClassifier, in_channels),
-        ema_decay=0.99,
-        vary=vary,
-        half=False,
-        **{"steps": 4500, "batch_size": 128, "learning_rate": 3e-3} | changes,
-    )
+    about = f"Classifier of the images {name} of `hierphase.diffusion.datasets`."
+    model = partial(ConvClassifier, in_channels)
+    how = {"steps": 4500, "batch_size": 128, "learning_rate": 3e-3} | changes
+    return Training(about, DATASETS[name], model, ema_decay=0.99, vary=vary, half=False, **how)
 
 
 def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *vary) -> Training:
@@ -74,21 +69,15 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
     judges = {"classifier": f"{name}-classifier"}
     if name.startswith("cifar10"):
         judges["witness"] = "cifar10-witness"
-    return Training(
-        about=f"Unconditional DDPM (noise prediction) of the images {name} of "
+    about = (
+        f"Unconditional DDPM (noise prediction) of the images {name} of "
         "`hierphase.diffusion.datasets`. Below, `loss` and `loss_held_out` are the errors of that "
         "prediction on training and held-out images; the other numbers judge samples drawn in "
-        "100 steps of SDE-DPM++ 2M, see `hierphase.networks.sample_quality.sample_quality`.",
-        data=DATASETS[name],
-        model=model,
-        loss=objectives.denoising_loss,
-        report=objectives.image_denoiser_report,
-        judges=judges,
-        steps=steps,
-        batch_size=64,
-        learning_rate=1e-3,
-        vary=vary,
+        "100 steps of SDE-DPM++ 2M, see `hierphase.networks.sample_quality.sample_quality`."
     )
+    goal = {"loss": objectives.denoising_loss, "report": objectives.image_denoiser_report}
+    how = {"batch_size": 64, "learning_rate": 1e-3, "vary": vary}
+    return Training(about, DATASETS[name], model, steps, **how, **goal, judges=judges)
 
 
 def _unet(channels, n_channels=1, layers=1, **options) -> UNet2DModel:
@@ -101,15 +90,11 @@ def _unet(channels, n_channels=1, layers=1, **options) -> UNet2DModel:
         options: more of ``UNet2DModel``.
     """
     plain = len(channels) - 1
-    return UNet2DModel(
-        in_channels=n_channels,
-        out_channels=n_channels,
-        layers_per_block=layers,
-        block_out_channels=channels,
-        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
-        up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
-        **{"norm_num_groups": 8} | options,
-    )
+    down = ("DownBlock2D",) * plain + ("AttnDownBlock2D",)
+    up = ("AttnUpBlock2D",) + ("UpBlock2D",) * plain
+    blocks = {"block_out_channels": channels, "down_block_types": down, "up_block_types": up}
+    sizes = {"in_channels": n_channels, "out_channels": n_channels, "layers_per_block": layers}
+    return UNet2DModel(**blocks, **sizes, **{"norm_num_groups": 8} | options)
 
 
 _UNET_8 = partial(_unet, (32, 64), sample_size=8, attention_head_dim=16)
@@ -123,12 +108,11 @@ def _patch_denoiser(size: int, channels: tuple[int, int], steps: int) -> Trainin
     return _image_denoiser(f"cifar10-{size}", unet, steps, mirrored, in_patches)
 
 
+_FEW_IMAGES = {"steps": 1500, "batch_size": 64, "learning_rate": 2e-3}
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
     "digits": _image_denoiser("digits", _UNET_8, 6000),
-    "digits-classifier": _image_classifier(
-        "digits", shifted, steps=1500, batch_size=64, learning_rate=2e-3
-    ),
+    "digits-classifier": _image_classifier("digits", shifted, **_FEW_IMAGES),
     "fashion-mnist": _image_denoiser("fashion-mnist", _UNET_28, 4000),
     "mnist": _image_denoiser("mnist", _UNET_28, 4000),
     "fashion-mnist-classifier": _image_classifier("fashion-mnist", mirrored, shifted),

@@ -18,10 +18,8 @@ GROUPS = 8
 #: The 41 layers that the paper probes, from low to high, as ``torchvision_classifier`` names those
 #: of "convnext_base": the stem, the blocks of the four stages (3, 3, 27, 3), the downsampling
 #: between two stages, and the logits.
-_STAGES = {1: 3, 3: 3, 5: 27, 7: 3}  # part of the features -> number of its blocks
-_PARTS = [
-    f"{i}.{k}" if i in _STAGES else f"{i}" for i in range(8) for k in range(_STAGES.get(i, 1))
-]
+_DEPTH = {1: 3, 3: 3, 5: 27, 7: 3}  # part of the features -> number of its blocks
+_PARTS = [f"{i}.{k}" if i in _DEPTH else f"{i}" for i in range(8) for k in range(_DEPTH.get(i, 1))]
 PAPER_LAYERS = (*(f"network.features.{part}" for part in _PARTS), "logits")
 
 # With weights torchvision transforms the inputs of the first two once more, and renames the
@@ -54,13 +52,10 @@ class ConvClassifier(ModelMixin, ConfigMixin):
     def __init__(self, in_channels=1, n_classes=10, channels=(32, 64, 128), class_names=()):
         super().__init__()
         widths = (in_channels, *channels)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                *_convolution(before, width, stride=1 if stage == 0 else 2),
-                *_convolution(width, width),
-            )
-            for stage, (before, width) in enumerate(pairwise(widths))
-        )
+        self.stages = nn.ModuleList()
+        for stage, (before, width) in enumerate(pairwise(widths)):
+            first = _convolution(before, width, stride=2 if stage else 1)
+            self.stages.append(nn.Sequential(*first, *_convolution(width, width)))
         self.logits = nn.Linear(widths[-1], n_classes)
         self.namings = [[*class_names, *map(str, range(len(class_names), n_classes))]]
 

@@ -103,12 +103,10 @@ def image_denoiser_report(model, data, seed, n_samples=1000, num_inference_steps
     # The book's sampler: variance right to 1%, and its noise mends what a network gets wrong.
     options = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
     sampler = DPMSolverMultistepScheduler.from_config(SCHEDULE.config, **options)
-    samples = ForwardBackwardPipeline(model, sampler)(
-        torch.zeros(n_samples, channels, size, size),
-        [SCHEDULE.config.num_train_timesteps],
-        num_inference_steps=num_inference_steps,
-        generator=[derived_generator(seed, 0, i) for i in range(n_samples)],
-    ).samples[0]
+    pipeline, T = ForwardBackwardPipeline(model, sampler), SCHEDULE.config.num_train_timesteps
+    nothing = torch.zeros(n_samples, channels, size, size)
+    generators = [derived_generator(seed, 0, i) for i in range(n_samples)]
+    samples = pipeline(nothing, [T], num_inference_steps, generators).samples[0]
     parts = {"loss": data.train_images, "loss_held_out": data.test_images}
     n = min(2000, *map(len, parts.values()))
     losses = {}

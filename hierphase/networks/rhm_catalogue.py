@@ -21,15 +21,9 @@ STRUCTURES = (
 
 def _classifier(data, steps: int = 4000, kind=TreeClassifier, **sizes) -> Training:
     """Training of a classifier of a kind and of these sizes on fresh examples."""
-    return Training(
-        about=f"Classifier of `{data}`, trained on fresh examples: none is seen twice.",
-        data=lambda: data,
-        model=partial(kind, **sizes, width=64),
-        steps=steps,
-        batch_size=256,
-        learning_rate=5e-3,
-        muon=True,
-    )
+    about = f"Classifier of `{data}`, trained on fresh examples: none is seen twice."
+    model, how = partial(kind, **sizes, width=64), {"batch_size": 256, "learning_rate": 5e-3}
+    return Training(about, lambda: data, model, steps, **how, muon=True)
 
 
 def tree_classifier(v: int, m: int, s: int, L: int, seed: int, **shape) -> Training:
@@ -57,20 +51,16 @@ _SHUFFLED = TreeData(RandomHierarchyModel(16, 4, 2, 7), shuffled=True)
 #: The classifiers of exactly solvable data by name, those of several draws of the rules of a Random
 #: Hierarchy Model first, then those of data without a hierarchy.
 TREE_CLASSIFIERS = {
-    **{
-        f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed, steps=4000)
-        for seed in range(N_RULE_DRAWS)
-    },
-    **{
-        f"rhm-cnn-{v}-{m}-{s}-{L}-{seed}": tree_classifier(v, m, s, L, seed)
-        for v, m, s, L in STRUCTURES
-        for seed in range(3)
-    },
-    **{
-        f"rhm-{name}-6-6-4-3-{seed}": tree_classifier(6, 6, 4, 3, seed, **shape)
-        for name, shape in OTHER_SHAPES.items()
-        for seed in range(3)
-    },
+    f"rhm-cnn-{seed}" if seed else "rhm-cnn": tree_classifier(16, 4, 2, 7, seed, steps=4000)
+    for seed in range(N_RULE_DRAWS)
+}
+_trees = [("cnn", sizes, {}) for sizes in STRUCTURES]
+_trees += [(name, (6, 6, 4, 3), shape) for name, shape in OTHER_SHAPES.items()]
+for _kind, _sizes, _shape in _trees:
+    for _seed in range(3):
+        _name = "-".join(map(str, ("rhm", _kind, *_sizes, _seed)))
+        TREE_CLASSIFIERS[_name] = tree_classifier(*_sizes, _seed, **_shape)
+TREE_CLASSIFIERS |= {
     "flat-cnn": _classifier(_FLAT, v=8, s=2, L=4, n_classes=16),
     "shuffled-cnn": _classifier(_SHUFFLED, v=16, s=2, L=7, n_classes=16),
     "mixture-cnn": _mixture_classifier(TwoModeMixture(d=1024, r=0.25)),
@@ -93,21 +83,14 @@ def tree_rhm(draw: int, architecture: str = "unet") -> RandomHierarchyModel:
 def _tree_denoiser(architecture: str, P: int | None, draw: int) -> Training:
     """Training of a denoiser on P data of a draw of its small tree, or on fresh ones (None)."""
     rhm, kind = tree_rhm(draw, architecture), TREE_DENOISERS[architecture][0]
-    return Training(
-        about=f"Denoiser of `{TreeData(rhm, P=P)}`. Below, `loss` and `loss_held_out` are the "
-        "noise-prediction errors on training and held-out data; P=None is fresh data without end.",
-        data=lambda: TreeData(rhm, P=P),
-        model=lambda: kind(rhm.v, rhm.s, rhm.L),
-        loss=objectives.denoising_loss,
-        report=objectives.denoiser_report,
-        steps=2000 if P is not None and P < 500 else 4000,  # with few data it overfits before
-        batch_size=512 if kind is TreeUNet else 256,
-        learning_rate=1e-2 if kind is TreeUNet else 3e-3,
-        ema_decay=0.99,
-        checkpoint_every=100,
-        muon=True,
-        keep_best=True,
-    )
+    data, model = partial(TreeData, rhm, P), partial(kind, rhm.v, rhm.s, rhm.L)
+    about = f"Denoiser of `{data()}`. Below, `loss` and `loss_held_out` are the noise-prediction "
+    about += "errors on training and held-out data; P=None is fresh data without end."
+    steps = 2000 if P is not None and P < 500 else 4000  # with few data it overfits before
+    batch_size, rate = (512, 1e-2) if kind is TreeUNet else (256, 3e-3)
+    goal = {"loss": objectives.denoising_loss, "report": objectives.denoiser_report}
+    how = {"ema_decay": 0.99, "checkpoint_every": 100, "muon": True, "keep_best": True}
+    return Training(about, data, model, steps, batch_size, rate, **goal, **how)
 
 
 #: Class of each denoiser of the tree by name, with m and L of the tree that it is trained on.

@@ -35,11 +35,9 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """
     check_shape("second features", second, "m", first.shape[1])
     positive_integer("number of features' rows", min(len(first), len(second)), minimum=2)
-    means = [features.double().mean(dim=0) for features in (first, second)]
-    roots = [
-        torch.linalg.qr((features.double() - mean) / (len(features) - 1) ** 0.5, mode="r").R
-        for features, mean in zip((first, second), means, strict=True)
-    ]
+    sets = [features.double() for features in (first, second)]
+    means = [x.mean(dim=0) for x in sets]
+    roots = [torch.linalg.qr((x - x.mean(dim=0)) / (len(x) - 1) ** 0.5, mode="r").R for x in sets]
     cross = torch.linalg.matrix_norm(roots[0] @ roots[1].mT, "nuc")
     shift = (means[0] - means[1]).square().sum()
     return (shift + sum(root.square().sum() for root in roots) - 2 * cross).item()
@@ -104,10 +102,8 @@ def sample_quality(samples: torch.Tensor, data: ImageData, **judges: nn.Module) 
         for name, quantile in QUANTILES.items():
             quality[f"distance{name}{kind}"] = nearest.quantile(quantile).item()
     for name, judge in judges.items():
-        held_out, real, drawn = (
-            torch.cat([judge.features(batch) for batch in images.split(32)])
-            for images in (data.test_images, train[: len(samples)], samples)
-        )
+        sets = data.test_images, train[: len(samples)], samples
+        held_out, real, drawn = (torch.cat([*map(judge.features, x.split(32))]) for x in sets)
         probabilities, mark = (judge.logits(x).softmax(dim=1) for x in (drawn, held_out))
         shares = probabilities.argmax(dim=1).bincount(minlength=probabilities.shape[1])
         found = {
