@@ -148,3 +148,12 @@ def test_book_directory_is_said(tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no book directory with chapters at .*none"):
         results.book_directory()
+
+
+def test_large_numbers_are_compressed_without_loss():
+    dataset = xr.Dataset(
+        {"pixels": ("row", np.arange(200_000) % 7), "few": ("row_2", [0.1, np.nan])}
+    )
+    content = results.netcdf(dataset)
+    assert results.from_netcdf(content).identical(dataset)
+    assert len(content) < dataset.nbytes / 10
