@@ -73,7 +73,8 @@ def measured(name: str, place: Path) -> tuple[dict[str, float], np.ndarray]:
     averages.load_state_dict(checkpoint(place)["parts"][-2])
     averages.copy_to(model.parameters())
     save_model(DDPMPipeline(model, SCHEDULE), folder)
-    judge_saved(TRAININGS[name], name, folder, seed=0, facts=[])
+    if not (folder / QUALITY).is_file():
+        judge_saved(TRAININGS[name], name, folder, seed=0, facts=[])
     quality = json.loads((folder / QUALITY).read_text())
     changes = SMALL | {"model": str(folder.absolute())}
     result = registry.run_sweep("imagenet-transition", name, changes, place / "transition")

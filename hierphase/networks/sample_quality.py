@@ -79,9 +79,9 @@ def sample_quality(samples: torch.Tensor, data: ImageData, **judges: nn.Module) 
 
     Returns:
         ``distance``, ``distance_5``, ``distance_1``: median, 5% and 1% quantile of the Euclidean
-        distance of a sample to the nearest training image; ``distance_held_out``, ...: those of as
-        many held-out images. Much smaller ones would mean that the model repeats what it was
-        trained on.
+        distance of a sample to the nearest training image, or its mirror image;
+        ``distance_held_out``, ...: those of as many held-out images. Much smaller ones would mean
+        that the model repeats what it was trained on.
 
         And of each judge, its name in front of the names below, unless it is ``classifier``:
 
@@ -96,9 +96,9 @@ def sample_quality(samples: torch.Tensor, data: ImageData, **judges: nn.Module) 
         ``precision_train``, ``recall_train``: those of as many training images.
     """
     train, n = data.train_images, min(len(samples), len(data.test_images))
-    quality = {}
+    sought, quality = torch.cat([train, train.flip(-1)]), {}
     for kind, images in (("", samples), ("_held_out", data.test_images[:n])):
-        nearest = nearest_distance(images, train)
+        nearest = nearest_distance(images, sought)
         for name, quantile in QUANTILES.items():
             quality[f"distance{name}{kind}"] = nearest.quantile(quantile).item()
     for name, judge in judges.items():

@@ -238,6 +238,16 @@ def test_sample_quality_of_known_samples():
     assert nearest_distance(samples, train).tolist() == [0.0, 0.0, 4.0, 2.0]
 
 
+def test_mirrored_copies_of_training_images_are_copies():
+    generator = torch.Generator().manual_seed(0)
+    train, held_out = (2 * torch.rand(6, 1, 2, 2, generator=generator) - 1 for _ in range(2))
+    labels = torch.zeros(6, dtype=torch.int64)
+    data = ImageData(train, labels, held_out, labels, ("a", "b"))
+    quality = sample_quality(train.flip(-1), data)
+    assert quality["distance"] == pytest.approx(0.0, abs=1e-3)
+    assert quality["distance_held_out"] > 0.1
+
+
 def test_manifold_share_by_hand_and_against_another_implementation():
     references = torch.tensor([[0.0], [1.0], [2.0], [10.0]])  # radii 1, 1, 1, 8
     points = torch.tensor([[-1.0], [-1.1], [18.0], [18.1], [2.5]])
