@@ -10,7 +10,7 @@ from hierphase.rhm.corruption import NOISES
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
-#: What may be said of a tree: its sizes first.
+#: What may be said of a tree, its sizes first.
 PARTS = ("v", "m", "s", "L", "n_classes", "zipf", "noise")
 
 
