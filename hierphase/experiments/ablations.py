@@ -41,13 +41,13 @@ _SETS = {
     4: "6,4 6,16 8,8 10,20 10,3",
 }
 _DEPTHS = {2: (7, 9, 11), 3: (4, 5, 7), 4: (3, 4, 5)}
-_MAP = [
+_MAPPED = [
     (*map(int, pair.split(",")), s, L)
     for s, pairs in _SETS.items()
     for pair in pairs.split()
     for L in _DEPTHS[s]
 ]
-_MAP = of_sizes(*_MAP, (32, 8, 2, 14))
+_MAP = of_sizes(*_MAPPED, (32, 8, 2, 14))
 _RULES = [{}, {"zipf": 0.5}, {"zipf": 1.0}, {"zipf": 2.0}, {"n_classes": 4}, {"n_classes": 128}]
 _KINDS = [
     {"v": 32, "m": 8, "s": 2, "L": L, "noise": noise} | kind

@@ -37,7 +37,8 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     positive_integer("number of features' rows", min(len(first), len(second)), minimum=2)
     sets = [features.double() for features in (first, second)]
     means = [x.mean(dim=0) for x in sets]
-    roots = [torch.linalg.qr((x - x.mean(dim=0)) / (len(x) - 1) ** 0.5, mode="r").R for x in sets]
+    centred = [(x - mean) / (len(x) - 1) ** 0.5 for x, mean in zip(sets, means, strict=True)]
+    roots = [torch.linalg.qr(x, mode="r").R for x in centred]
     cross = torch.linalg.matrix_norm(roots[0] @ roots[1].mT, "nuc")
     shift = (means[0] - means[1]).square().sum()
     return (shift + sum(root.square().sum() for root in roots) - 2 * cross).item()
