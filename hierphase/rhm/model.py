@@ -113,8 +113,8 @@ class RandomHierarchyModel:
 
     def rule_weights(self, level: int) -> torch.Tensor | None:
         """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""
-        likely = self.rule_probabilities(level)
-        return len(likely) * likely if self.zipf else None
+        m = self.rules[level - 1].shape[1]
+        return m * self.rule_probabilities(level) if self.zipf else None
 
     def rule_probabilities(self, level: int) -> torch.Tensor:
         """(m,) float64 probabilities of a symbol's rules at ``level``, 1 to L."""
