@@ -227,11 +227,9 @@ class ImageSamplers(Samplers):
             "classifier": f"{images}-classifier", "samplers": samplers, "n_units": n,
             "ln_snr": [middle + x for x in (2.0, 1.0, 0.0, -1.0, -2.0)],
         }
-        for images, middle, n_few in (
-            ("fashion-mnist", -2.6, 6), ("cifar10-16", 1.3, 20), ("digits", -0.8, 10),
-        )
+        for images, middle in (("fashion-mnist", -2.6), ("cifar10-16", 1.3), ("digits", -0.8))
         for flat, ending, samplers, n in (
-            ("", "", FEW, n_few), ("", "-all-steps", MANY, 3), ("flat-", "", OF_MIXTURE, 5)
+            ("", "", FEW, 20), ("", "-all-steps", MANY, 3), ("flat-", "", OF_MIXTURE, 20)
         )
     }  # fmt: skip
 
