@@ -114,8 +114,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
         state_dict = {**state_dict, first: waves.flatten(1)}
     for source, of in names.items():
         for name, x in zip(of, _parts(state_dict[source], len(of), adm), strict=True):
-            x = x.reshape(wanted[name].shape)
-            converted[name] = x.to(torch.float32, copy=True).contiguous()
+            converted[name] = x.reshape_as(wanted[name]).to(torch.float32, copy=True).contiguous()
     return converted
 
 
@@ -138,7 +137,7 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             "time_embedding_type": time, "time_embedding_dim": 4 * adm.num_channels,
         }  # fmt: skip
     blocks = [attending if has else plain for has in adm.attention]
-    with torch.device("meta"):
+    with torch.device("meta"):  # of norms and the time embedding diffusers' defaults are ADM's
         return kind(
             sample_size=adm.image_size,
             in_channels=3,
@@ -149,10 +148,6 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             up_block_types=tuple(block.format("Up") for block in blocks[::-1]),
             attention_head_dim=adm.heads if adm.conditioned else adm.heads[-1],
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
-            norm_num_groups=GROUPS,
-            norm_eps=1e-5,
-            flip_sin_to_cos=True,
-            freq_shift=0,
             dropout=adm.dropout,
             num_class_embeds=N_CLASSES if adm.class_cond else None,
             **own,
@@ -168,10 +163,8 @@ def no_text(model: ModelMixin) -> dict[str, torch.Tensor]:
 def _scheduler(adm: ADMFlags) -> DDPMScheduler:
     T, variance = adm.diffusion_steps, "learned_range" if adm.learn_sigma else "fixed_large"
     schedule = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[adm.noise_schedule]
-    betas = {"beta_start": 0.1 / T, "beta_end": 20 / T}  # 1e-4 and 0.02 at 1000 steps
-    return DDPMScheduler(
-        T, beta_schedule=schedule, **betas, variance_type=variance, timestep_spacing="linspace"
-    )
+    given = {"variance_type": variance, "beta_schedule": schedule, "timestep_spacing": "linspace"}
+    return DDPMScheduler(T, 0.1 / T, 20 / T, **given)  # betas 1e-4 to 0.02 at 1000 steps
 
 
 def _source(name: str, adm: ADMFlags) -> str:
@@ -187,8 +180,7 @@ def _source(name: str, adm: ADMFlags) -> str:
         # way down the last only halves the size. Input block 0 is conv_in.
         level, i = int(level), adm.num_res_blocks if kind.endswith("samplers") else int(i)
         number = level * (adm.num_res_blocks + 1) + i + (side == "down")
-        after_attention = 1 + adm.attention[::-1][level]
-        place = {"attentions": 1, "upsamplers": after_attention}.get(kind, 0)
+        place = {"attentions": 1, "upsamplers": 1 + adm.attention[::-1][level]}.get(kind, 0)
         block = f"{'input' if side == 'down' else 'output'}_blocks.{number}.{place}"
     conv = {"conv": "op" if side == "down" else "conv"}  # of a plain change of the size
     return f"{block}.{(PARTS | conv)[part]}.{parameter}"
@@ -199,7 +191,6 @@ def _parts(stored: torch.Tensor, n: int, adm: ADMFlags) -> list[torch.Tensor]:
     if n == 1:
         return [stored]
     head = adm.head_width(len(stored) // n)
-    axis, sizes = 1, (-1, n, head)  # within a head
     if adm.use_new_attention_order:
-        axis, sizes = 0, (n, -1, head)
-    return stored.unflatten(0, sizes).unbind(axis)
+        return stored.unflatten(0, (n, -1, head)).unbind(0)
+    return stored.unflatten(0, (-1, n, head)).unbind(1)  # within a head
