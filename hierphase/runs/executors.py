@@ -173,15 +173,13 @@ def _follow_parent() -> None:
 @contextlib.contextmanager
 def _dask(workers: int | None, scheduler: str | None):
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    distributed = _import_extra("distributed")
-    with distributed.Client(scheduler, **({} if scheduler else local)) as client:
+    with _import_extra("distributed").Client(scheduler, **({} if scheduler else local)) as client:
         yield client.get_executor(pure=False)  # a shard that was lost has to be called again
 
 
 def _slurm(folder: Path, workers: int | None, options: dict):
-    submitit = _import_extra("submitit")
     try:
-        executor = submitit.SlurmExecutor(folder)
+        executor = _import_extra("submitit").SlurmExecutor(folder)
     except RuntimeError:
         raise ValueError("executor slurm needs sbatch, srun and squeue on this machine") from None
     ours = {"job_name": "hierphase", "time": 60, "array_parallelism": workers or 256}
