@@ -15,9 +15,7 @@ def positive_integer(name: str, value, minimum: int = 1, maximum: int | None = N
         ValueError: it is not an integer, smaller than ``minimum`` or larger than ``maximum``.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
+        number = operator.index(None if isinstance(value, bool) else value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
     if number < minimum:
@@ -39,10 +37,9 @@ def fractions(name: str, value) -> np.ndarray:
     Raises:
         ValueError: not numbers, or one of them outside [0, 1].
     """
-    try:
+    array = np.asarray(None)
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):  # bfloat16, gradients, ragged
         array = np.asarray(value)
-    except (RuntimeError, TypeError, ValueError):  # bfloat16, requires_grad, a ragged list
-        array = np.asarray(None)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
     wrong = ~((array >= 0) & (array <= 1))
@@ -131,12 +128,9 @@ def check_shape(name: str, x, *axes: str | int) -> None:
     if "..." in words:
         place = words.index("...")
         words[place : place + 1] = (f"...{k}" for k in range(len(shape) - len(words) + 1))
-    sizes = {}
-    fits = len(words) == len(shape) and all(
-        size == int(word) if word.isdigit() else 0 < size == sizes.setdefault(word, size)
-        for word, size in zip(words, shape, strict=True)
-    )
-    if not fits:
+    sizes = {word: int(word) for word in words if word.isdigit()}
+    fits = [n == sizes.setdefault(word, n or 1) for word, n in zip(words, shape, strict=False)]
+    if len(words) != len(shape) or not all(fits):
         raise ValueError(f"{name} must be of shape ({wanted}), got {shape}")
 
 
