@@ -137,7 +137,8 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             "time_embedding_type": time, "time_embedding_dim": 4 * adm.num_channels,
         }  # fmt: skip
     blocks = [attending if has else plain for has in adm.attention]
-    with torch.device("meta"):  # of norms and the time embedding diffusers' defaults are ADM's
+    always = {"norm_num_groups": GROUPS, "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0}
+    with torch.device("meta"):
         return kind(
             sample_size=adm.image_size,
             in_channels=3,
@@ -150,6 +151,7 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
             dropout=adm.dropout,
             num_class_embeds=N_CLASSES if adm.class_cond else None,
+            **always,
             **own,
         )
 
@@ -163,8 +165,9 @@ def no_text(model: ModelMixin) -> dict[str, torch.Tensor]:
 def _scheduler(adm: ADMFlags) -> DDPMScheduler:
     T, variance = adm.diffusion_steps, "learned_range" if adm.learn_sigma else "fixed_large"
     schedule = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[adm.noise_schedule]
-    given = {"variance_type": variance, "beta_schedule": schedule, "timestep_spacing": "linspace"}
-    return DDPMScheduler(T, 0.1 / T, 20 / T, **given)  # betas 1e-4 to 0.02 at 1000 steps
+    betas = {"beta_start": 0.1 / T, "beta_end": 20 / T}  # 1e-4 and 0.02 at 1000 steps
+    kinds = {"beta_schedule": schedule, "variance_type": variance, "timestep_spacing": "linspace"}
+    return DDPMScheduler(T, **betas, **kinds)
 
 
 def _source(name: str, adm: ADMFlags) -> str:
