@@ -68,18 +68,15 @@ def within(name: str, value, low: float, high: float, integer: bool = False):
     """
     import torch  # here: a command that checks no tensors should not wait for it
 
-    try:
+    kinds = (torch.int64,) if integer else (torch.int64, torch.float32, torch.float64)
+    with contextlib.suppress(TypeError, RuntimeError, ValueError):
         x = torch.as_tensor(value)
-        fits = x.dtype in (torch.float32, torch.float64) and not integer
-        if not fits and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-            x, fits = x.long(), True  # uint8 would be a mask
-        fits = fits and bool(((x >= low) & (x <= high)).all())
-    except (TypeError, RuntimeError, ValueError):
-        fits = False
-    if not fits:
-        kind = "integer" if integer else "a number"
-        raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
-    return x
+        if not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            x = x.long()  # uint8 would be a mask
+        if x.dtype in kinds and ((x >= low) & (x <= high)).all():
+            return x
+    kind = "integer" if integer else "a number"
+    raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
 
 
 def increasing(name: str, values, minimum: int = 2) -> np.ndarray:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
 from reprlib import repr as shortened
 
@@ -252,8 +251,7 @@ def _listed(path: Path, labels) -> dict[str, list[Path]]:
 
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted by name."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith(IGNORED))
-    return sorted(visible, key=attrgetter("name"))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(IGNORED))
 
 
 def _is_image(file: Path) -> bool:

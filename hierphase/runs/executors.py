@@ -55,9 +55,8 @@ def open_executor(name: str, directory, workers=None, scheduler=None, slurm=None
         "--slurm": bool(slurm) and name != "slurm",
         "--workers": workers is not None and (name == "in-process" or scheduler is not None),
     }
-    for option, wrong in misplaced.items():
-        if wrong:
-            raise ValueError(f"executor {name} has no use for {option}")
+    if wrong := [option for option, is_wrong in misplaced.items() if is_wrong]:
+        raise ValueError(f"executor {name} has no use for {wrong[0]}")
     if name == "in-process":
         return contextlib.nullcontext()
     if name == "processes":

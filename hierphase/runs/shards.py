@@ -162,11 +162,10 @@ def _stored(spec: ShardSpec, path: Path, compute: Callable) -> xr.Dataset:
 
     A checksum follows the NetCDF file, where no reader looks.
     """
-    stored = read_whole(path, spec.key)
-    if stored is None:
-        dataset = compute().drop_encoding()
-        spec.experiment.check_finite(dataset, spec.parameters)
-        said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
-        files.write(results.netcdf(dataset.assign_attrs(said)), path, sealed=True)
-        stored = read_whole(path, spec.key)
-    return stored
+    if (stored := read_whole(path, spec.key)) is not None:
+        return stored
+    dataset = compute().drop_encoding()
+    spec.experiment.check_finite(dataset, spec.parameters)
+    said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
+    files.write(results.netcdf(dataset.assign_attrs(said)), path, sealed=True)
+    return read_whole(path, spec.key)
