@@ -82,8 +82,7 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple]:
         those under way too).
     """
     if executor is None:
-        for item in items:
-            yield item, _attempt(function, item)
+        yield from ((item, _attempt(function, item)) for item in items)
     elif isinstance(executor, concurrent.futures.Executor):
         with _interrupts_held_back():
             futures = {executor.submit(_attempt, function, item): item for item in items}

@@ -133,12 +133,10 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
 @contextlib.contextmanager
 def one_thread():
     """Let PyTorch compute with one CPU thread for as long as the ``with`` block lasts."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 @contextlib.contextmanager
