@@ -13,29 +13,26 @@ import pkgutil
 
 __version__ = "0.1.0"
 
-# Each public name and where it is defined, module:name.
-_PLACES = {
-    "BayesDenoiser": "rhm.bayes_denoiser:BayesDenoiser",
-    "BeliefPropagation": "rhm.belief_propagation:BeliefPropagation",
-    "EpsilonProcess": "rhm.corruption:EpsilonProcess",
-    "ForwardBackwardPipeline": "diffusion.forward_backward:ForwardBackwardPipeline",
-    "GaussianProcess": "rhm.corruption:GaussianProcess",
-    "MaskingProcess": "rhm.corruption:MaskingProcess",
-    "RandomHierarchyModel": "rhm.model:RandomHierarchyModel",
-    "calibration": "analysis.calibration:calibration",
-    "compare": "runs.comparison:compare",
-    "convert_state_dict": "diffusion.guided_diffusion:convert_state_dict",
-    "image_folder": "diffusion.image_folder:image_folder",
-    "layer_similarity": "analysis.representations:layer_similarity",
-    "load_adm": "diffusion.guided_diffusion:load_adm",
-    "load_result": "runs.results:load",
-    "meanfield": "rhm.meanfield:",
-    "measure_transition": "experiments.your_model:measure_transition",
-    "result": "experiments.registry:result",
-    "run_sweep": "experiments.registry:run_sweep",
-    "transition_time": "analysis.transition:transition_time",
+# Each module that defines public names -> these names.
+_DEFINED = {
+    "analysis.calibration": "calibration",
+    "analysis.representations": "layer_similarity",
+    "analysis.transition": "transition_time",
+    "diffusion.forward_backward": "ForwardBackwardPipeline",
+    "diffusion.guided_diffusion": "convert_state_dict load_adm",
+    "diffusion.image_folder": "image_folder",
+    "experiments.registry": "result run_sweep",
+    "experiments.your_model": "measure_transition",
+    "rhm.bayes_denoiser": "BayesDenoiser",
+    "rhm.belief_propagation": "BeliefPropagation",
+    "rhm.corruption": "EpsilonProcess GaussianProcess MaskingProcess",
+    "rhm.model": "RandomHierarchyModel",
+    "runs.comparison": "compare",
 }
-__all__ = list(_PLACES)
+# Each public name and where it is defined, module:name.
+_PLACES = {name: f"{where}:{name}" for where, names in _DEFINED.items() for name in names.split()}
+_PLACES |= {"load_result": "runs.results:load", "meanfield": "rhm.meanfield:"}
+__all__ = sorted(_PLACES)
 
 
 def __getattr__(name: str):

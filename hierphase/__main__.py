@@ -109,8 +109,7 @@ def _list():
         except ValueError as error:
             print(f"hierphase: error: {error}", file=sys.stderr)
             continue
-        _print(f"{chapter.name}: {chapter.title}")
-        _print(textwrap.indent(chapter.parameters, "    "))
+        _print(f"{name}: {chapter.title}\n{textwrap.indent(chapter.parameters, '    ')}")
         for cost in chapter.costs:
             takes = "    {time}, {memory} of memory, {disk} on disk: ".format_map(cost)
             _print(f"{takes}{chapters.command(name, cost['changes'])}")

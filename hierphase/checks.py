@@ -15,9 +15,7 @@ def positive_integer(name: str, value, minimum: int = 1, maximum: int | None = N
         ValueError: it is not an integer, smaller than ``minimum`` or larger than ``maximum``.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
+        number = operator.index(None if isinstance(value, bool) else value)
     except TypeError:
         raise ValueError(f"{name} must be an integer, got {value!r}") from None
     if number < minimum:
@@ -39,10 +37,9 @@ def fractions(name: str, value) -> np.ndarray:
     Raises:
         ValueError: not numbers, or one of them outside [0, 1].
     """
-    try:
+    array = np.asarray(None)
+    with contextlib.suppress(RuntimeError, TypeError, ValueError):  # bfloat16, gradients, ragged
         array = np.asarray(value)
-    except (RuntimeError, TypeError, ValueError):  # bfloat16, requires_grad, a ragged list
-        array = np.asarray(None)
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be a number between 0 and 1, got {value!r}")
     wrong = ~((array >= 0) & (array <= 1))
@@ -71,18 +68,15 @@ def within(name: str, value, low: float, high: float, integer: bool = False):
     """
     import torch  # here: a command that checks no tensors should not wait for it
 
-    try:
+    kinds = (torch.int64,) if integer else (torch.int64, torch.float32, torch.float64)
+    with contextlib.suppress(TypeError, RuntimeError, ValueError):
         x = torch.as_tensor(value)
-        fits = x.dtype in (torch.float32, torch.float64) and not integer
-        if not fits and not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
-            x, fits = x.long(), True  # uint8 would be a mask
-        fits = fits and bool(((x >= low) & (x <= high)).all())
-    except (TypeError, RuntimeError, ValueError):
-        fits = False
-    if not fits:
-        kind = "integer" if integer else "a number"
-        raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
-    return x
+        if not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool):
+            x = x.long()  # uint8 would be a mask
+        if x.dtype in kinds and ((x >= low) & (x <= high)).all():
+            return x
+    kind = "integer" if integer else "a number"
+    raise ValueError(f"{name} must be {kind}, {low} to {high}, got {value!r}")
 
 
 def increasing(name: str, values, minimum: int = 2) -> np.ndarray:
@@ -131,12 +125,9 @@ def check_shape(name: str, x, *axes: str | int) -> None:
     if "..." in words:
         place = words.index("...")
         words[place : place + 1] = (f"...{k}" for k in range(len(shape) - len(words) + 1))
-    sizes = {}
-    fits = len(words) == len(shape) and all(
-        size == int(word) if word.isdigit() else 0 < size == sizes.setdefault(word, size)
-        for word, size in zip(words, shape, strict=True)
-    )
-    if not fits:
+    sizes = {word: int(word) for word in words if word.isdigit()}
+    fits = [n == sizes.setdefault(word, n or 1) for word, n in zip(words, shape, strict=False)]
+    if len(words) != len(shape) or not all(fits):
         raise ValueError(f"{name} must be of shape ({wanted}), got {shape}")
 
 

@@ -34,13 +34,12 @@ def write(content: bytes, path: Path, sealed: bool = False) -> None:
     Raises:
         WriteError: says the path and the reason; what was there before is still there.
     """
-    checksum = hashlib.sha256(content).digest() if sealed else b""
     temporary = path.with_name(f".hierphase-{_HERE}-{os.getpid()}-{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
         with temporary.open("xb") as file:
-            file.writelines([content, checksum])
+            file.writelines([content, hashlib.sha256(content).digest() if sealed else b""])
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

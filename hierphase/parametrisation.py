@@ -60,8 +60,7 @@ class Parametrisation:
         if self._log_sigma:
             ratio = (4 * time).exp()
         else:
-            alpha_bar = self._scheduler.alphas_cumprod.double().cpu()
-            logs = (1 / alpha_bar - 1).log() / 2
+            logs = (1 / self._scheduler.alphas_cumprod.double().cpu() - 1).log() / 2
             ratio = torch.as_tensor(np.interp(time, np.arange(len(logs)), logs)).exp()
         alpha, sigma = (1 + ratio**2) ** -0.5, (1 + ratio**-2) ** -0.5
         if self._edm:  # scaled by c_in = (sigma^2 + sigma_data^2)^(-1/2)

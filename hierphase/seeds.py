@@ -62,9 +62,8 @@ def checked_generators(generator, n: int) -> torch.Generator | list[torch.Genera
         generator = torch.Generator()
         generator.seed()
     listed = generator if isinstance(generator, list) else [generator]
-    for entry in listed:
-        if not isinstance(entry, torch.Generator):
-            raise ValueError(f"generator must be one torch.Generator or a list, got {entry!r}")
+    if wrong := [entry for entry in listed if not isinstance(entry, torch.Generator)]:
+        raise ValueError(f"generator must be one torch.Generator or a list, got {wrong[0]!r}")
     if listed is generator and len(listed) != n:
         raise ValueError(f"generators must be a list of {n}, one a sample; got {len(listed)}")
     return generator

@@ -48,10 +48,8 @@ class ImageData:
     def __post_init__(self):
         for part in ("train", "test"):
             images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            check_shape(f"{part}_images", images, "n channels height width")
-            check_shape(f"{part}_labels", labels, len(images))
-            _check_values(f"{part}_images", images, torch.float32, -1, 1)
-            _check_values(f"{part}_labels", labels, torch.int64, 0, len(self.class_names) - 1)
+            _check(f"{part}_images", images, "n channels height width", torch.float32, -1, 1)
+            _check(f"{part}_labels", labels, len(images), torch.int64, 0, len(self.class_names) - 1)
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Up to n different training images and their labels, drawn with ``generator``."""
@@ -153,17 +151,18 @@ DATASETS |= {f"cifar10-{size}": partial(cifar10, size) for size in (8, 16, 32)}
 
 def _idx_data(dataset: str, class_names: tuple[str, ...]) -> ImageData:
     """The four files of MNIST's format, without their headers."""
-    files, parts = published.read(dataset), {}
-    for part, name in (("train", "train"), ("test", "t10k")):
-        pixels = files[f"{name}-images-idx3-ubyte"][16:].reshape(-1, 1, 28, 28)
-        labels = files[f"{name}-labels-idx1-ubyte"][8:]
-        parts[f"{part}_images"] = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
-        parts[f"{part}_labels"] = torch.from_numpy(labels.astype(np.int64))
-    return ImageData(**parts, class_names=class_names)
+    files, parts = published.read(dataset), []
+    for part in ("train", "t10k"):
+        pixels = files[f"{part}-images-idx3-ubyte"][16:].reshape(-1, 1, 28, 28)
+        labels = files[f"{part}-labels-idx1-ubyte"][8:]
+        images = torch.from_numpy(pixels.astype(np.float32)) / 127.5 - 1
+        parts += [images, torch.from_numpy(labels.astype(np.int64))]
+    return ImageData(*parts, class_names)
 
 
-def _check_values(name: str, values: torch.Tensor, dtype: torch.dtype, least: int, most: int):
-    """Raise a ValueError unless the values are of this type and within these limits."""
+def _check(name: str, values: torch.Tensor, axes, dtype: torch.dtype, least: int, most: int):
+    """Raise a ValueError unless the values are of this shape and type and within these limits."""
+    check_shape(name, values, axes)
     low, high = values.aminmax()
     if values.dtype != dtype or not least <= low <= high <= most:
         found = f"{values.dtype} from {low:g} to {high:g}"

@@ -225,8 +225,7 @@ class ForwardBackwardPipeline(DiffusionPipeline):
     def rows_by_call(self, ln_snr, num_inference_steps: int) -> Counter:
         """How many levels are under way at each call of the model: rows of it for one image."""
         starts = self._starts(None, ln_snr, num_inference_steps, False, {})
-        noisy = [start for start in starts if start.sigma > 0]
-        return Counter(call for start in noisy for call in start.run.calls_from(start.k))
+        return Counter(call for s in starts if s.sigma > 0 for call in s.run.calls_from(s.k))
 
     def _starts(self, timesteps, ln_snr, num_inference_steps, start_below, options):
         """Where each of the times or levels starts."""
@@ -282,13 +281,11 @@ class ForwardBackwardPipeline(DiffusionPipeline):
             else:
                 predicted = self.model(x[filled], t).sample
         predicted = predicted[: len(rows)].to(x.dtype)
-        channels = x.shape[1]
-        learned = learns_variance(self.scheduler)
+        channels, learned = x.shape[1], learns_variance(self.scheduler)
         if predicted.shape[1] == 2 * channels and not learned:
             predicted = predicted[:, :channels]
-        needed = len(rows), (1 + learned) * channels, *x.shape[2:]
         what = f"the model's output for {type(self.scheduler).__name__}"
-        check_shape(what, predicted, *needed)
+        check_shape(what, predicted, len(rows), (1 + learned) * channels, *x.shape[2:])
         return predicted
 
 
@@ -316,13 +313,10 @@ def _check_computed(what: str, x: torch.Tensor, n: int, t, dtype) -> None:
 def _row_generators(generator, n: int, starts: list[tuple]) -> list[list[torch.Generator]]:
     """For each start one generator an image, from the image's own and earlier equal starts."""
     generator = checked_generators(generator, n)
-    if isinstance(generator, torch.Generator):
-        generator = [generator] * n
-    numbers = (torch.randint(2**63 - 1, (), generator=g, device=g.device) for g in generator)
-    keys = list(map(int, numbers))
+    of_images = generator if isinstance(generator, list) else [generator] * n
+    keys = [int(torch.randint(2**63 - 1, (), generator=g, device=g.device)) for g in of_images]
     seen, rows = Counter(), []
     for start in starts:
-        t, *of_level = start
-        rows.append([derived_generator(key, t, seen[start], *of_level) for key in keys])
+        rows.append([derived_generator(key, start[0], seen[start], *start[1:]) for key in keys])
         seen[start] += 1
     return rows

@@ -114,8 +114,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], **flags) -> dict[str
         state_dict = {**state_dict, first: waves.flatten(1)}
     for source, of in names.items():
         for name, x in zip(of, _parts(state_dict[source], len(of), adm), strict=True):
-            x = x.reshape(wanted[name].shape)
-            converted[name] = x.to(torch.float32, copy=True).contiguous()
+            converted[name] = x.reshape_as(wanted[name]).to(torch.float32, copy=True).contiguous()
     return converted
 
 
@@ -138,6 +137,7 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             "time_embedding_type": time, "time_embedding_dim": 4 * adm.num_channels,
         }  # fmt: skip
     blocks = [attending if has else plain for has in adm.attention]
+    always = {"norm_num_groups": GROUPS, "norm_eps": 1e-5, "flip_sin_to_cos": True, "freq_shift": 0}
     with torch.device("meta"):
         return kind(
             sample_size=adm.image_size,
@@ -149,12 +149,9 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             up_block_types=tuple(block.format("Up") for block in blocks[::-1]),
             attention_head_dim=adm.heads if adm.conditioned else adm.heads[-1],
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
-            norm_num_groups=GROUPS,
-            norm_eps=1e-5,
-            flip_sin_to_cos=True,
-            freq_shift=0,
             dropout=adm.dropout,
             num_class_embeds=N_CLASSES if adm.class_cond else None,
+            **always,
             **own,
         )
 
@@ -169,9 +166,8 @@ def _scheduler(adm: ADMFlags) -> DDPMScheduler:
     T, variance = adm.diffusion_steps, "learned_range" if adm.learn_sigma else "fixed_large"
     schedule = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[adm.noise_schedule]
     betas = {"beta_start": 0.1 / T, "beta_end": 20 / T}  # 1e-4 and 0.02 at 1000 steps
-    return DDPMScheduler(
-        T, beta_schedule=schedule, **betas, variance_type=variance, timestep_spacing="linspace"
-    )
+    kinds = {"beta_schedule": schedule, "variance_type": variance, "timestep_spacing": "linspace"}
+    return DDPMScheduler(T, **betas, **kinds)
 
 
 def _source(name: str, adm: ADMFlags) -> str:
@@ -187,8 +183,7 @@ def _source(name: str, adm: ADMFlags) -> str:
         # way down the last only halves the size. Input block 0 is conv_in.
         level, i = int(level), adm.num_res_blocks if kind.endswith("samplers") else int(i)
         number = level * (adm.num_res_blocks + 1) + i + (side == "down")
-        after_attention = 1 + adm.attention[::-1][level]
-        place = {"attentions": 1, "upsamplers": after_attention}.get(kind, 0)
+        place = {"attentions": 1, "upsamplers": 1 + adm.attention[::-1][level]}.get(kind, 0)
         block = f"{'input' if side == 'down' else 'output'}_blocks.{number}.{place}"
     conv = {"conv": "op" if side == "down" else "conv"}  # of a plain change of the size
     return f"{block}.{(PARTS | conv)[part]}.{parameter}"
@@ -199,7 +194,6 @@ def _parts(stored: torch.Tensor, n: int, adm: ADMFlags) -> list[torch.Tensor]:
     if n == 1:
         return [stored]
     head = adm.head_width(len(stored) // n)
-    axis, sizes = 1, (-1, n, head)  # within a head
     if adm.use_new_attention_order:
-        axis, sizes = 0, (n, -1, head)
-    return stored.unflatten(0, sizes).unbind(axis)
+        return stored.unflatten(0, (n, -1, head)).unbind(0)
+    return stored.unflatten(0, (-1, n, head)).unbind(1)  # within a head

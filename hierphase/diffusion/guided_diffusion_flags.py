@@ -79,12 +79,11 @@ class ADMFlags:
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each resolution, from the largest feature maps to the smallest."""
-        if self.channel_mult in ("", (), []):
-            if self.image_size not in CHANNEL_MULT:
-                raise ValueError(f"no published image_size {self.image_size}: give channel_mult")
-            factors = CHANNEL_MULT[self.image_size]
-        else:
+        factors = CHANNEL_MULT.get(self.image_size)
+        if self.channel_mult not in ("", (), []):
             factors = _numbers("channel_mult", self.channel_mult, float)
+        elif factors is None:
+            raise ValueError(f"no published image_size {self.image_size}: give channel_mult")
         return tuple(int(factor * self.num_channels) for factor in factors)
 
     @property

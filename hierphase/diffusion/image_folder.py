@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
 from reprlib import repr as shortened
 
@@ -139,8 +138,6 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int, labels=Non
     path = Path(path)
     n_per_class = positive_integer("n_per_class", n_per_class)
     image_size = positive_integer("image_size", image_size, 1, MAX_SIZE)
-    if not path.is_dir():
-        raise FileNotFoundError(f"no folder of images at {path}")
     classes, rejected = _classes(path, labels)
     class_names = _class_names(path, classes)
     for name in class_names:
@@ -153,24 +150,21 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int, labels=Non
             rejected[file] = str(error)
         return file not in rejected
 
-    paths, labels = [], []
-    for label, (name, files) in enumerate(tqdm(classes.items(), desc=path.name, disable=None)):
+    paths, of_class = [], torch.arange(len(classes)).repeat_interleave(n_per_class)
+    for name, files in tqdm(classes.items(), desc=path.name, disable=None):
         chosen = list(islice(filter(usable, files), n_per_class))
         if len(chosen) < n_per_class:
             few = f"{len(chosen)} usable images, n_per_class={n_per_class} needs more"
             raise ValueError(f"class {name} of {path} has {few}; rejected: {_listing(rejected)}")
         paths += chosen
-        labels += [label] * n_per_class
     if rejected:
         number = f"{len(rejected)} files of {path} are no usable images"
         warnings.warn(f"{number}: {_listing(rejected)}", stacklevel=2)
-    return ImageFolder(tuple(paths), torch.tensor(labels), class_names, rejected, image_size)
+    return ImageFolder(tuple(paths), of_class, class_names, rejected, image_size)
 
 
 def class_sizes(path: Path | str, labels=None) -> dict[str, int]:
     """Number of images of each class of a folder by their names, as :func:`image_folder`."""
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"no folder of images at {path}")
     return {name: len(files) for name, files in _classes(Path(path), labels)[0].items()}
 
 
@@ -204,6 +198,8 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
 
 def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path, str]]:
     """Files of each class that are images by name, both sorted; and the others with the reason."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder of images at {path}")
     rejected = {}
     if labels:
         return _listed(path, labels), rejected
@@ -236,9 +232,8 @@ def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path,
 
 def _listed(path: Path, labels) -> dict[str, list[Path]]:
     """Files of each class, as a CSV says."""
-    hidden = (*IGNORED, "..")
-    files = sorted(f.relative_to(path) for f in path.rglob("*") if _is_image(f))
-    there = {f.as_posix() for f in files if not any(p.startswith(hidden) for p in f.parts)}
+    files = (f.relative_to(path) for f in path.rglob("*") if _is_image(f))
+    there = {f.as_posix() for f in files if not any(p.startswith(IGNORED) for p in f.parts)}
     with naming(labels):
         table = pd.read_csv(labels, dtype=str, keep_default_na=False)
         if not {"file", "label"} <= {*table} or table.empty:
@@ -256,8 +251,7 @@ def _listed(path: Path, labels) -> dict[str, list[Path]]:
 
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted by name."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith(IGNORED))
-    return sorted(visible, key=attrgetter("name"))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(IGNORED))
 
 
 def _is_image(file: Path) -> bool:

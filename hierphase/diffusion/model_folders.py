@@ -155,8 +155,7 @@ def _from_config(path: Path, kind: type):
             check_values(name, known, given)
         with init_empty_weights():
             made = found.from_config(config)
-        levels = getattr(made, "alphas_cumprod", None)
-        if levels is not None:
+        if (levels := getattr(made, "alphas_cumprod", None)) is not None:
             n, ends = made.config.num_train_timesteps, levels[[0, -1]].tolist()
             if len(levels) != n or not ((levels.diff() < 0).all() and 1 >= ends[0] >= ends[1] >= 0):
                 found = f"alphas_cumprod fall within [0, 1], got {len(levels)} that make it {ends}"

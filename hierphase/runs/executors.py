@@ -55,9 +55,8 @@ def open_executor(name: str, directory, workers=None, scheduler=None, slurm=None
         "--slurm": bool(slurm) and name != "slurm",
         "--workers": workers is not None and (name == "in-process" or scheduler is not None),
     }
-    for option, wrong in misplaced.items():
-        if wrong:
-            raise ValueError(f"executor {name} has no use for {option}")
+    if wrong := [option for option, is_wrong in misplaced.items() if is_wrong]:
+        raise ValueError(f"executor {name} has no use for {wrong[0]}")
     if name == "in-process":
         return contextlib.nullcontext()
     if name == "processes":
@@ -83,8 +82,7 @@ def outcomes(executor, function: Callable, items: list) -> Iterator[tuple]:
         those under way too).
     """
     if executor is None:
-        for item in items:
-            yield item, _attempt(function, item)
+        yield from ((item, _attempt(function, item)) for item in items)
     elif isinstance(executor, concurrent.futures.Executor):
         with _interrupts_held_back():
             futures = {executor.submit(_attempt, function, item): item for item in items}
@@ -173,15 +171,13 @@ def _follow_parent() -> None:
 @contextlib.contextmanager
 def _dask(workers: int | None, scheduler: str | None):
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    distributed = _import_extra("distributed")
-    with distributed.Client(scheduler, **({} if scheduler else local)) as client:
+    with _import_extra("distributed").Client(scheduler, **({} if scheduler else local)) as client:
         yield client.get_executor(pure=False)  # a shard that was lost has to be called again
 
 
 def _slurm(folder: Path, workers: int | None, options: dict):
-    submitit = _import_extra("submitit")
     try:
-        executor = submitit.SlurmExecutor(folder)
+        executor = _import_extra("submitit").SlurmExecutor(folder)
     except RuntimeError:
         raise ValueError("executor slurm needs sbatch, srun and squeue on this machine") from None
     ours = {"job_name": "hierphase", "time": 60, "array_parallelism": workers or 256}

@@ -119,10 +119,9 @@ def netcdf(dataset: xr.Dataset) -> bytes:
     """
     content = io.BytesIO()
     large = (n for n, x in dataset.variables.items() if x.nbytes > _LARGE and x.dtype.kind in "fiu")
+    encoding = {name: {"zlib": True} for name in large}
     with h5netcdf.File(content, "w") as file:
-        dataset.dump_to_store(
-            H5NetCDFStore(file), encoding={name: {"zlib": True} for name in large}
-        )
+        dataset.dump_to_store(H5NetCDFStore(file), encoding=encoding)
     return content.getvalue()
 
 

@@ -133,12 +133,10 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
 @contextlib.contextmanager
 def one_thread():
     """Let PyTorch compute with one CPU thread for as long as the ``with`` block lasts."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 @contextlib.contextmanager
@@ -162,11 +160,10 @@ def _stored(spec: ShardSpec, path: Path, compute: Callable) -> xr.Dataset:
 
     A checksum follows the NetCDF file, where no reader looks.
     """
-    stored = read_whole(path, spec.key)
-    if stored is None:
-        dataset = compute().drop_encoding()
-        spec.experiment.check_finite(dataset, spec.parameters)
-        said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
-        files.write(results.netcdf(dataset.assign_attrs(said)), path, sealed=True)
-        stored = read_whole(path, spec.key)
-    return stored
+    if (stored := read_whole(path, spec.key)) is not None:
+        return stored
+    dataset = compute().drop_encoding()
+    spec.experiment.check_finite(dataset, spec.parameters)
+    said = {"key": f"{path.name} of {spec.key}", "device": results.device()}
+    files.write(results.netcdf(dataset.assign_attrs(said)), path, sealed=True)
+    return read_whole(path, spec.key)

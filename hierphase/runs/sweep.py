@@ -7,6 +7,7 @@ at the same bits.
 """
 
 import contextlib
+import itertools
 import json
 import os
 
@@ -44,10 +45,8 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
     unit, n = computed.unit_dimensions[0], len(computed)
     if n == 0:
         raise ValueError(f"{chapter} has no {unit}s with the parameters {parameters}")
-    specs = [
-        shards.ShardSpec(experiment, parameters, start, min(start + shard_size, n), folder, key)
-        for start in range(0, n, shard_size)
-    ]
+    ranges = itertools.pairwise([*range(0, n, shard_size), n])
+    specs = [shards.ShardSpec(experiment, parameters, *ends, folder, key) for ends in ranges]
     missing = [spec for spec in specs if shards.read_whole(spec.path, key) is None]
     title, n_done = f"{chapter} {preset}", n - _count(missing)
     with tqdm(total=n, initial=n_done, desc=title, unit=unit, disable=None) as progress:
@@ -90,8 +89,7 @@ def _call(function, specs, executor, failure: str, progress: tqdm | None = None)
 
 def _ranges(specs: list[shards.ShardSpec]) -> str:
     """Units of the shards, in words."""
-    ordered = sorted(specs, key=lambda spec: spec.start)
-    ranges = ", ".join(f"{spec.start} to {spec.stop - 1}" for spec in ordered)
+    ranges = ", ".join(f"{a} to {b - 1}" for a, b in sorted((s.start, s.stop) for s in specs))
     return f"{specs[0].experiment.unit_dimensions[0]}s {ranges}"
 
 
