@@ -55,10 +55,9 @@ def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], l
             return means, variances
         children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
         rules, weights = PROBABILITY.table(rhm.rules[level], rhm.rule_weights(level + 1), mean)
-        parts = [child_messages(x, rules) for x in children]
-        weight, below, spread = math.prod(parts[0]), sum(parts[1]), sum(parts[2])
-        weight = PROBABILITY.weigh(weight, weights)
-        weight = PROBABILITY.normalise(weight)  # (n, nodes, symbols, rules)
+        messages, *parts = (child_messages(x, rules) for x in children)
+        weight = PROBABILITY.normalise(math.prod(messages + weights))  # (n, nodes, symbols, rules)
+        below, spread = map(sum, parts)
         mean = (weight * below).sum(-1)
         variance = (weight * (spread + (below - mean[..., None]).square())).sum(-1)
 
