@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import curve_fit
 
 from hierphase.analysis import bootstrap
-from hierphase.checks import check_finite, check_shape, fraction, fractions, increasing
+from hierphase.checks import check_finite, check_shape, fraction, fractions, increasing, naming
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,8 @@ def fitted_transition(times, kept, chance: float, n_resamples=300, **resampling)
         return chance + (1 - chance) / (1 + np.exp(np.clip((t - t_star) / w, -500, 500)))
 
     def fit(curve):
-        try:
+        with naming(f"no logistic curve fits {curve.round(3).tolist()}"):
             found, _ = curve_fit(fall, times, curve, p0=(start, np.ptp(times) / 20), maxfev=5000)
-        except RuntimeError as error:
-            raise ValueError(f"no logistic curve fits {curve.round(3).tolist()}: {error}") from None
         return found[0], 2 * np.log(9) * abs(found[1])
 
     def fits(curves):

@@ -310,8 +310,7 @@ def log_likelihood(noise: str, leaves: torch.Tensor, v: int, t: float, generator
         ``BeliefPropagation(...)(..., log=True)``.
     """
     if noise == "epsilon":
-        known = math.log1p((1 - t) * v / t)
-        return known * one_hot(leaves.long(), v).double()
+        return math.log1p((1 - t) * v / t) * one_hot(leaves.long(), v).double()
     if noise == "Gaussian":
         process, step = GaussianProcess(ddpm_scheduler(T), v), min(round(t * T), T - 1)
         return process.log_beliefs(process.corrupt(leaves, step, generator).double(), step)
