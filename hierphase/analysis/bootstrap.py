@@ -81,10 +81,8 @@ def percentile_estimate(value, resampled: np.ndarray, confidence: float = 0.95) 
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    if np.ndim(value) == 0:
-        value, low, high = float(value), float(low), float(high)
-    return Estimate(value, low, high)
+    ends = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return Estimate(*(x if np.ndim(x) else float(x) for x in (value, *ends)))
 
 
 def estimate_if_found(value: float, resampled: np.ndarray, confidence: float) -> Estimate | None:
@@ -115,8 +113,7 @@ def means_and_resamples(values, where=None, n_resamples=2000, seed=0, groups=Non
             images count.
     """
     values = _numbers(values)
-    where = np.ones(values.shape) if where is None else np.asarray(where, dtype=float)
-    where = fractions("where", where)
+    where = fractions("where", np.ones_like(values) if where is None else np.asarray(where, float))
     check_shape("where", where, *values.shape)
 
     def means(weights):
@@ -146,15 +143,12 @@ def median_curve(values: np.ndarray, confidence: float = 0.95, n_resamples: int 
     """Median over images at each time, with a percentile bootstrap band; see :func:`mean_curve`."""
     values = _numbers(values)
 
-    def medians(weights):
-        found = []
-        for row in values:
-            order = row.argsort()
-            below = weights[:, order].cumsum(axis=1) < len(row) * (0.5 - 1e-9)
-            found.append(row[order][below.sum(axis=1)])
-        return np.stack(found, axis=1)
+    def medians(row, weights):
+        order = row.argsort()
+        below = weights[:, order].cumsum(axis=1) < len(row) * (0.5 - 1e-9)
+        return row[order][below.sum(axis=1)]
 
-    _, resampled = bootstrap(medians, values.shape[1], n_resamples)
+    _, resampled = _by_time(medians, values, n_resamples)
     return percentile_estimate(np.median(values, axis=1), resampled, confidence)
 
 
@@ -180,16 +174,13 @@ def mode_curve(values: np.ndarray, confidence: float = 0.95, n_resamples: int = 
         raise ValueError(f"need similarities in [-1, 1], got {values.min():g} to {values.max():g}")
     grid = np.linspace(-1, 1, 401)
 
-    def modes(weights):
-        found = []
-        for row, place in zip(values, np.rint((values.clip(-1, 1) + 1) * 200), strict=True):
-            bandwidth = max(0.01, 0.9 * row.std() * len(row) ** -0.2)
-            counts = weights @ np.eye(401)[place.astype(int)]
-            density = gaussian_filter1d(counts, bandwidth * 200, axis=1, mode="reflect")
-            found.append(grid[density.argmax(axis=1)])
-        return np.stack(found, axis=1)
+    def modes(row, weights):
+        place = np.rint((row.clip(-1, 1) + 1) * 200).astype(int)
+        bandwidth = max(0.01, 0.9 * row.std() * len(row) ** -0.2)
+        density = gaussian_filter1d(weights @ np.eye(401)[place], bandwidth * 200, mode="reflect")
+        return grid[density.argmax(axis=1)]
 
-    return percentile_estimate(*bootstrap(modes, values.shape[1], n_resamples), confidence)
+    return percentile_estimate(*_by_time(modes, values, n_resamples), confidence)
 
 
 def function_of_mean(function: Callable, values, confidence=0.95, n_resamples=500) -> Estimate:
@@ -215,6 +206,15 @@ def resampled_function(function: Callable, values, n_resamples=2000, seed=0) -> 
         return function(np.tensordot(weights, values, axes=1) / len(values))
 
     return bootstrap(of_means, len(values), n_resamples, seed)
+
+
+def _by_time(statistic: Callable, values: np.ndarray, n_resamples: int) -> tuple:
+    """:func:`bootstrap` of a statistic of the numbers (n,) at each time and weights (k, n)."""
+
+    def of_times(weights):
+        return np.stack([statistic(row, weights) for row in values], axis=1)
+
+    return bootstrap(of_times, values.shape[1], n_resamples)
 
 
 def _numbers(values) -> np.ndarray:

@@ -86,12 +86,10 @@ def collapse_spread(x, y, sizes, nu: float, kappa: float, reach: float) -> float
     _check_positive(y=np.asarray(y), sizes=np.asarray(sizes), nu=np.asarray(nu))
     x, sizes = np.asarray(x), np.asarray(sizes, dtype=float)[:, None]
     scaled_x, logs = x * sizes ** (1 / nu), np.log(y * sizes**-kappa)
-    inside, squares = abs(x) <= reach, []
+    inside, pairs = abs(x) <= reach, permutations(range(len(sizes)), 2)
     curves = [PchipInterpolator(*xy, extrapolate=False) for xy in zip(scaled_x, logs, strict=True)]
-    for a, b in permutations(range(len(curves)), 2):
-        # NaN beyond the ends of curve b
-        squares.append((logs[a, inside] - curves[b](scaled_x[a, inside])) ** 2)
-    squares = np.array(squares)
+    # NaN beyond the ends of curve b
+    squares = np.array([(logs[a, inside] - curves[b](scaled_x[a, inside])) ** 2 for a, b in pairs])
     return float(np.sqrt(np.nanmean(squares))) if np.isfinite(squares).any() else np.inf
 
 
@@ -107,8 +105,7 @@ def best_collapse(x, y, sizes, reach: float, start=(1.5, 1.0)) -> tuple[float, f
     """
 
     def spread(exponents):
-        nu, kappa = exponents
-        return collapse_spread(x, y, sizes, nu, kappa, reach) if nu > 0.2 else np.inf
+        return collapse_spread(x, y, sizes, *exponents, reach) if exponents[0] > 0.2 else np.inf
 
     found = minimize(spread, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7})
     if not found.success or not np.isfinite(found.fun):

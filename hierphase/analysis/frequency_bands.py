@@ -1,10 +1,7 @@
 """What two images share at each spatial scale: similarity per frequency band."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hierphase.checks import check_finite, positive_integer
 
@@ -28,8 +25,8 @@ def frequency_bands(images: Tensor, n_bands: int) -> Tensor:
     """
     side = min(images.shape[-2:])
     n_bands = positive_integer(f"n_bands at side {side}", n_bands, 1, max_bands(side))
-    blurred = [images, *(_blurred(images, 2.0**b) for b in range(n_bands - 1))]
-    return torch.stack([*(a - b for a, b in pairwise(blurred)), blurred[-1]])
+    blurred = torch.stack([images, *(_blurred(images, 2.0**b) for b in range(n_bands - 1))])
+    return torch.cat([blurred[:-1] - blurred[1:], blurred[-1:]])
 
 
 def max_bands(side: int) -> int:
@@ -68,6 +65,6 @@ def _blurred(images: Tensor, sigma: float) -> Tensor:
     kernel = (-x.square() / (2 * sigma**2)).exp()
     kernel = kernel / kernel.sum()
     flat = images.reshape(-1, 1, *images.shape[-2:])
-    flat = functional.pad(flat, (radius,) * 4, mode="reflect")
-    flat = functional.conv2d(flat, kernel.view(1, 1, 1, -1))
-    return functional.conv2d(flat, kernel.view(1, 1, -1, 1)).reshape(images.shape)
+    flat = torch.nn.functional.pad(flat, (radius,) * 4, mode="reflect")
+    flat = torch.conv2d(flat, kernel.view(1, 1, 1, -1))
+    return torch.conv2d(flat, kernel.view(1, 1, -1, 1)).reshape(images.shape)

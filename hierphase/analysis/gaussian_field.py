@@ -101,8 +101,7 @@ def spectral_exponent(images: np.ndarray) -> float:
     power = (abs(np.fft.fft2(images - images.mean(axis=0))) ** 2).mean(axis=0)
     frequency = np.fft.fftfreq(side, 1 / side)
     length = np.hypot(frequency[:, None], frequency)
-    ring = np.rint(length)
-    rings = [ring == k for k in range(1, side // 2 + 1)]
+    rings = [np.rint(length) == k for k in range(1, side // 2 + 1)]
 
     def mean(values):
         return [np.exp(np.log(values[inside]).mean()) for inside in rings]

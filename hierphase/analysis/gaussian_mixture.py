@@ -65,9 +65,8 @@ class GaussianMixture:
         self.means = torch.from_numpy(np.asarray(means, dtype=float))
         check_finite("means", self.means)
         K, d = len(self.means), self.means[0].numel()
-        if not isinstance(covariances, tuple):
-            covariances = _principal_axes(covariances, K, d)
-        variances, axes, rest = covariances
+        full = not isinstance(covariances, tuple)
+        variances, axes, rest = _principal_axes(covariances, K, d) if full else covariances
         self.variances, self.rest = variances.expand(K, -1), rest.expand(K)
         self.axes = axes.mT.contiguous().mT  # all axes of all components: the rows of one matrix
         self.owners = torch.arange(K) if owners is None else torch.as_tensor(owners)

@@ -3,19 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from hierphase.checks import check_finite, check_known, check_shape, positive_integer
 
 
 @torch.no_grad()
-def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str, Tensor]:
+def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str, torch.Tensor]:
     """Outputs of several named modules, recorded in one pass of the model over the images.
 
     Args:
@@ -33,7 +32,7 @@ def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str
             row per image, or not finite.
     """
     batch_size = positive_integer("batch_size", batch_size)
-    if not isinstance(images, Tensor):
+    if not isinstance(images, torch.Tensor):
         raise ValueError(f"images must be a tensor, got {type(images).__name__}")
     modules = dict(model.named_modules())
     for name in names:
@@ -55,7 +54,7 @@ def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str
                 found = f"{images.dtype} of shape {tuple(batch.shape)}"
                 raise ValueError(f"the model cannot take images, {found}: {error}") from error
     for name, outputs in recorded.items():
-        rows = [len(output) for output in outputs if isinstance(output, Tensor)]
+        rows = [len(output) for output in outputs if isinstance(output, torch.Tensor)]
         if rows != [len(batch) for batch in images.split(batch_size)]:
             raise ValueError(f"module {name!r} does not give one tensor with a row per image")
         for output in outputs:
@@ -63,8 +62,7 @@ def activations(model, images, names: Sequence[str], batch_size=256) -> dict[str
     return {name: torch.cat(outputs) for name, outputs in recorded.items()}
 
 
-@dataclass(frozen=True)
-class Standardiser:
+class Standardiser(NamedTuple):
     """Mean and standard deviation of one layer over a reference set.
 
     Per channel for maps (over images and positions), per feature for vectors; a constant channel
@@ -75,10 +73,10 @@ class Standardiser:
         std: (channels,), the standard deviation.
     """
 
-    mean: Tensor
-    std: Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
-    def __call__(self, layer: Tensor, uncentred: bool = False) -> Tensor:
+    def __call__(self, layer: torch.Tensor, uncentred: bool = False) -> torch.Tensor:
         """Standardised and flattened: (n, channels, ...) -> (n, features).
 
         Args:
@@ -90,10 +88,9 @@ class Standardiser:
             ValueError: not of as many channels as the statistics.
         """
         check_shape("activations", layer, "n", len(self.mean), "...")
-        shape = (-1, *[1] * (layer.ndim - 2))
         scale = torch.hypot(self.mean, self.std) if uncentred else self.std
         scale = torch.where(self.std > 0, scale, 1.0)
-        return ((layer - self.mean.view(shape)) / scale.view(shape)).flatten(1)
+        return ((layer.movedim(1, -1) - self.mean) / scale).movedim(-1, 1).flatten(1)
 
 
 Scales = Mapping[str, Standardiser]
@@ -109,7 +106,7 @@ class Moments:
     def __init__(self):
         self.count, self.mean, self.squares = 0, 0.0, 0.0
 
-    def update(self, layer: Tensor) -> None:
+    def update(self, layer: torch.Tensor) -> None:
         """Add activations (n, channels, ...).
 
         Raises:
@@ -121,8 +118,7 @@ class Moments:
         squares = (channels - mean[:, None]).square().sum(dim=1)
         shift, total = mean - self.mean, self.count + count
         self.squares = self.squares + squares + shift.square() * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
+        self.mean, self.count = self.mean + shift * (count / total), total
 
     def standardiser(self) -> Standardiser:
         """The statistics so far, in float32.
@@ -132,11 +128,10 @@ class Moments:
         """
         if self.count < 2:
             raise ValueError(f"need at least 2 activations per channel, got {self.count}")
-        std = (self.squares / self.count).sqrt()
-        return Standardiser(self.mean.float(), std.float())
+        return Standardiser(self.mean.float(), (self.squares / self.count).sqrt().float())
 
 
-def fit_standardisers(model, batches: Iterable[Tensor], names) -> dict[str, Standardiser]:
+def fit_standardisers(model, batches: Iterable[torch.Tensor], names) -> dict[str, Standardiser]:
     """Statistics of several layers over a reference set, in one pass, batch by batch.
 
     Args:
@@ -173,8 +168,7 @@ def from_dataset(statistics: xr.Dataset, device=None) -> dict[str, Standardiser]
     return dict(zip(channels, map(Standardiser, *parts), strict=True))
 
 
-@dataclass(frozen=True)
-class LayerSimilarity:
+class LayerSimilarity(NamedTuple):
     """How similar x_0 and x̂0(t) are in each layer.
 
     Attributes:
@@ -185,9 +179,9 @@ class LayerSimilarity:
             about sqrt(2) for unrelated images.
     """
 
-    cosine: Tensor
-    uncentred: Tensor
-    distance: Tensor
+    cosine: torch.Tensor
+    uncentred: torch.Tensor
+    distance: torch.Tensor
 
 
 def layer_similarity(model, x0, samples, scales: Scales, batch_size: int = 64) -> LayerSimilarity:

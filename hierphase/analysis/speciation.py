@@ -6,7 +6,6 @@ Levels are :math:`\ln \mathrm{SNR} = \ln \bar\alpha / (1 - \bar\alpha)` of
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hierphase.checks import check_finite, check_shape
 
@@ -19,7 +18,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def largest_variance(images: Tensor) -> float:
+def largest_variance(images: torch.Tensor) -> float:
     """Largest eigenvalue of the covariance of images (n, ...), n > 1."""
     rows = images.flatten(1)
     check_finite("images", rows)
@@ -27,7 +26,7 @@ def largest_variance(images: Tensor) -> float:
     return torch.linalg.eigvalsh(covariance.double())[-1].item()
 
 
-def pair_variances(images: Tensor, labels: Tensor) -> Tensor:
+def pair_variances(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     r"""What :func:`largest_variance` is of two classes of which nothing but the means is kept.
 
     The covariance of two equally likely points :math:`\mu_a` and :math:`\mu_b` has one eigenvalue

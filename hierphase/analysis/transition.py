@@ -1,16 +1,15 @@
 """Where the class changes: the time t* of the transition and its width, and where layers cross."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import curve_fit
 
 from hierphase.analysis import bootstrap
-from hierphase.checks import check_finite, check_shape, fraction, fractions, increasing
+from hierphase.checks import check_finite, check_shape, fraction, fractions, increasing, naming
 
 
-@dataclass(frozen=True)
-class Transition:
+class Transition(NamedTuple):
     """Where the class goes, and over how long.
 
     Attributes:
@@ -40,8 +39,8 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
     check_shape("curves", curves, "...", len(times))
     falls = (curves[..., :-1] > level) & (curves[..., 1:] <= level)
     after = falls.argmax(axis=-1) + 1
-    high = np.take_along_axis(curves, after[..., None] - 1, axis=-1)[..., 0]
-    low = np.take_along_axis(curves, after[..., None], axis=-1)[..., 0]
+    pairs = np.take_along_axis(curves, after[..., None] + [-1, 0], axis=-1)
+    high, low = np.moveaxis(pairs, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         fraction = (high - level) / (high - low)
     crossing = times[after - 1] + fraction * (times[after] - times[after - 1])
@@ -101,10 +100,8 @@ def fitted_transition(times, kept, chance: float, n_resamples=300, **resampling)
         return chance + (1 - chance) / (1 + np.exp(np.clip((t - t_star) / w, -500, 500)))
 
     def fit(curve):
-        try:
+        with naming(f"no logistic curve fits {curve.round(3).tolist()}"):
             found, _ = curve_fit(fall, times, curve, p0=(start, np.ptp(times) / 20), maxfev=5000)
-        except RuntimeError as error:
-            raise ValueError(f"no logistic curve fits {curve.round(3).tolist()}: {error}") from None
         return found[0], 2 * np.log(9) * abs(found[1])
 
     def fits(curves):
@@ -160,10 +157,9 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
     Raises:
         ValueError: no images of a kind, or a class that is NaN.
     """
-    kinds = np.asarray(before), np.asarray(after)
-    for kind in kinds:
-        check_finite("classes", kind, "n")
-    return float((kinds[0][:, None] == kinds[1]).mean())
+    for kind in (before, after):
+        check_finite("classes", np.asarray(kind), "n")
+    return float(np.equal.outer(before, after).mean())
 
 
 def width_from_draws(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate:

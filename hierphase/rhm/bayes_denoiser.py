@@ -53,8 +53,7 @@ class BayesDenoiser:
             ValueError: wrong shape, dtype, or t out of range.
         """
         check_tensor("x_t", x_t, "float32 or float64", "n", self.bp.rhm.v, self.bp.rhm.d)
-        level = self.parametrisation.level(t)
-        alpha, sigma = (part.reshape(-1, 1, 1).to(x_t.device) for part in level)
+        alpha, sigma = (x.reshape(-1, 1, 1).to(x_t.device) for x in self.parametrisation.level(t))
         log_beliefs = (x_t * (alpha / sigma**2).to(x_t.dtype)).mT
         x_0 = self.bp(log_beliefs, log=True).marginals[0].mT
         return UNet2DOutput(sample=self.parametrisation.prediction(x_t, x_0, alpha, sigma))

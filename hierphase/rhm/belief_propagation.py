@@ -120,11 +120,7 @@ class Posterior:
         self._safe = torch.finfo(beliefs.dtype).tiny ** (1 / 3)
 
         largest = beliefs.amax(-1, keepdim=True)
-        if log:
-            largest = largest.clamp(min=torch.finfo(beliefs.dtype).min)
-            leaf_up, log_largest = (beliefs - largest).exp(), largest
-        else:
-            leaf_up, log_largest = beliefs / torch.where(largest > 0, largest, 1), largest.log()
+        leaf_up = LOGARITHM.exponential(beliefs) if log else PROBABILITY.over(beliefs, largest)
         self._up, scales = engine.upward(leaf_up, self._rules)
         self._unsafe = ~(scales.amin(1) >= self._safe)
         # log probability of any one tree: its class and a rule at each of its inner nodes, but for
@@ -138,12 +134,12 @@ class Posterior:
             up, scales = self._upward_log(self._unsafe)
             exact = log_prior + LOGARITHM.plus(up[-1][:, 0])
             evidence[self._unsafe] = exact + scales.sum(1)
-            impossible = (evidence == -torch.inf).nonzero().flatten().tolist()
-            if impossible:
+            if impossible := (evidence == -torch.inf).nonzero().flatten().tolist():
                 zero = f"sample {impossible[0]} has probability zero under the model"
                 why = "no data that the rules can produce agree with its beliefs"
                 raise ValueError(f"{zero}, one of {len(impossible)}: {why}")
-        self.log_evidence = (evidence + log_largest.double().sum((1, 2))).to(beliefs.dtype)
+        log_largest = (largest if log else largest.log()).double()
+        self.log_evidence = (evidence + log_largest.sum((1, 2))).to(beliefs.dtype)
 
     @cached_property
     @one_thread()
@@ -224,8 +220,7 @@ class Posterior:
         if unsafe.any():
             up, _ = self._upward_log(unsafe)
             uniform = [u[:, unsafe].double() for u in uniform]
-            tables = self._tables(LOGARITHM, up[0])
-            samples_log, _ = _descend(LOGARITHM, up, tables, uniform)
+            samples_log, _ = _descend(LOGARITHM, up, self._tables(LOGARITHM, up[0]), uniform)
             for ours, exact in zip(samples, samples_log, strict=True):
                 ours[:, unsafe] = exact
         return samples
@@ -239,8 +234,7 @@ class Posterior:
         beliefs = self._beliefs[which].double()
         beliefs = beliefs if self._log else beliefs.log()
         relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
-        possible = relative >= -_LARGEST_SUM / self.rhm.d
-        relative = torch.where(possible, relative, -torch.inf)
+        relative[relative < -_LARGEST_SUM / self.rhm.d] = -torch.inf
         return LOGARITHM.upward(relative, self._tables(LOGARITHM, relative))
 
 

@@ -39,16 +39,19 @@ class SumProduct:
         return message
 
     def table(self, rules, weights, like):
-        """Rules (symbols, m, s) of a level and weights (m,) or None, as the steps take them."""
-        weights = None if weights is None else self._number(weights).to(like)
-        return rules.to(like.device), weights
+        """Rules (symbols, m, s) of a level and weights (m,) or None, as the steps take them.
 
-    def weigh(self, message, weights):
-        """Multiply messages (..., m) by the weights (m,) of the rules, or by 1 if None."""
-        return message if weights is None else self._times(message, weights)
+        That is the weights in a list, which is empty for None: each is one more factor of messages.
+        """
+        factors = [] if weights is None else [self._number(weights).to(like)]
+        return rules.to(like.device), factors
 
     def upward(self, leaf_up, tables):
-        """Upward messages of all levels, and what was taken out of them.
+        r"""Upward messages of all levels, and what was taken out of them.
+
+        :math:`\nu_\uparrow(y) = \sum_{y \to (x_1 \dots x_s)} w \prod_i \nu_\uparrow(x_i)`,
+        w the weight of the rule. Each is scaled to a largest entry of 1 (all zero where no rule is
+        possible); that largest entry before scaling is its scale.
 
         Args:
             leaf_up: (n, d, v).
@@ -60,13 +63,17 @@ class SumProduct:
         up, scales = [leaf_up], []
         for rules, weights in tables:
             children = up[-1].unflatten(1, (-1, rules.shape[-1]))
-            message, scale = self.up_level(children, rules, weights)
-            up.append(message)
-            scales.append(scale)
+            total = self.plus(reduce(self._times, child_messages(children, rules) + weights))
+            scales.append(total.amax(-1))
+            up.append(self.over(total, scales[-1][..., None]))
         return up, torch.cat(scales, 1)
 
     def downward(self, up, tables):
-        """Marginals of all levels.
+        r"""Marginals of all levels, from the messages down to all children of each.
+
+        .. math::
+            \nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} w\, \nu_\downarrow(y)
+            \prod_{j \neq i} \nu_\uparrow(x_j)
 
         Args:
             up: upward messages, as :meth:`upward` gives them.
@@ -74,64 +81,23 @@ class SumProduct:
 
         Returns:
             marginals, L+1 tensors (n, nodes, symbols), and the smallest overlap of down and up
-            messages, (n,).
+            messages, (n,): the sum of down times up, the largest entry of each 1.
         """
         marginals, down, lowest = [self.normalise(up[-1])], torch.full_like(up[-1], self.unit), []
         for level in range(len(tables) - 1, -1, -1):
-            children = up[level].unflatten(1, (-1, tables[level][0].shape[-1]))
-            down, marginal, overlap = self.down_level(down, children, *tables[level])
-            down = down.flatten(1, 2)
-            marginals.insert(0, marginal.flatten(1, 2))
-            lowest.append(overlap.flatten(1).amin(1))
+            rules, weights = tables[level]
+            children = up[level].unflatten(1, (-1, rules.shape[-1]))
+            factors, out = child_messages(children, rules), []
+            parent = reduce(self._times, [down[..., None].expand_as(factors[0]), *weights])
+            for i in range(len(factors)):
+                weight = reduce(self._times, [parent, *factors[:i], *factors[i + 1 :]]).flatten(2)
+                out.append(self.scatter(weight, rules[..., i].flatten(), children.shape[-1]))
+            out = torch.stack(out, 2)
+            out = self.over(out, out.amax(-1, keepdim=True))
+            down, joint = out.flatten(1, 2), self._times(out, children)
+            marginals.insert(0, self.normalise(joint).flatten(1, 2))
+            lowest.append(self.plus(joint).flatten(1).amin(1))
         return marginals, torch.stack(lowest).amin(0)
-
-    def up_level(self, children, rules, weights):
-        r"""Upward messages to all parents of one level.
-
-        :math:`\nu_\uparrow(y) = \sum_{y \to (x_1 \dots x_s)} w \prod_i \nu_\uparrow(x_i)`,
-        w the weight of the rule.
-
-        Args:
-            children: (n, nodes, s, v) upward messages of the children.
-            rules: (symbols, m, s).
-            weights: (m,), or None where all are 1.
-
-        Returns:
-            messages (n, nodes, symbols), each scaled to a largest entry of 1 (all zero where no
-            rule is possible), and that largest entry before scaling, (n, nodes).
-        """
-        product = reduce(self._times, child_messages(children, rules))
-        total = self.plus(self.weigh(product, weights))
-        scale = total.amax(-1)
-        return self.over(total, scale[..., None]), scale
-
-    def down_level(self, down, children, rules, weights):
-        r"""Downward messages to all children of one level.
-
-        .. math::
-            \nu_\downarrow(x_i) = \sum_{y \to (\dots x_i \dots)} w\, \nu_\downarrow(y)
-            \prod_{j \neq i} \nu_\uparrow(x_j)
-
-        Args:
-            down: (n, nodes, symbols) downward messages of the parents.
-            children: (n, nodes, s, v) upward messages of the children.
-            rules: (symbols, m, s).
-            weights: (m,), or None where all are 1.
-
-        Returns:
-            downward messages of the children (n, nodes, s, v); their marginals, same shape; overlap
-            (n, nodes, s), the sum of down times up, the largest entry of each 1.
-        """
-        factors = child_messages(children, rules)
-        parent = self.weigh(down[..., None].expand_as(factors[0]), weights)
-        out = []
-        for i in range(len(factors)):
-            weight = reduce(self._times, [parent, *factors[:i], *factors[i + 1 :]])
-            out.append(self.scatter(weight.flatten(2), rules[..., i].flatten(), children.shape[-1]))
-        out = torch.stack(out, 2)
-        out = self.over(out, out.amax(-1, keepdim=True))
-        joint = self._times(out, children)
-        return out, self.normalise(joint), self.plus(joint)
 
     def choose_level(self, symbols, children, rules, weights, uniform):
         """Draw, for every node of known symbol, one of its rules with weight w prod_i up(x_i).
@@ -140,7 +106,7 @@ class SumProduct:
             symbols: (k, n, nodes) symbols of the parents.
             children: (n, nodes, s, v) upward messages of the children.
             rules: (symbols, m, s).
-            weights: (m,), or None where all are 1.
+            weights: [(m,)], or nothing where all are 1.
             uniform: (k, n, nodes) numbers in [0, 1), one a draw.
 
         Returns:
@@ -148,7 +114,7 @@ class SumProduct:
         """
         candidates = rules[symbols]  # (k, n, nodes, m, s)
         up = children[None, :, :, None].take_along_dim(candidates[..., None], -1)[..., 0]
-        weight = self.weigh(reduce(self._times, up.unbind(-1)), weights)
+        weight = reduce(self._times, [*up.unbind(-1), *weights])
         choice = choose(self.normalise(weight), uniform)[..., None, None]
         return candidates.take_along_dim(choice, -2).squeeze(-2), self.plus(weight)
 

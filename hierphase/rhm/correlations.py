@@ -55,10 +55,9 @@ def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], l
             return means, variances
         children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
         rules, weights = PROBABILITY.table(rhm.rules[level], rhm.rule_weights(level + 1), mean)
-        parts = [child_messages(x, rules) for x in children]
-        weight, below, spread = math.prod(parts[0]), sum(parts[1]), sum(parts[2])
-        weight = PROBABILITY.weigh(weight, weights)
-        weight = PROBABILITY.normalise(weight)  # (n, nodes, symbols, rules)
+        messages, *parts = (child_messages(x, rules) for x in children)
+        weight = PROBABILITY.normalise(math.prod(messages + weights))  # (n, nodes, symbols, rules)
+        below, spread = map(sum, parts)
         mean = (weight * below).sum(-1)
         variance = (weight * (spread + (below - mean[..., None]).square())).sum(-1)
 
@@ -122,22 +121,20 @@ def leaf_covariance(rhm: RandomHierarchyModel) -> np.ndarray:
     nothing = torch.ones(1, rhm.d, rhm.v, dtype=torch.float64)
     prior = [shares[0] for shares in BeliefPropagation(rhm)(nothing).marginals]
     below = torch.eye(rhm.v, dtype=torch.float64)[:, None]  # P(leaf | symbol above it)
-    second = torch.block_diag(*map(torch.diag, prior[0]))
-    second = second.view(rhm.d, rhm.v, rhm.d, rhm.v)
+    mean = prior[0].flatten()
+    second = mean.diag().view(rhm.d, rhm.v, rhm.d, rhm.v)
     for level, rules in enumerate(rhm.rules, 1):
         likely, size = rhm.rule_probabilities(level), below.shape[1]
         places = [slice(start, start + size) for start in range(0, rhm.d, size)]
-        for node, own in enumerate(prior[level]):
+        for node, chance in enumerate(prior[level][..., None] * likely):
             leaves = places[node * rhm.s :]
             for i, j in permutations(range(rhm.s), 2):  # leaves whose paths meet at this node
                 pair = torch.zeros(rhm.v, rhm.v, dtype=torch.float64)
-                chance = own[:, None] * likely
                 pair.index_put_((rules[..., i], rules[..., j]), chance, accumulate=True)
                 block = torch.einsum("xav,xy,ybw->avbw", below, pair, below)
                 second[leaves[i], :, leaves[j]] = block
         parts = [torch.einsum("r,yrav->yav", likely, below[part]) for part in rules.unbind(-1)]
         below = torch.cat(parts, 1)
-    mean = prior[0].flatten()
     return (second.reshape(len(mean), -1) - torch.outer(mean, mean)).numpy()
 
 

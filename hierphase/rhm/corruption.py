@@ -27,7 +27,7 @@ def ddpm_scheduler(T: int = 1000) -> DDPMScheduler:
 
 
 def encode(leaves: torch.Tensor, v: int) -> torch.Tensor:
-    """One-hot code (n, v, d), float32, of leaves (n, d)."""
+    """One-hot code (n, v, d), float32, of leaves (n, d); of -1 for v, of as many as they show."""
     return one_hot(leaves.long(), v).mT.float()
 
 
@@ -132,9 +132,8 @@ class GaussianProcess:
             ValueError: t or leaves out of range, or a list of other than n generators.
         """
         check_symbols("leaves", leaves, self.v or torch.inf, "n d")
-        v = int(leaves.max()) + 1 if self.v is None else self.v
         alpha_bar = _per_sample(self.alpha_bar(t), len(leaves)).to(leaves.device)
-        x_0 = encode(leaves, v)
+        x_0 = encode(leaves, self.v or -1)
         noise = drawn(torch.randn, x_0.shape, generator).to(x_0.device)
         return alpha_bar.sqrt().float() * x_0 + (1 - alpha_bar).sqrt().float() * noise
 
@@ -310,8 +309,7 @@ def log_likelihood(noise: str, leaves: torch.Tensor, v: int, t: float, generator
         ``BeliefPropagation(...)(..., log=True)``.
     """
     if noise == "epsilon":
-        known = math.log1p((1 - t) * v / t)
-        return known * one_hot(leaves.long(), v).double()
+        return math.log1p((1 - t) * v / t) * one_hot(leaves.long(), v).double()
     if noise == "Gaussian":
         process, step = GaussianProcess(ddpm_scheduler(T), v), min(round(t * T), T - 1)
         return process.log_beliefs(process.corrupt(leaves, step, generator).double(), step)

@@ -19,8 +19,6 @@ Example:
     None
 """
 
-import operator
-
 import numpy as np
 from scipy.optimize import brentq
 
@@ -134,7 +132,7 @@ def leaf_belief(epsilon, v):
     return 1 - checks.fractions("epsilon", epsilon) * (1 - 1 / v)
 
 
-def beliefs(p_0, v, m, s, L, n_classes=None, power=operator.pow, share=None):
+def beliefs(p_0, v, m, s, L, n_classes=None, power=pow, share=None):
     r"""Upward beliefs p and downward beliefs q of all levels, from the belief p_0 in the leaves.
 
     With :math:`\pi` the probability of the true rule of a node that has n symbols to choose from,
@@ -276,12 +274,10 @@ def correlation(epsilon, v, m, s, L) -> np.ndarray:
     Returns:
         Array (L+1,); index k for tree distance k, index 0 the variance of sigma.
     """
-    v, m, s = checks.tree_sizes(v, m, s)
-    p, q = beliefs(leaf_belief(checks.fraction("epsilon", epsilon), v), v, m, s, L)
+    sizes = v, m, s = checks.tree_sizes(v, m, s)
+    p, q = beliefs(leaf_belief(checks.fraction("epsilon", epsilon), v), *sizes, L)
     if max(p[0], q[0]) > 1 - 1e-12:
-        raise ValueError(
-            f"epsilon must be above 0, where leaves of {v, m, s} change, got {epsilon}"
-        )
+        raise ValueError(f"epsilon must be above 0, where leaves of {sizes} change, got {epsilon}")
     right, wrong = p[0] * q[0], (1 - p[0]) * (1 - q[0]) / (v - 1)
     variance = 4 * right * wrong / (right + wrong) ** 2
     # The covariance of two states is the determinant of their joint weights, W11 W00 - W10^2 =

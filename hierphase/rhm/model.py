@@ -63,7 +63,7 @@ class RandomHierarchyModel:
     n_classes: int | None = None
     seed: int = 0
     zipf: float = 0.0
-    rules: list[torch.Tensor] = field(init=False, repr=False, compare=False)
+    rules: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         v, s = (checks.positive_integer(name, getattr(self, name), minimum=2) for name in "vs")
@@ -79,9 +79,7 @@ class RandomHierarchyModel:
         n_bytes = 8 * sum(every) * max(v, n_classes) * s
         checks.check_memory(n_bytes, "rules", v=v, m=m, s=s, L=depth)
         seed = checks.positive_integer("seed", self.seed, minimum=0)
-        sizes = dict(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed, zipf=float(zipf))
-        for name, value in (sizes | {"rules": []}).items():
-            object.__setattr__(self, name, value)
+        vars(self).update(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed, zipf=float(zipf))
         rng = np.random.default_rng((_RULES, seed))
         for level, m in enumerate(every, 1):
             codes = rng.choice(v**s, size=(self.n_symbols(level), m, 1), replace=False)
@@ -108,7 +106,7 @@ class RandomHierarchyModel:
             label: the class, 0 to n_classes - 1.
         """
         alone = replace(self, n_classes=1)
-        object.__setattr__(alone, "rules", [*self.rules[:-1], self.rules[-1][[label]]])
+        alone.rules[:] = [*self.rules[:-1], self.rules[-1][[label]]]
         return alone
 
     def rule_weights(self, level: int) -> torch.Tensor | None:

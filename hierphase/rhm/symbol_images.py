@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from hierphase.checks import check_finite, check_shape, fractions
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -278,7 +277,7 @@ def tree_images(
         raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
     rhm = RandomHierarchyModel(v=10, m=m, s=4, L=L, n_classes=10, seed=seed)
     colours = 0.5 * torch.randn(rhm.v, 3, 4, 4, generator=derived_generator(seed, 0))
-    colours = avg_pool2d(colours, coarse)
+    colours = torch.nn.functional.avg_pool2d(colours, coarse)
     middles = torch.special.ndtri(torch.arange(0.1, 1, 0.2)) if contrast else torch.zeros(1)
     contrasts = (contrast * middles).exp().view(1, -1, 1, 1, 1, 1, 1)
     means = (contrasts * colours).expand(-1, -1, rhm.d, -1, -1, -1, -1)
