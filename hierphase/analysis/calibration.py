@@ -5,6 +5,8 @@ import torch
 from hierphase.analysis import bootstrap
 from hierphase.checks import check_finite, positive_integer
 
+FAR = 0.5  # by which a level of ln SNR may be off the one asked for; a sampler has but its steps
+
 
 def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=None, **options):
     r"""Compare x̂0 with x_0 in how well each explains the x_t that it was drawn back from.
@@ -24,7 +26,7 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
     Args:
         pipeline: a :class:`~hierphase.diffusion.forward_backward.ForwardBackwardPipeline`.
         images: (n, ...) x_0 that the denoiser has not seen, float32, n > 1.
-        ln_snr: levels (k,), finite.
+        ln_snr: levels (k,), finite; each is taken at the sampler's nearest step.
         num_inference_steps: of the whole way.
         generator: one generator, or a list of n, one an image. None draws a fresh seed.
         options: more of the pipeline's call.
@@ -34,7 +36,8 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
         number of an image, in nats, with its 95% interval over images.
 
     Raises:
-        ValueError: no levels, one that is not finite, a single image, or as the pipeline's call.
+        ValueError: no levels, one that is not finite, further than .5 from a step of the
+            sampler, a single image, or as the pipeline's call.
 
     Example:
         >>> from hierphase import BayesDenoiser, BeliefPropagation, ForwardBackwardPipeline
@@ -50,6 +53,9 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
     check_finite("ln_snr", torch.as_tensor(ln_snr), "k")
     positive_integer("the number of images", len(images), minimum=2)
     found = pipeline(images, None, num_inference_steps, generator, ln_snr=ln_snr, **options)
+    if (off := (found.ln_snr.cpu() - torch.as_tensor(ln_snr)).abs().max()) > FAR:
+        levels = f"levels taken are {[round(x, 2) for x in found.ln_snr.tolist()]}"
+        raise ValueError(f"ln_snr is off by {off:.2g}, {levels}: take others or more steps")
     gains = explained(found, images).numpy()
     return [bootstrap.function_of_mean(lambda mean: mean, gain) for gain in gains]
 

@@ -189,7 +189,8 @@ def width_from_draws(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimat
         2.3 (2.2 to 2.3)
     """
     check_shape("kept flags", kept, len(increasing("ln_snr", ln_snr)), "n")
-    k = (np.asarray(kept) - chance) / (1 - np.asarray(chance))
+    chance = fractions("chance", chance)
+    k = (fractions("kept flags", np.asarray(kept, dtype=float)) - chance) / (1 - chance)
     products = k[1:] * (1 - k[:-1]) + k[:-1] * (1 - k[1:])
     widths = np.log(9) * np.diff(ln_snr) @ products
     return bootstrap.function_of_mean(lambda mean: mean, widths, confidence)

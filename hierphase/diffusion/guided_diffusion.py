@@ -163,11 +163,12 @@ def no_text(model: ModelMixin) -> dict[str, torch.Tensor]:
 
 
 def _scheduler(adm: ADMFlags) -> DDPMScheduler:
+    # By keyword: from_config of another scheduler would take diffusers' own for what is not.
     T, variance = adm.diffusion_steps, "learned_range" if adm.learn_sigma else "fixed_large"
     schedule = {"linear": "linear", "cosine": "squaredcos_cap_v2"}[adm.noise_schedule]
     betas = {"beta_start": 0.1 / T, "beta_end": 20 / T}  # 1e-4 and 0.02 at 1000 steps
     kinds = {"beta_schedule": schedule, "variance_type": variance, "timestep_spacing": "linspace"}
-    return DDPMScheduler(T, **betas, **kinds)
+    return DDPMScheduler(num_train_timesteps=T, **betas, **kinds)
 
 
 def _source(name: str, adm: ADMFlags) -> str:

@@ -236,7 +236,8 @@ def _listed(path: Path, labels) -> dict[str, list[Path]]:
     there = {f.as_posix() for f in files if not any(p.startswith(IGNORED) for p in f.parts)}
     with naming(labels):
         table = pd.read_csv(labels, dtype=str, keep_default_na=False)
-        if not {"file", "label"} <= {*table} or table.empty:
+        twice = {"file.1", "label.1"} & {*table}  # pandas' names of a second column
+        if not {"file", "label"} <= {*table} or twice or table.empty:
             raise ValueError(f"needs a line file,label and one for each image, got {[*table]}")
         for what, names in {
             f"it lists files that are not in {path}": {*table.file} - there,

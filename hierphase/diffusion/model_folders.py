@@ -18,7 +18,7 @@ from hierphase.diffusion.state_dicts import differences, read_state_dict
 from hierphase.parameters import check_values
 
 #: Names of files that hold a model's settings and its weights, in a folder or in several below it.
-SETTINGS, WEIGHTS = "*config.json", "diffusion_pytorch_model*"
+SETTINGS, WEIGHTS = "*config.json", "diffusion_pytorch_model"
 #: Name of the file beside a denoiser's weights that holds what else it takes for all images alike.
 CONDITIONS = "conditions.safetensors"
 
@@ -66,7 +66,8 @@ def load_model(folder: Path, kind: type) -> torch.nn.Module:
     """The model in a folder that holds ``config.json`` and weights (``.safetensors`` or ``.bin``).
 
     Args:
-        folder: with the files, perhaps several of weights.
+        folder: with the files, perhaps several of weights: the parts of one model, of which none
+            is read where it is there as a whole.
         kind: the class, or a base whose subclass the config names (``_class_name``, of diffusers).
 
     Returns:
@@ -75,12 +76,18 @@ def load_model(folder: Path, kind: type) -> torch.nn.Module:
     Raises:
         FileNotFoundError: there are no weights.
         ValueError: a file is damaged or there is no config, the class is another, or the weights
-            are not those of the config, no floats, or not finite; the message names the file.
+            are not those of the config, no floats, not finite, or there twice; the message names
+            the file.
     """
     model = _from_config(folder / "config.json", kind)
-    of_format = (sorted(folder.glob(WEIGHTS + suffix)) for suffix in (".safetensors", ".bin"))
-    files = next(filter(None, of_format), [folder / "diffusion_pytorch_model.safetensors"])
-    state = {name: x for file in files for name, x in read_state_dict(file).items()}
+    ends = (".safetensors", "*.safetensors", ".bin", "*.bin")  # the whole first, then its parts
+    of_format = (sorted(folder.glob(WEIGHTS + end)) for end in ends)
+    files = next(filter(None, of_format), [folder / f"{WEIGHTS}.safetensors"])
+    parts = [read_state_dict(file) for file in files]
+    state = {name: x for part in parts for name, x in part.items()}
+    if len(state) < sum(map(len, parts)):
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"{folder}: {names} hold the same weights: leave those of one model")
     model._fix_state_dict_keys_on_load(state)  # names of attentions in old files
     if problems := differences(model.state_dict(), state):
         raise ValueError(f"{files[0]}: not the weights of {folder / 'config.json'}: {problems}")
@@ -137,7 +144,7 @@ def model_files(path: Path) -> dict[str, Path]:
     """The files of a model that its numbers depend on: name in its folder -> file."""
     if path.is_file():
         return {"": path}
-    files = sorted(x for name in (SETTINGS, WEIGHTS, CONDITIONS) for x in path.rglob(name))
+    files = sorted(x for name in (SETTINGS, f"{WEIGHTS}*", CONDITIONS) for x in path.rglob(name))
     return {str(file.relative_to(path)): file for file in files}
 
 

@@ -122,13 +122,13 @@ def fetch(dataset: str, folder: Path | str | None = None) -> Path:
     cache, system, tried = cache_directory() / dataset, SYSTEM / dataset, []
     downloads = output_directory(cache.with_name(f"{dataset}-downloads"))
     for place in [system, cache, *PLACES[dataset]] if folder is None else [Path(folder)]:
+        of_network = isinstance(place, list)
         try:
-            of_network = isinstance(place, list)
             paths = [_downloaded(x, downloads) for x in place] if of_network else place.rglob("*")
             contents = _contents(dataset, sorted(paths))
         except (OSError, http.client.HTTPException, ValueError) as error:
             tried.append(f"{place} ({error})")
-            if isinstance(error, ValueError):  # what is whole and wrong
+            if of_network and isinstance(error, ValueError):  # what is whole and wrong
                 shutil.rmtree(downloads, ignore_errors=True)
         except KeyboardInterrupt:
             what = f"fetching {dataset} was interrupted; the same command goes on from there"

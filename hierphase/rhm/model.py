@@ -63,6 +63,7 @@ class RandomHierarchyModel:
     n_classes: int | None = None
     seed: int = 0
     zipf: float = 0.0
+    label: int | None = field(default=None, init=False, repr=False)
     rules: list[torch.Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -76,7 +77,7 @@ class RandomHierarchyModel:
         if v**s >= 2**62:
             raise ValueError(f"v**s = {v}**{s} tuples are too many: at most 2**62 can be drawn")
         m = every if isinstance(self.m, list | tuple) else every[0]
-        n_bytes = 8 * sum(every) * max(v, n_classes) * s
+        n_bytes = 32 * sum(every) * max(v, n_classes) * s  # of which 24 while they are drawn
         checks.check_memory(n_bytes, "rules", v=v, m=m, s=s, L=depth)
         seed = checks.positive_integer("seed", self.seed, minimum=0)
         vars(self).update(v=v, m=m, s=s, L=depth, n_classes=n_classes, seed=seed, zipf=float(zipf))
@@ -105,7 +106,9 @@ class RandomHierarchyModel:
         Args:
             label: the class, 0 to n_classes - 1.
         """
+        label = checks.positive_integer("label", label, 0, self.n_classes - 1)
         alone = replace(self, n_classes=1)
+        vars(alone).update(label=label)  # tells the models of two classes apart
         alone.rules[:] = [*self.rules[:-1], self.rules[-1][[label]]]
         return alone
 
