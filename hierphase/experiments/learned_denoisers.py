@@ -128,8 +128,7 @@ class DenoiserExperiment(Experiment):
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
         if architecture != "bayes":
             name = rhm_catalogue.tree_denoiser_name(architecture, P, draw)
-            kind, *_ = rhm_catalogue.TREE_DENOISERS[architecture]
-            model = load_model(model_directory(name), kind)
+            model = load_model(model_directory(name), rhm_catalogue.TREE_DENOISERS[architecture][0])
         measured = self._losses(model, bayes, data) | self._kept(model, data)
         measured |= self._generated(model, data) | self._calibration(model, data)
         measured |= {"architecture": architecture, "draw": draw, "P": float(P or np.nan)}

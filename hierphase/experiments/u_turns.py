@@ -164,8 +164,7 @@ class ImageUTurns(ImageExperiment):
             chain += [x[0].to(self.device)] * (n in turns)
         samples = torch.cat([torch.stack(chain), single.samples])
         x_0, samples, probability, layers, mean_image = self.seen(x_0, samples, prepared)
-        distances = samples - x_0, samples - mean_image
-        change, norm = ((x**2).flatten(2).mean(2).cpu() for x in distances)
+        change, norm = ((samples - x).square().flatten(2).mean(2).cpu() for x in (x_0, mean_image))
         of_image = "time", "image"
         measured = {
             "top_class": (of_image, probability.argmax(2).byte()),

@@ -201,8 +201,7 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
             raise FileNotFoundError(f"{reason}; give the path of that file instead") from None
     elif weights is not None and Path(weights).suffix in STATE_DICT_SUFFIXES:
         state = read_state_dict(weights)
-        of_this_name = (w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name)
-        recipe = next(of_this_name, recipe)
+        recipe = next((w for w in published if w.url.endswith(f"/{Path(weights).name}")), recipe)
     elif weights is not None:
         kind = f"weights of {name} and no path that ends in {', '.join(STATE_DICT_SUFFIXES)}:"
         check_known(kind, str(weights), [known.name for known in published])
