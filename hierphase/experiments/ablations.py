@@ -14,7 +14,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
 from hierphase.analysis.transition import crossing_time
-from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, model, of_sizes
+from hierphase.experiments.trees import TreeDraws, jackknife, model, of_sizes
 from hierphase.rhm import meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, log_likelihood
@@ -22,16 +22,12 @@ from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
 
 #: What is read off the curves of a tree, see :func:`read_off`.
-QUANTITIES = (
-    "half", "width_75_25", "lead", "crossing", "deficit", "leaf", "leaf_slope", "chi_max",
-    "chi_epsilon",
-)  # fmt: skip
+QUANTITIES = "half width_75_25 lead crossing deficit leaf leaf_slope chi_max chi_epsilon".split()
 _PARTS = ("", "_low", "_high", "_theory", "_draws")
 _POPULATION = 1 << 14  # beliefs, where mean field has to follow many
 _STEP = 1e-4  # of noise, relative, for slopes
 # Noises are dense around half-way and reach far: so many widths, in the logit of u.
 _OFFSETS = 0.6 * np.sinh(np.linspace(-4, 4, 49))
-_FINE = 4000
 
 # "v,m" by s, and depths, up to about 2000 leaves.
 _SETS = {
@@ -111,19 +107,18 @@ class TreeMap(TreeDraws):
         """
         draws = self.by_draw(merged)
         theory, n = self.prepare(), self.p.n_rules
-        found = np.empty((len(_PARTS) - 1, len(QUANTITIES), len(self.p.trees)))
-        alone = np.empty((len(QUANTITIES), len(self.p.trees), n))
+        found, alone = [], []  # (structure, part, quantity) and (structure, draw, quantity)
         for i, tree in enumerate(self.p.trees):
             rhm, curves = model(tree)[0], draws.isel(structure=i)
             intervals = jackknife(partial(read_off, rhm=rhm), curves).values()
             here = theory.isel(structure=i).assign(epsilon=curves.epsilon.mean("draw"))
-            found[..., i] = *intervals, read_off(here, rhm)
-            alone[:, i] = np.transpose([read_off(curves.isel(draw=k), rhm) for k in range(n)])
+            found.append([*intervals, read_off(here, rhm)])
+            alone.append([read_off(curves.isel(draw=k), rhm) for k in range(n)])
         result = draws[["epsilon", "known"]].astype(np.float32)
-        for name, parts, each in zip(QUANTITIES, found.swapaxes(0, 1), alone, strict=True):
-            for part, values in zip(_PARTS, (*parts, each), strict=True):
+        for name, parts, each in zip(QUANTITIES, np.array(found).T, np.array(alone).T, strict=True):
+            for part, values in zip(_PARTS, (*parts, each.T), strict=True):
                 result[name + part] = ("structure", "draw")[: values.ndim], values
-        return result.assign_coords(coordinates(self.p.trees))
+        return result
 
 
 class RuleDraws(TreeMap):
@@ -153,8 +148,7 @@ class RuleDraws(TreeMap):
         """All draws (structure, draw); ``half_error``, the standard error of ``half``."""
         found = self.by_draw(merged)
         error = abs(found.half.diff("sample")).isel(sample=0) / 2
-        found = found.assign(half=found.half.mean("sample"), half_error=error)
-        return found.assign_coords(coordinates(self.p.trees))
+        return found.assign(half=found.half.mean("sample"), half_error=error)
 
 
 def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, seed: int):
@@ -265,7 +259,7 @@ def read_off(curves: xr.Dataset, rhm: RandomHierarchyModel) -> np.ndarray:
     kept = (curves.known.values - chance) / (1 - chance)
     chi = (curves.slope / curves.variance).values
     rows = np.column_stack([kept, chi])[order]
-    fine = np.interp(np.linspace(0, len(epsilon) - 1, _FINE), np.arange(len(epsilon)), epsilon)
+    fine = np.interp(np.linspace(0, len(epsilon) - 1, 4000), np.arange(len(epsilon)), epsilon)
     leaf, level_1, top, chi = PchipInterpolator(epsilon, np.nan_to_num(rows))(fine).T
     early, half, late = (crossing_time(fine, top, share) for share in (0.75, 0.5, 0.25))
     before, after = fine < half, fine > half

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ class Experiment:
     """Something measured on many units: images, blocks of data, networks, draws of the rules.
 
     A sweep computes ranges of units in any process, so that everything follows from the parameters.
-    A subclass says how many units there are (``__len__``) and what is measured on one,
-    ``measure_unit(i, prepared)``; one that is faster on many together overrides :meth:`measure`.
+    A subclass says how many units there are (``units``, or ``__len__``) and what is measured on
+    one, ``measure_unit(i, prepared)``; one that is faster on many together overrides
+    :meth:`measure`.
 
     Args:
         parameters: those of a preset (JSON types), all of them.
@@ -31,6 +33,7 @@ class Experiment:
             0, of a seed).
         most: of some of these the largest.
         choices: name of a parameter -> the names that it may be.
+        units: parameters, numbers or lists, whose product is the number of units.
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
             that of the units.
         padded: measured variables that are NaN where there is nothing to measure.
@@ -42,6 +45,7 @@ class Experiment:
     least: dict[str, int] = {}
     most: dict[str, int] = {"seed": 2**64 - 1}
     choices: dict[str, dict | tuple] = {}
+    units: tuple[str, ...] = ()
     padded: tuple[str, ...] = ()
     unit_dimensions: tuple[str, ...] = ("unit",)
 
@@ -61,6 +65,10 @@ class Experiment:
             check_known(name, parameters[name], known)
         self.parameters = {key: plain(f"parameter {key}", parameters[key]) for key in parameters}
         self.p = SimpleNamespace(**self.parameters)
+
+    def __len__(self) -> int:
+        sizes = (self.parameters[name] for name in self.units)
+        return math.prod(x if isinstance(x, int) else len(x) for x in sizes)
 
     def check(self) -> None:
         """Raise where models, data and parameters do not fit one another, before any work.

@@ -20,7 +20,6 @@ from hierphase.experiments.base import Experiment
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
 
-N_SUPERCLASSES = 4
 JUDGES = ("exact", "cnn")
 PARTS = ("value", "low", "high")  # of a sign, with its interval
 
@@ -80,6 +79,7 @@ class Evidence(Experiment):
     """
 
     presets = PRESETS
+    units = ("worlds", "n_redraws")
     least = {"n_judged": 0, "n_images": 2, "n_levels": 5, "n_reversals": 2}
     padded = (*PARTS, "redraws")
 
@@ -87,9 +87,6 @@ class Evidence(Experiment):
         super().__init__(parameters)
         for name in parameters["worlds"] or [""]:
             sources.check_world(name)
-
-    def __len__(self) -> int:
-        return len(self.p.worlds) * self.p.n_redraws
 
     def files(self):
         """As of the base: those of the denoisers of real images."""
@@ -106,9 +103,8 @@ class Evidence(Experiment):
         Returns:
             ``value``, ``low`` and ``high`` (sign, judge).
         """
-        redraw, seed = i % self.p.n_redraws, self.p.seed
-        name = self.p.worlds[i // self.p.n_redraws]
-        source = sources.open_source(name, redraw, seed, self.p.num_inference_steps)
+        (world, redraw), seed = divmod(i, self.p.n_redraws), self.p.seed
+        source = sources.open_source(self.p.worlds[world], redraw, seed, self.p.num_inference_steps)
         present = {"exact": judges.exact_judge(source)} if source.law else {}
         if redraw < self.p.n_judged:
             own = derived_generator(seed, redraw, 1).initial_seed()
@@ -167,9 +163,6 @@ class Signs(Experiment):
     presets = {"signs": {"sources": RUN}}
     padded = Evidence.padded
 
-    def __len__(self) -> int:
-        return 1
-
     def files(self):
         """As of the base."""
         return {"sources": {n: results.result_path("evidence", n) for n in self.p.sources}}
@@ -182,15 +175,14 @@ class Signs(Experiment):
     def finish(self, merged):
         """The table with ``width-resolution``: what half the resolution adds to the width."""
         table = merged.isel(unit=0, drop=True)
-        a = table.sel(sign="width-snr")
+        a = table.sel(sign="width-snr", drop=True)
         coarser = [
             next((name[: -len(end)] + b for end, b in COARSER.items() if name.endswith(end)), "")
             for name in table.world.values
         ]
         b = a.reindex(world=coarser).assign_coords(world=a.world)  # NaN where there is none
         margin = np.hypot(a.high - a.low, b.high - b.low) / 2
-        gain = xr.Dataset(_interval(b.value - a.value, margin))
-        gain = gain.assign_coords(sign="width-resolution")
+        gain = xr.Dataset(_interval(b.value - a.value, margin), {"sign": "width-resolution"})
         table = xr.concat([table, gain], "sign", join="exact")
         return table.assign_attrs(reasons=json.dumps(SIGNS))
 
@@ -267,9 +259,8 @@ def all_signs(source: sources.Source, judge: judges.Judge, sizes: dict, generato
 
 def _predicted(images, labels) -> dict:
     """ln SNR at which a class should go: of all images, and of the median pair of class means."""
-    median = speciation.pair_variances(images, labels).median().item()
-    all_images = speciation.largest_variance(images)
-    variances = {"predicted-snr": all_images, "predicted-snr-pairs": median}
+    pairs = speciation.pair_variances(images, labels).median().item()
+    variances = {"predicted-snr": speciation.largest_variance(images), "predicted-snr-pairs": pairs}
     levels = {sign: speciation.speciation_level(x).item() for sign, x in variances.items()}
     return {sign: bootstrap.Estimate(x, x, x) for sign, x in levels.items() if x < np.inf}
 
@@ -277,7 +268,7 @@ def _predicted(images, labels) -> dict:
 def _superclass_gap(source, posterior, labels, levels, generator) -> bootstrap.Estimate | None:
     """How much longer real super-classes are kept than random groups of classes."""
     images, own = source.learnt(5000, generator)
-    groups = signs.superclasses(images, own, N_SUPERCLASSES)
+    groups = signs.superclasses(images, own, n_groups=4)
     orders = [torch.randperm(len(groups), generator=generator) for _ in range(20)]
     all_groups = [groups, *(groups[order] for order in orders)]
     k = np.stack([signs.order_parameter(posterior, labels, own) for own in all_groups], axis=1)

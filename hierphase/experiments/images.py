@@ -69,9 +69,8 @@ for _name in worlds.DATASETS:
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
 for _name in ("digits", "fashion-mnist"):
     _few = PRESETS[_name] | {"n_per_class": 10, "n_times": 10, "n_shown": 0}
-    for _sampler, _n in COMPARED:
-        _compared = {"sampler": _sampler, "num_inference_steps": _n}
-        PRESETS[f"{_name}-{_sampler}-{_n}"] = _few | _compared
+    for _kind, _n in COMPARED:
+        PRESETS[f"{_name}-{_kind}-{_n}"] = _few | {"sampler": _kind, "num_inference_steps": _n}
 
 
 def filled(x0: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,8 +37,7 @@ def exact_judge(source: Source) -> Judge:
     """The posterior of the class under a law: no x̂0 has to be drawn."""
 
     def seen(images, level, generator):
-        noisy = noised(images, level, generator)
-        return source.law.class_posterior(noisy, float(level.sigmoid()))
+        return source.law.class_posterior(noised(images, level, generator), float(level.sigmoid()))
 
     def way_back(x_0, labels, ln_snr, generator):
         return torch.stack([seen(x_0, level, generator) for level in ln_snr]), ln_snr
@@ -63,10 +62,8 @@ def trained_judge(source: Source, steps: int, seed: int) -> Judge:
     network = TreeClassifier(channels, 4, depth, source.n_classes, width=256)
     initialise(network, generator)
     learnt = SimpleNamespace(batch=source.learnt)
-    training = Training(
-        "", learnt, TreeClassifier, steps, batch_size=128, learning_rate=2e-3, ema_decay=0.99,
-        checkpoint_every=steps, vary=(in_squares,),
-    )  # fmt: skip
+    how = {"ema_decay": 0.99, "checkpoint_every": steps, "vary": (in_squares,)}
+    training = Training("", learnt, TreeClassifier, steps, 128, 2e-3, **how)
     with tempfile.TemporaryDirectory() as folder:
         run = {"name": "judge", "steps": steps, "seed": seed}
         optimise(training, run, network, learnt, Path(folder))

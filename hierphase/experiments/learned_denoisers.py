@@ -16,9 +16,9 @@ from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.worlds import SAMPLERS
 from hierphase.networks import rhm_catalogue
 from hierphase.networks.catalogue import model_directory
+from hierphase.networks.objectives import SAMPLER
 from hierphase.rhm.bayes_denoiser import BayesDenoiser
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler, encode
@@ -79,9 +79,8 @@ class DenoiserExperiment(Experiment):
             check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
         trees = {rhm_catalogue.TREE_DENOISERS[name][1:] for name in self.p.sizes}
         if len(trees) > 1:
-            raise ValueError(
-                f"sizes must be of one tree, got {trees}, m and L, of {[*self.p.sizes]}"
-            )
+            got = f"got {trees}, m and L, of {[*self.p.sizes]}"
+            raise ValueError(f"sizes must be of one tree, {got}")
         positive_integer("n_times", self.p.n_times, 1, self.p.last_time + 1)
         self.times = np.linspace(0, self.p.last_time, self.p.n_times).round().astype(int)
         self.scheduler = ddpm_scheduler()
@@ -97,8 +96,7 @@ class DenoiserExperiment(Experiment):
 
     def files(self) -> dict[str, dict[str, Path]]:
         """Those of all trained denoisers."""
-        trained = [entry for entry in self.entries if entry[0] != "bayes"]
-        names = [rhm_catalogue.tree_denoiser_name(*entry) for entry in trained]
+        names = [rhm_catalogue.tree_denoiser_name(*x) for x in self.entries if x[0] != "bayes"]
         return {f"files of {name}": model_files(model_directory(name)) for name in names}
 
     @torch.no_grad()
@@ -130,8 +128,7 @@ class DenoiserExperiment(Experiment):
         model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
         if architecture != "bayes":
             name = rhm_catalogue.tree_denoiser_name(architecture, P, draw)
-            kind, *_ = rhm_catalogue.TREE_DENOISERS[architecture]
-            model = load_model(model_directory(name), kind)
+            model = load_model(model_directory(name), rhm_catalogue.TREE_DENOISERS[architecture][0])
         measured = self._losses(model, bayes, data) | self._kept(model, data)
         measured |= self._generated(model, data) | self._calibration(model, data)
         measured |= {"architecture": architecture, "draw": draw, "P": float(P or np.nan)}
@@ -156,22 +153,19 @@ class DenoiserExperiment(Experiment):
                 pairs = (predicted, noise), (best, noise), (predicted, best)
                 squares = [(a - b).square().mean((1, 2)) for a, b in pairs]
                 errors[stream].append(torch.stack(squares).double().numpy())
-        errors = [np.stack(of_set, axis=1) for of_set in errors]
-        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = errors
+        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = np.swapaxes(errors, 1, 2)
         rows = {
             "loss": loss, "bayes_loss": bayes_loss, "train_loss": train_loss,
             "bayes_train_loss": bayes_train_loss, "gap": loss - bayes_loss, "distance": distance,
         }  # fmt: skip
         measured = {name: row.mean(1) for name, row in rows.items()}
-        for name in ("gap", "distance"):
-            measured[f"{name}_error"] = rows[name].std(1, ddof=1) / n**0.5
+        measured |= {f"{k}_error": rows[k].std(1, ddof=1) / n**0.5 for k in ("gap", "distance")}
         return {name: ("loss_time", row.astype(np.float32)) for name, row in measured.items()}
 
     def _kept(self, model, data: TreeData) -> dict:
         levels = [level[: self.p.n_data] for level in data.test_levels]
         samples = self._denoised(model, encode(levels[0], data.rhm.v), self.times, _KEPT)
-        parsed = [data.rhm.parse(x.argmax(1)) for x in samples]
-        kept = [_counts(map(torch.eq, found, levels)) for found in parsed]
+        kept = [_counts(map(torch.eq, data.rhm.parse(x.argmax(1)), levels)) for x in samples]
         return {"kept": (("time", "datum", "level"), np.stack(kept))}
 
     def _generated(self, model, data: TreeData) -> dict:
@@ -180,11 +174,10 @@ class DenoiserExperiment(Experiment):
         leaves = self._denoised(model, nothing, [self.T], _GENERATED)[0].argmax(1)
         valid = [level >= 0 for level in rhm.parse(leaves)]
         siblings = [level.unflatten(1, (-1, rhm.s)).all(-1) for level in valid[:-1]]
-        candidates = [valid[0], *siblings]
         held_out = data.test_levels[0][: self.p.n_data]
         return {
             "valid": (("sample", "level"), _counts(valid)),
-            "candidates": (("sample", "level"), _counts(candidates)),
+            "candidates": (("sample", "level"), _counts([valid[0], *siblings])),
             "nearest": ("sample", nearest_distance(leaves, data)),
             "nearest_held_out": ("datum", nearest_distance(held_out, data)),
         }
@@ -192,9 +185,7 @@ class DenoiserExperiment(Experiment):
     def _calibration(self, model, data: TreeData) -> dict:
         x_0 = encode(data.test_levels[0][: self.p.n_loss_data], data.rhm.v)
         own = [derived_generator(self.p.seed, _CALIBRATION, i) for i in range(len(x_0))]
-        kind, settings = SAMPLERS["sde-dpm++-2m-karras"]  # its variance is right to 1% by 100 steps
-        way = kind.from_config(self.scheduler.config, **settings)
-        pipeline, steps = ForwardBackwardPipeline(model, way), self.p.num_inference_steps
+        pipeline, steps = ForwardBackwardPipeline(model, SAMPLER), self.p.num_inference_steps
         found = calibration(pipeline, x_0, CALIBRATED_AT, steps, own)
         parts = [[one.value, one.low, one.high] for one in found]
         return {"calibration": (("ln_snr", "part"), np.array(parts, np.float32))}

@@ -5,7 +5,7 @@ import torch
 import xarray as xr
 
 from hierphase.checks import increasing, within
-from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, of_sizes
+from hierphase.experiments.trees import TreeDraws, jackknife, of_sizes
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, encode, log_likelihood
 from hierphase.seeds import derived_generator
@@ -62,24 +62,22 @@ class LevelEntropy(TreeDraws):
         tree, draw = divmod(i, self.p.n_rules)
         rhm, _, seed = self.drawn(tree, draw)
         levels, n = rhm.sample(self.p.n_data, seed=seed), len(self.p.noises)
-        x_0, of_class = encode(levels[0], rhm.v).mT, levels[-1][:, 0]
-        groups = [(of_class == c).nonzero()[:, 0] for c in range(rhm.n_classes)]
+        x_0, labels = encode(levels[0], rhm.v).mT, levels[-1][:, 0]
         every = [(torch.arange(len(x_0)), rhm)]
-        known = [(rows, rhm.of_class(c)) for c, rows in enumerate(groups) if len(rows)]
+        known = [((labels == c).nonzero()[:, 0], rhm.of_class(c)) for c in labels.unique().tolist()]
         entropy, of_data = np.full((2, n, self.depth + 1), np.nan), np.zeros((4, n))
+        entropy[..., : rhm.L + 1] = 0
         for k, u in enumerate(self.p.noises):
             generator = derived_generator(self.p.seed, draw, 1)  # the same at all levels
             log = log_likelihood(self.p.noise, levels[0], rhm.v, u, generator, T=20_000)
             for given, parts in enumerate((every, known)):
-                found = np.zeros(rhm.L + 1)
                 for rows, one in parts:
                     posterior = BeliefPropagation(one)(log[rows], log=True)
-                    marginals = posterior.marginals
-                    share = len(rows) / len(x_0)
-                    found += [share * torch.special.entr(p).sum(-1).mean() for p in marginals]
+                    marginals, share = posterior.marginals, len(rows) / len(x_0)
+                    entropies = [share * torch.special.entr(p).sum(-1).mean() for p in marginals]
+                    entropy[given, k, : rhm.L + 1] += entropies
                     missed = (x_0[rows] - marginals[0]).square().sum((1, 2)).mean()
                     of_data[given, k] += share * missed
-                entropy[given, k, : rhm.L + 1] = found
                 if not given:
                     likelihood = posterior.messages[-1][:, 0].clamp(min=1e-300).log()
                     gap = likelihood.gather(1, levels[-1]) - likelihood
@@ -95,4 +93,4 @@ class LevelEntropy(TreeDraws):
         for name in _PARTS:
             for end, x in jackknife(lambda mean: mean, draws[name]).items():
                 found[name + end] = x.astype(np.float32)
-        return found.assign_coords(coordinates(self.p.trees) | {"noise": self.p.noises})
+        return found.assign_coords(noise=self.p.noises)

@@ -79,6 +79,7 @@ class ProbeExperiment(Experiment):
     """
 
     presets = PRESETS
+    units = ("networks", "n_blocks")
     least = {"n_decoding": 0}
     choices = {"process": ("epsilon", "gaussian")}
 
@@ -94,9 +95,6 @@ class ProbeExperiment(Experiment):
             if not tree and (self.p.shuffled or not times):
                 got = f"got {self.p.process} and shuffled {self.p.shuffled}"
                 raise ValueError(f"{name} takes the process gaussian and no shuffled data, {got}")
-
-    def __len__(self) -> int:
-        return len(self.p.networks) * self.p.n_blocks
 
     def check(self) -> None:
         """As of the base: networks of different depths do not fit."""
@@ -119,8 +117,7 @@ class ProbeExperiment(Experiment):
             if isinstance(data, TreeData):
                 kind = TreeWorld
                 data = replace(data, shuffled=data.shuffled or self.p.shuffled)
-            world = kind(data, self.p.process, _derived_seed(seed, i))
-            pairs.append((network, world))
+            pairs.append((network, kind(data, self.p.process, _derived_seed(seed, i))))
         layouts = {(len(network.probed), len(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
             raise ValueError(f"networks must have the same number of layers and levels: {layouts}")
@@ -182,8 +179,7 @@ class ProbeExperiment(Experiment):
             its ReLU, and from the logits.
         """
         found = [accuracy(n, w.data.test_images, w.data.test_labels) for n, w in self.networks]
-        merged = merged.assign(accuracy=("network", found))
-        merged["network"] = self.p.networks
+        merged = merged.assign(accuracy=("network", found)).assign_coords(network=self.p.networks)
         if not self.p.n_decoding:
             return merged
         read = ["leaves", *(name for name in self.layers if not name.endswith("convolution"))]

@@ -37,7 +37,7 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
     """
     tree, generator = tree_images(3, seed), derived_generator(seed, 1)
     _, _, sites, v, *patch = tree.means.shape
-    classes = 1 if pattern else tree.n_classes
+    classes, kinds = (1, tree.n_classes) if pattern else (tree.n_classes, 1)
     if kept:
         own = torch.randint(v, (classes, sites, 1), generator=generator).expand(-1, -1, v)
         favoured, share = functional.one_hot(own, v), kept
@@ -45,22 +45,16 @@ def chain_images(seed: int, kept: float = 0.0, pattern: float = 0.0) -> SymbolIm
         ranks = torch.rand(classes, 1, v, v, generator=generator).argsort(dim=-1)
         favoured, share = (ranks < 3).expand(-1, sites, -1, -1) / 3, 0.99
     chances = share * favoured.double() + (1 - share) / v
-    kinds = tree.n_classes if pattern else 1
     patterns = pattern * torch.randn(kinds, 1, sites, 1, *patch, generator=generator)
     return SymbolImages(ChainSymbols(chances), tree.means + patterns, tree.texture)
 
 
 #: Name of a tree as images -> its law, given a seed of rules and colours.
-TREES = {
-    **{f"tree-{L}": partial(tree_images, L) for L in (1, 2, 3)},
-    **{f"tree-{L}-rough": partial(tree_images, L, texture=0.5) for L in (2, 3)},
-    "tree-3-contrast": partial(tree_images, 3, contrast=0.3),
-    "tree-3-half": partial(tree_images, 3, coarse=2),
-    "tree-3-quarter": partial(tree_images, 3, coarse=4),
-    "tree-3-m400": partial(tree_images, 3, m=400),
-    "tree-3-m3": partial(tree_images, 3, m=3),
-    "tree-3-shuffled": partial(tree_images, 3, shuffled=True),
-}
+TREES = {f"tree-{L}": partial(tree_images, L) for L in (1, 2, 3)}
+TREES |= {f"tree-{L}-rough": partial(tree_images, L, texture=0.5) for L in (2, 3)}
+_CHANGED = {"contrast": {"contrast": 0.3}, "half": {"coarse": 2}, "quarter": {"coarse": 4}}
+_CHANGED |= {"m400": {"m": 400}, "m3": {"m": 3}, "shuffled": {"shuffled": True}}
+TREES |= {f"tree-3-{name}": partial(tree_images, 3, **own) for name, own in _CHANGED.items()}
 #: Those without a transition, of many rules or of few, and the one whose leaves lie anywhere.
 OTHER_TREES = ("tree-3-m400", "tree-3-m3", "tree-3-shuffled")
 #: All laws that are not fitted to images.
@@ -76,7 +70,6 @@ LAWS = TREES | {
 FITS = {"fields": {"shared": True}, "flat": {}}
 for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the images of a cluster bear
     FITS[f"clusters-{_k}"] = {"clusters": _k, "rank": _rank}
-FULL_RANK = 1000  # numbers of an image, beyond which covariances are of rank 600
 #: Ends the name of a fit that is given images of the data set for x_0.
 REAL = "-real"
 
@@ -120,7 +113,7 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
     generator = derived_generator(seed, redraw)
     original = open_source(data, redraw, seed, num_inference_steps)
     images, labels = original.learnt(N_FITTED, generator)
-    rank = {"rank": 600} if images[0].numel() > FULL_RANK else {}
+    rank = {"rank": 600} if images[0].numel() > 1000 else {}  # not full
     options = rank | FITS[kind] | {"seed": seed + redraw}
     source = of_law(GaussianMixture.fitted(images, labels, **options))
     source = source._replace(originals=original.starts)

@@ -21,6 +21,7 @@ _TREE = {
     "offsets": [0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.055, 0.075, 0.1, 0.14, 0.2],
     "L": 9, "n_times": 25, "n_rules": 32, "n_data": 12, "n_draws": 4, "seed": 0,
 }  # fmt: skip
+_DRAWN = ("masking", "Gaussian")  # processes whose noise is drawn
 # Of all presets on images, beside the parameters of the image experiment.
 _REPEATED = {"n_per_class": 4, "n_times": 12, "n_shown": 0, "n_trajectories": 16, "threshold": 0.15}
 
@@ -43,6 +44,7 @@ class TreeCorrelations(Experiment):
     """
 
     presets = {"tree": _TREE}
+    units = ("n_rules",)
     least = {"n_draws": 2}
     padded = ("covariance",)
 
@@ -55,10 +57,6 @@ class TreeCorrelations(Experiment):
             raise ValueError(f"there is no transition for (v, m, s) = {self._sizes}")
         noises = np.sort(np.concatenate([critical - offsets, [critical], critical + offsets]))
         self._noises = noises[(noises > 0) & (noises <= 1)]
-        self._gaussian = corruption.GaussianProcess(corruption.ddpm_scheduler(), self.p.v)
-
-    def __len__(self) -> int:
-        return self.p.n_rules
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """The correlations for one draw of the rules.
@@ -89,26 +87,23 @@ class TreeCorrelations(Experiment):
                 known[d, e] = posterior.probability_of(levels)[:, -1].mean()
 
         rhm = RandomHierarchyModel(*self._sizes, L, seed=seed)
-        levels = rhm.sample(n_data, seed=seed)
-        repeated = [symbols.repeat(n_draws, 1) for symbols in levels]
+        repeated = [symbols.repeat(n_draws, 1) for symbols in rhm.sample(n_data, seed=seed)]
         noisy = np.empty((2, self.p.n_times, 2, L + 1), np.float32)
         noisy_known, equal_noise = np.empty((2, 2, self.p.n_times), np.float32)
-        for p, times in enumerate(self._times()):
-            for k, t in enumerate(times):
-                generator = derived_generator(self.p.seed, i, p, k)
-                noise = ("masking", "Gaussian")[p]
-                log_beliefs = corruption.log_likelihood(noise, repeated[0], rhm.v, t, generator)
-                posterior = BeliefPropagation(rhm)(log_beliefs, log=True)
-                within = posterior_covariance(posterior, repeated[0]).mean(axis=0)
-                kept = posterior.marginals[0].gather(-1, repeated[0][..., None])[..., 0]
-                means = (1 - 2 * kept).unflatten(0, (n_draws, n_data)).numpy()
-                noisy[p, k] = within, tree_covariance(means, rhm.s).mean(axis=0)
-                noisy_known[p, k] = posterior.probability_of(repeated)[:, -1].mean()
-                belief = log_beliefs.softmax(-1).gather(-1, repeated[0][..., None]).mean()
-                equal_noise[p, k] = (1 - belief) / (1 - 1 / rhm.v)
+        for (p, k), t in np.ndenumerate(self._times()):
+            noise, generator = _DRAWN[p], derived_generator(self.p.seed, i, p, k)
+            log_beliefs = corruption.log_likelihood(noise, repeated[0], rhm.v, t, generator)
+            posterior = BeliefPropagation(rhm)(log_beliefs, log=True)
+            kept = posterior.marginals[0].gather(-1, repeated[0][..., None])[..., 0]
+            means = (1 - 2 * kept).unflatten(0, (n_draws, n_data)).numpy()
+            parts = posterior_covariance(posterior, repeated[0]), tree_covariance(means, rhm.s)
+            noisy[p, k] = [part.mean(axis=0) for part in parts]
+            noisy_known[p, k] = posterior.probability_of(repeated)[:, -1].mean()
+            belief = log_beliefs.softmax(-1).gather(-1, repeated[0][..., None]).mean()
+            equal_noise[p, k] = (1 - belief) / (1 - 1 / rhm.v)
         of_epsilon, of_step = ("depth", "epsilon"), ("process", "step")
-        coordinates = {"depth": depths, "epsilon": self._noises}
-        coordinates |= {"process": ["masking", "Gaussian"], "part": ["given x_t", "of the means"]}
+        coordinates = {"depth": depths, "epsilon": self._noises, "process": [*_DRAWN]}
+        coordinates["part"] = ["given x_t", "of the means"]
         measured = {
             "covariance": ((*of_epsilon, "distance"), covariance),
             "class_known": (of_epsilon, known),
@@ -124,10 +119,10 @@ class TreeCorrelations(Experiment):
 
     def _times(self) -> np.ndarray:
         """(2, n_times) t/T: of masking evenly, of the Gaussian process by its SNR."""
-        n_times, T = self.p.n_times, self._gaussian.scheduler.config.num_train_timesteps
-        snr = self._gaussian.snr(torch.arange(T)).numpy()
+        n_times, process = self.p.n_times, corruption.GaussianProcess(corruption.ddpm_scheduler())
+        snr = process.snr(torch.arange(process.scheduler.config.num_train_timesteps)).numpy()
         steps = [abs(np.log(snr / wanted)).argmin() for wanted in np.geomspace(18, 1.2, n_times)]
-        return np.stack([np.linspace(0.05, 0.95, n_times), np.array(steps) / T])
+        return np.stack([np.linspace(0.05, 0.95, n_times), np.array(steps) / len(snr)])
 
 
 class ImageCorrelations(ImageExperiment):
@@ -222,9 +217,8 @@ class ImageCorrelations(ImageExperiment):
             generators = [derived_generator(seed, i, k, 1) for k in range(len(self))]
             x0 = field.draw(classes, generators)
             samples, _ = field.round_trips(x0, classes, repeated, generators)
-            samples = samples.unflatten(0, (len(alpha_bar), -1))
-            changes = self.changes(x0, samples, prepared).assign_coords(image=merged.image)
-            worlds.append(changes.assign_coords(time=merged.time, ln_snr=merged.ln_snr))
+            changes = self.changes(x0, samples.unflatten(0, (len(alpha_bar), -1)), prepared)
+            worlds.append(changes.assign_coords(merged[["image", "time", "ln_snr"]].coords))
         merged = xr.concat(worlds, "world", data_vars="all", coords="minimal", join="exact")
         names = {"world": ["images", *fields], "alpha_bar": ("time", alpha_bar.numpy())}
         merged = merged.assign_coords(names)
@@ -254,8 +248,7 @@ class ImageCorrelations(ImageExperiment):
             patches = patch_changes(x0.numpy(), trajectories.numpy(), self.p.patch_size)
             found = seen(trajectories.flatten(0, 1))
             after, top_class = (x.reshape(*shape, *x.shape[1:]) for x in found)
-            changed = patches > 2 * self.p.threshold
-            fields = [patches, changed, patch_changes(before, after, 1)]
+            fields = [patches, patches > 2 * self.p.threshold, patch_changes(before, after, 1)]
             covariances.append([grid_covariance(field) for field in fields])
             means.append([field.mean(axis=(0, 2, 3)) for field in fields])
             classes.append(top_class.T)

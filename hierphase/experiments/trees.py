@@ -34,14 +34,12 @@ class TreeDraws(Experiment):
         depth: L of the deepest tree.
     """
 
+    units = ("trees", "n_rules")
     least = {"n_rules": 2}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         self.depth = max([model(tree)[0].L for tree in self.p.trees], default=0)
-
-    def __len__(self) -> int:
-        return len(self.p.trees) * self.p.n_rules
 
     def drawn(self, tree: int, draw: int) -> tuple[RandomHierarchyModel, str, int]:
         """A tree with a draw of its rules, its noise, and a seed of the draw for the data."""
@@ -49,9 +47,9 @@ class TreeDraws(Experiment):
         return *model(self.p.trees[tree], seed), seed
 
     def by_draw(self, merged: xr.Dataset) -> xr.Dataset:
-        """All units along ``structure`` and ``draw``."""
-        merged = merged.drop_vars("unit", errors="ignore")
-        return merged.coarsen(unit=self.p.n_rules).construct(unit=("structure", "draw"))
+        """All units along ``structure``, with the sizes of the trees, and ``draw``."""
+        draws = merged.drop_vars("unit", errors="ignore").coarsen(unit=self.p.n_rules)
+        return draws.construct(unit=("structure", "draw")).assign_coords(coordinates(self.p.trees))
 
 
 def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
@@ -65,8 +63,7 @@ def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
     for name in tree:
         check_known("part of a tree", name, PARTS)
     arguments = {"noise": "epsilon"} | tree
-    noise = arguments.pop("noise")
-    check_known("noise", noise, NOISES)
+    check_known("noise", noise := arguments.pop("noise"), NOISES)
     return RandomHierarchyModel(**arguments, seed=seed), noise
 
 
@@ -89,7 +86,5 @@ def jackknife(statistic, draws) -> dict:
 def coordinates(trees: list[dict]) -> dict:
     """Sizes of the trees along ``structure``; m is a mean over levels."""
     default = {"zipf": 0.0, "noise": "epsilon"}
-    full = [{"n_classes": tree["v"]} | default | tree for tree in trees]
-    rows = {name: [tree[name] for tree in full] for name in PARTS}
-    rows["m"] = [float(np.mean(m)) for m in rows["m"]]
-    return {name: ("structure", row) for name, row in rows.items()}
+    full = [{"n_classes": tree["v"]} | default | tree | {"m": np.mean(tree["m"])} for tree in trees]
+    return {name: ("structure", [tree[name] for tree in full]) for name in PARTS}

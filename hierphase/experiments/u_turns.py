@@ -46,6 +46,7 @@ class UTurns(TreeDraws):
         "depths": _TREE | _DEPTHS,
         "tree-gaussian": _TREE | {"noise": "Gaussian", "rates": [0.1, 0.13, 0.16, 0.2, 0.25, 0.3]},
     }
+    units = ("trees", "rates", "n_rules")
     least = TreeDraws.least | {"n_chains": 2}
     choices = {"noise": NOISES[1:]}  # the epsilon-process draws none
     padded = ("kept", "hops", "relaxation", "relaxation_low", "relaxation_high")
@@ -54,9 +55,6 @@ class UTurns(TreeDraws):
         super().__init__(parameters)
         within("rates", increasing("rates", self.p.rates, 1), 1e-6, 1 - 1e-6)
         self.shape = len(self.p.trees), len(self.p.rates), self.p.n_rules
-
-    def __len__(self) -> int:
-        return int(np.prod(self.shape))
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """The chains of one draw of the rules.
@@ -80,23 +78,21 @@ class UTurns(TreeDraws):
             posterior = infer(log_likelihood(*seen), log=True)
             levels = [drawn[0] for drawn in posterior.sample(1, generator)]
             chain.append(levels)
-        kept = np.full((len(chain), self.depth + 1), np.nan)
+        kept, n = np.full((len(chain), self.depth + 1), np.nan), len(chain)
         prior = infer(torch.ones(1, rhm.d, rhm.v)).marginals
         for level, shares in enumerate(prior):
             steps = torch.stack([levels[level] for levels in chain])
             chance = shares.double().square().sum(-1).mean()
-            for n in range(len(chain)):
-                same = (steps[n:] == steps[: len(chain) - n]).double().mean()
-                kept[n, level] = (same - chance) / (1 - chance)
+            same = [(steps[k:] == steps[: n - k]).double().mean() for k in range(n)]
+            kept[:, level] = (torch.stack(same) - chance) / (1 - chance)
         classes = torch.stack([levels[-1][:, 0] for levels in chain])
         pairs = rhm.n_classes * classes[:-1] + classes[1:]
-        other, counts = ~torch.eye(rhm.n_classes, dtype=torch.bool).flatten(), []
+        away, uneven = ~torch.eye(rhm.n_classes, dtype=torch.bool).flatten(), []
         for half in (0, 1):
-            found = torch.bincount(pairs[:, half::2].flatten(), minlength=len(other))[other]
-            counts.append(found.double().numpy())
-        with np.errstate(invalid="ignore"):
-            first, second = (found / found.mean() - 1 for found in counts)
-        return xr.Dataset({"kept": (("step", "level"), kept), "hops": (first * second).mean()})
+            found = torch.bincount(pairs[:, half::2].flatten(), minlength=len(away))[away].double()
+            uneven.append((found / found.mean() - 1).numpy())
+        hops = np.prod(uneven, axis=0).mean()
+        return xr.Dataset({"kept": (("step", "level"), kept), "hops": hops})
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All draws (structure, rate, draw), and ``relaxation`` (structure, rate, level).
@@ -168,8 +164,7 @@ class ImageUTurns(ImageExperiment):
             chain += [x[0].to(self.device)] * (n in turns)
         samples = torch.cat([torch.stack(chain), single.samples])
         x_0, samples, probability, layers, mean_image = self.seen(x_0, samples, prepared)
-        distances = samples - x_0, samples - mean_image
-        change, norm = ((x**2).flatten(2).mean(2).cpu() for x in distances)
+        change, norm = ((samples - x).square().flatten(2).mean(2).cpu() for x in (x_0, mean_image))
         of_image = "time", "image"
         measured = {
             "top_class": (of_image, probability.argmax(2).byte()),
@@ -197,5 +192,4 @@ def relaxation(kept: np.ndarray) -> np.ndarray:
     Returns:
         (...), NaN where it does not fall so far.
     """
-    steps, logs = np.arange(kept.shape[-1]), np.log(np.maximum(kept, 1e-12))
-    return crossing_time(steps, logs, -1)
+    return crossing_time(np.arange(kept.shape[-1]), np.log(np.maximum(kept, 1e-12)), -1)

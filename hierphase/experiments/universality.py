@@ -129,14 +129,13 @@ class Samplers(Experiment):
         ValueError: as of the base, or an unknown sampler.
     """
 
+    units = ("n_units",)
+
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         for name in self.p.samplers:
             check_known("sampler", name, SAMPLERS)
         self.runs = [(name, n) for name, numbers in self.p.samplers.items() for n in numbers]
-
-    def __len__(self) -> int:
-        return self.p.n_units
 
     @torch.no_grad()
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:

@@ -203,8 +203,7 @@ def chosen(model, images, labels=None, classifier=None, clusters=None, limit=Non
     given = {
         "model": model, "images": images, "labels": str(labels or ""), "n_per_class": n,
         "classifier": network, "classes": by, "n_fitted": max(n, min(most, N_FITTED // n_classes)),
-    }  # fmt: skip
-    given |= {"clusters": clusters} if clusters else {}
+    } | ({"clusters": clusters} if clusters else {})  # fmt: skip
     parameters = PRESET | check_values("a measurement", PRESET, given | changes)
     if "layers" not in changes:
         network = super(OwnImages, OwnImages(parameters)).classifier

@@ -5,7 +5,6 @@ are in :mod:`hierphase.networks.rhm_catalogue`.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -59,16 +58,14 @@ def train(name: str, output=None, steps: int | None = None, seed: int = 0) -> Pa
 def _image_classifier(name: str, *vary, in_channels: int = 1, **changes) -> Training:
     """Training of a :class:`ConvClassifier`, the same for all images of some size."""
     about = f"Classifier of the images {name} of `hierphase.diffusion.datasets`."
-    model = partial(ConvClassifier, in_channels)
-    how = {"steps": 4500, "batch_size": 128, "learning_rate": 3e-3} | changes
-    return Training(about, DATASETS[name], model, ema_decay=0.99, vary=vary, half=False, **how)
+    what = {"about": about, "data": DATASETS[name], "model": partial(ConvClassifier, in_channels)}
+    how = {"steps": 4500, "batch_size": 128, "learning_rate": 3e-3, "vary": vary}
+    return Training(**what | how | changes, ema_decay=0.99, half=False)
 
 
 def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *vary) -> Training:
     """Training of an unconditional denoiser, whose samples classifiers of its images judge."""
-    judges = {"classifier": f"{name}-classifier"}
-    if name.startswith("cifar10"):
-        judges["witness"] = "cifar10-witness"
+    second = {"witness": "cifar10-witness"} if name.startswith("cifar10") else {}
     about = (
         f"Unconditional DDPM (noise prediction) of the images {name} of "
         "`hierphase.diffusion.datasets`. Below, `loss` and `loss_held_out` are the errors of that "
@@ -76,8 +73,8 @@ def _image_denoiser(name: str, model: Callable[[], UNet2DModel], steps: int, *va
         "100 steps of SDE-DPM++ 2M, see `hierphase.networks.sample_quality.sample_quality`."
     )
     goal = {"loss": objectives.denoising_loss, "report": objectives.image_denoiser_report}
-    how = {"batch_size": 64, "learning_rate": 1e-3, "vary": vary}
-    return Training(about, DATASETS[name], model, steps, **how, **goal, judges=judges)
+    how = {"vary": vary, "judges": {"classifier": f"{name}-classifier"} | second}
+    return Training(about, DATASETS[name], model, steps, 64, 1e-3, **goal, **how)
 
 
 def _unet(channels, n_channels=1, layers=1, **options) -> UNet2DModel:
@@ -108,6 +105,8 @@ def _patch_denoiser(size: int, channels: tuple[int, int], steps: int) -> Trainin
     return _image_denoiser(f"cifar10-{size}", unet, steps, mirrored, in_patches)
 
 
+_HEAD = "Linear head of the ImageNet network of `hierphase.networks.witness`, for CIFAR-10."
+_OF_FEATURES = {"about": _HEAD, "data": cifar10_features, "model": linear_head}
 _FEW_IMAGES = {"steps": 1500, "batch_size": 64, "learning_rate": 2e-3}
 #: What ``hierphase train`` can train, by name.
 TRAININGS = {
@@ -120,12 +119,7 @@ TRAININGS = {
     "cifar10-8-classifier": _image_classifier("cifar10-8", mirrored, shifted, in_channels=3),
     "cifar10-16-classifier": _image_classifier("cifar10-16", mirrored, shifted, in_channels=3),
     "cifar10-32-classifier": _image_classifier("cifar10-32", mirrored, shifted, in_channels=3),
-    "cifar10-witness": replace(
-        _image_classifier("cifar10-32"),
-        about="Linear head of the ImageNet network of `hierphase.networks.witness`, for CIFAR-10.",
-        data=cifar10_features,
-        model=linear_head,
-    ),
+    "cifar10-witness": _image_classifier("cifar10-32", **_OF_FEATURES),
     "cifar10-8": _patch_denoiser(8, (48, 96), 12_000),
     "cifar10-16": _patch_denoiser(16, (72, 144), 40_000),
     "cifar10-32": _patch_denoiser(32, (72, 144), 60_000),

@@ -24,8 +24,7 @@ def save_checkpoint(directory: Path, run: dict, reached: dict, parts: Sequence) 
         parts: network, optimisers, averages, ...: all that have a ``state_dict()``.
     """
     content = io.BytesIO()
-    states = [part.state_dict() for part in parts]
-    torch.save({"run": run, "reached": reached, "parts": states}, content)
+    torch.save({"run": run, "reached": reached, "parts": [x.state_dict() for x in parts]}, content)
     write(content.getbuffer(), directory / CHECKPOINT, sealed=True)
 
 

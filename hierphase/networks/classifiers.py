@@ -13,8 +13,6 @@ from hierphase.checks import check_known, check_shape, positive_integer
 from hierphase.diffusion.labels import IMAGENET_SYNSETS
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
-GROUPS = 8
-
 #: The 41 layers that the paper probes, from low to high, as ``torchvision_classifier`` names those
 #: of "convnext_base": the stem, the blocks of the four stages (3, 3, 27, 3), the downsampling
 #: between two stages, and the logits.
@@ -22,9 +20,6 @@ _DEPTH = {1: 3, 3: 3, 5: 27, 7: 3}  # part of the features -> number of its bloc
 _PARTS = [f"{i}.{k}" if i in _DEPTH else f"{i}" for i in range(8) for k in range(_DEPTH.get(i, 1))]
 PAPER_LAYERS = (*(f"network.features.{part}" for part in _PARTS), "logits")
 
-# With weights torchvision transforms the inputs of the first two once more, and renames the
-# tensors of the published files of the last.
-UNSUPPORTED = ("googlenet", "inception_*", "densenet*")
 STATE_DICT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -52,7 +47,7 @@ class ConvClassifier(ModelMixin, ConfigMixin):
     def __init__(self, in_channels=1, n_classes=10, channels=(32, 64, 128), class_names=()):
         super().__init__()
         widths = (in_channels, *channels)
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
         for stage, (before, width) in enumerate(pairwise(widths)):
             first = _convolution(before, width, stride=2 if stage else 1)
             self.stages.append(nn.Sequential(*first, *_convolution(width, width)))
@@ -68,10 +63,7 @@ class ConvClassifier(ModelMixin, ConfigMixin):
         Returns:
             (n, channels[-1]).
         """
-        maps = images
-        for stage in self.stages:
-            maps = stage(maps)
-        return maps.mean(dim=(2, 3))
+        return self.stages(images).mean(dim=(2, 3))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Class logits, (n, n_classes), of images as for :meth:`features`."""
@@ -81,7 +73,7 @@ class ConvClassifier(ModelMixin, ConfigMixin):
 def _convolution(before: int, width: int, stride: int = 1) -> list[nn.Module]:
     """A 3x3 convolution from ``before`` to ``width`` channels, normalised, and GELU."""
     convolution = nn.Conv2d(before, width, 3, stride, padding=1)
-    return [convolution, nn.GroupNorm(GROUPS, width), nn.GELU()]
+    return [convolution, nn.GroupNorm(8, width), nn.GELU()]
 
 
 @torch.no_grad()
@@ -163,9 +155,7 @@ class PublishedClassifier(nn.Module):
         check_shape("images", images, "n 3 height width")
         return self.network(self.preprocess((images + 1) / 2))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Class logits (n, n_classes) of images as for :meth:`features`."""
-        return self.logits(self.features(images))
+    forward = ConvClassifier.forward
 
 
 def torchvision_classifier(name: str, weights: str | Path | None = None) -> PublishedClassifier:
@@ -196,7 +186,9 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
         reason = f"torchvision cannot be imported beside torch {torch.__version__} ({error})"
         remedy = "install the build that was made for it"
         raise ImportError(f"no classifier {name!r} here, and {reason}; {remedy}") from error
-    known = models.list_models(module=models, exclude=UNSUPPORTED)
+    # With weights torchvision transforms the inputs of the first two once more, and renames the
+    # tensors of the published files of the last.
+    known = models.list_models(module=models, exclude=("googlenet", "inception_*", "densenet*"))
     check_known("classifier", name, known)
     published = models.get_model_weights(name)
     recipe, state = published.DEFAULT, None
@@ -209,8 +201,7 @@ def torchvision_classifier(name: str, weights: str | Path | None = None) -> Publ
             raise FileNotFoundError(f"{reason}; give the path of that file instead") from None
     elif weights is not None and Path(weights).suffix in STATE_DICT_SUFFIXES:
         state = read_state_dict(weights)
-        of_this_name = (w for w in published if w.url.rsplit("/", 1)[-1] == Path(weights).name)
-        recipe = next(of_this_name, recipe)
+        recipe = next((w for w in published if w.url.endswith(f"/{Path(weights).name}")), recipe)
     elif weights is not None:
         kind = f"weights of {name} and no path that ends in {', '.join(STATE_DICT_SUFFIXES)}:"
         check_known(kind, str(weights), [known.name for known in published])

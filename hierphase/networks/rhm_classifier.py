@@ -1,6 +1,7 @@
 """Networks that classify data on a tree: of its shape, of another, and with none built in."""
 
 import math
+from collections import OrderedDict
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -69,13 +70,11 @@ class TreeClassifier(ModelMixin, ConfigMixin):
         strides = [s] * L if strides is None else strides
         if math.prod(strides) != s**L:
             raise ValueError(f"strides must have the product s**L = {s**L}, got {strides}")
-        self.layers = nn.ModuleList()
+        self.layers = nn.Sequential()
         for i, stride in enumerate(strides):
-            layer = nn.Sequential()
-            layer.add_module("convolution", PatchConvolution(width if i else v, width, stride))
-            layer.add_module("relu", nn.ReLU())
-            layer.add_module("norm", ChannelNorm(width))
-            self.layers.append(layer)
+            convolution = PatchConvolution(width if i else v, width, stride)
+            parts = OrderedDict(convolution=convolution, relu=nn.ReLU(), norm=ChannelNorm(width))
+            self.layers.append(nn.Sequential(parts))
         self.logits = nn.Linear(width, n_classes)
         parts = [f"{i}.{part}" for i in range(len(strides)) for part in ("convolution", "relu")]
         self.probed = [*(f"layers.{part}" for part in parts), "logits"]
@@ -87,9 +86,7 @@ class TreeClassifier(ModelMixin, ConfigMixin):
             ValueError: leaves of another shape.
         """
         check_shape("x", x, "n", self.config.v, self.config.s**self.config.L)
-        for layer in self.layers:
-            x = layer(x)
-        return self.logits(x[:, :, 0])
+        return self.logits(self.layers(x)[:, :, 0])
 
 
 class LeafTransformer(ModelMixin, ConfigMixin):
@@ -112,7 +109,7 @@ class LeafTransformer(ModelMixin, ConfigMixin):
     def __init__(self, v=16, s=2, L=7, n_classes=16, width=64, n_blocks=3, n_heads=4):
         super().__init__()
         self.leaves, self.positions = nn.Linear(v, width), nn.Linear(s**L, width, bias=False)
-        self.layers = nn.ModuleList(_ChannelsFirst(width, n_heads) for _ in range(n_blocks))
+        self.layers = nn.Sequential(*(_ChannelsFirst(width, n_heads) for _ in range(n_blocks)))
         self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, n_classes)
         self.probed = [*(f"layers.{i}" for i in range(n_blocks)), "logits"]
 
@@ -123,9 +120,7 @@ class LeafTransformer(ModelMixin, ConfigMixin):
             ValueError: leaves of another shape.
         """
         check_shape("x", x, "n", self.config.v, self.config.s**self.config.L)
-        x = self.leaves(x.mT).mT + self.positions.weight
-        for layer in self.layers:
-            x = layer(x)
+        x = self.layers(self.leaves(x.mT).mT + self.positions.weight)
         return self.logits(self.norm(x.mean(2)))
 
 

@@ -108,16 +108,13 @@ class TreeTransformer(TreeDenoiser):
     def __init__(self, v=8, s=2, L=4, width=48, n_blocks=3, n_heads=4):
         super().__init__(v, width)
         self.positions = nn.Linear(s**L, width, bias=False)
-        self.blocks = nn.ModuleList(TransformerBlock(width, n_heads) for _ in range(n_blocks))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, n_heads) for _ in range(n_blocks)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, v)
 
     def _logits(self, x):
         """(n, d, width) -> (n, d, v)."""
-        x = x + self.positions.weight.mT
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+        return self.head(self.norm(self.blocks(x + self.positions.weight.mT)))
 
 
 class TransformerBlock(nn.Module):

@@ -6,7 +6,6 @@ from torch import nn
 from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import ImageData
 
-NEIGHBOURS = 3  # k of the manifolds
 CONFIDENT = 0.9  # probability of the most likely class
 QUANTILES = {"": 0.5, "_5": 0.05, "_1": 0.01}  # of the distances to the nearest training images
 
@@ -44,7 +43,7 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return (shift + sum(root.square().sum() for root in roots) - 2 * cross).item()
 
 
-def manifold_share(points: torch.Tensor, references: torch.Tensor, k: int = NEIGHBOURS) -> float:
+def manifold_share(points: torch.Tensor, references: torch.Tensor, k: int = 3) -> float:
     """Share of points that lie on the manifold of the references (Kynkäänniemi et al. 2019).
 
     The manifold is the union of balls around the references, each as large as the distance to its

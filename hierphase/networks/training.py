@@ -24,7 +24,6 @@ from hierphase.files import WriteError, check_holds_only, output_directory, writ
 from hierphase.networks import objectives
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
 from hierphase.networks.classifiers import ConvClassifier
-from hierphase.networks.objectives import N_VALIDATION, SCHEDULE
 from hierphase.networks.witness import load_classifier
 from hierphase.runs.results import book_directory
 from hierphase.seeds import derived_generator
@@ -124,7 +123,7 @@ def run(training: Training, name: str, output: Path, steps: int, seed: int) -> N
         model = model.to("cpu").eval()
         if training.half:
             model.half()
-        layout = DDPMPipeline(model, SCHEDULE) if isinstance(model, UNet2DModel) else model
+        layout = DDPMPipeline(model, objectives.SCHEDULE) if type(model) is UNet2DModel else model
         save_model(layout, output)
         judge_saved(training, name, output, seed, data, _facts(training, this, model, seconds))
     except (KeyboardInterrupt, WriteError) as error:
@@ -157,9 +156,9 @@ def judge_saved(training: Training, name: str, directory: Path, seed: int, data=
     quality = training.report(model, training.data() if data is None else data, seed, **judges)
     table = [f"| {key} | {value:.4f} |" for key, value in quality.items()]
     table = ["| quality | value |", "| --- | --- |", *table]
-    card = "\n".join([f"# {name}", "", training.about, "", *facts, "", *table, ""])
+    card = [f"# {name}", "", training.about, "", *facts, "", *table, ""]
     write((json.dumps(quality, indent=1) + "\n").encode(), directory / QUALITY)
-    write(card.encode(), directory / CARD)
+    write("\n".join(card).encode(), directory / CARD)
 
 
 def optimise(training, run, model, data, output) -> float:
@@ -175,7 +174,7 @@ def optimise(training, run, model, data, output) -> float:
 
     @torch.no_grad()
     def held_out_loss():  # of the averages, with the same random numbers at every call
-        batch = data.test_images[-N_VALIDATION:], data.test_labels[-N_VALIDATION:]
+        batch = (x[-objectives.N_VALIDATION :] for x in (data.test_images, data.test_labels))
         ema.store(model.parameters())
         ema.copy_to(model.parameters())
         loss = loss_of(model, batch, derived_generator(run["seed"], 0)).item()
@@ -188,15 +187,15 @@ def optimise(training, run, model, data, output) -> float:
     reached = {"step": 0, "seconds": 0.0, "log": LOG_HEADER, "lowest": math.inf}
     reached |= load_checkpoint(output, run, parts)
     first, steps, begun = reached["step"], run["steps"], time.perf_counter() - reached["seconds"]
-    progress = tqdm(range(first, steps), initial=first, total=steps, desc=run["name"], disable=None)
+    progress = tqdm(range(first + 1, steps + 1), run["name"], steps, initial=first, disable=None)
     for step in progress:
-        generator = derived_generator(run["seed"], step + 1)
+        generator = derived_generator(run["seed"], step)
         # Linear warm-up, then half a cosine from 1 to 0.
-        factor = min(1.0, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        factor = min(1.0, step / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
         rate = training.learning_rate * factor
         loss = loss_of(wrapped, data.batch(training.batch_size, generator), generator)
         if not loss.isfinite():
-            raise ValueError(f"{run['name']}: the loss of step {step + 1} is {loss.item()}")
+            raise ValueError(f"{run['name']}: the loss of step {step} is {loss.item()}")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -205,12 +204,11 @@ def optimise(training, run, model, data, output) -> float:
             optimizer.step()
             optimizer.zero_grad()
         ema.step(model.parameters())
-        done, seconds = step + 1, time.perf_counter() - begun
-        reached |= {"step": done, "seconds": seconds}
-        if done % max(1, steps // 200) == 0:
-            reached["log"] += f"{done},{loss:.5f},{rate:.3e},{seconds:.1f}\r\n"
+        reached |= {"step": step, "seconds": time.perf_counter() - begun}
+        if step % max(1, steps // 200) == 0:
+            reached["log"] += f"{step},{loss:.5f},{rate:.3e},{reached['seconds']:.1f}\r\n"
             progress.set_postfix(loss=f"{loss:.4f}")
-        if done % training.checkpoint_every == 0 or done == steps:
+        if step % training.checkpoint_every == 0 or step == steps:
             if training.keep_best and (held_out := held_out_loss()) < reached["lowest"]:
                 reached["lowest"] = held_out
                 best.load_state_dict(ema.state_dict())
@@ -254,7 +252,7 @@ def _facts(training, run, model, seconds) -> list[str]:
     settings = {name: x for name, x in vars(training).items() if isinstance(x, int | float)}
     made = {"made by": f"`hierphase train {run['name']}`"} | settings | run
     varied = [getattr(vary, "__name__", str(vary)) for vary in training.vary]  # or a partial
-    made["varied by"] = ", ".join(varied) or "nothing"
-    made["parameters"] = f"{model.num_parameters():,}"
+    size = f"{model.num_parameters():,}"
+    made |= {"varied by": ", ".join(varied) or "nothing", "parameters": size}
     made["minutes"] = f"{seconds / 60:.1f}, with {torch.get_num_threads()} CPU threads"
     return [f"- {name.replace('_', ' ')}: {x}" for name, x in made.items()]

@@ -17,10 +17,8 @@ from hierphase.diffusion.model_folders import load_model
 from hierphase.diffusion.published import verified
 from hierphase.networks.classifiers import ConvClassifier, PublishedClassifier
 
-SIZE = 96  # pixels of a side that the network is given
 N_FEATURES = 1280
 HIGHEST = 6  # value of a feature (ReLU6)
-BATCH = 32  # more take twice the time: memory comes and goes with every call
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 linear_head = partial(ConvClassifier, N_FEATURES, channels=())
@@ -57,7 +55,7 @@ def witness(head: ConvClassifier) -> PublishedClassifier:
     head.logits.weight.data /= HIGHEST
 
     def preprocess(intensities):  # what it takes is in [-1, 1] too
-        return functional.interpolate(2 * intensities - 1, size=(SIZE, SIZE), mode="bilinear")
+        return functional.interpolate(2 * intensities - 1, size=(96, 96), mode="bilinear")
 
     return PublishedClassifier(network, preprocess, head.namings, head.logits).eval()
 
@@ -76,7 +74,8 @@ def cifar10_features(n_train: int = 4000, n_test: int = 1000) -> ImageData:
     """Features of the first images of CIFAR-10, (n, 1280, 1, 1), over 6: in [0, 1]."""
     data, judge, parts = cifar10(), witness(linear_head()), {}
     for part, n in (("train", n_train), ("test", n_test)):
-        images = getattr(data, f"{part}_images")[:n].split(BATCH)
+        # more at a time take twice the time: memory comes and goes with every call
+        images = getattr(data, f"{part}_images")[:n].split(32)
         features = torch.cat([judge.features(batch) for batch in images]) / HIGHEST
         parts[f"{part}_images"] = features[..., None, None]
         parts[f"{part}_labels"] = getattr(data, f"{part}_labels")[:n]
