@@ -189,7 +189,10 @@ def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dr
     from hierphase.experiments import your_model
     from hierphase.runs.executors import open_executor
 
-    given |= _parse_values(values, your_model.PRESET)
+    changes = _parse_values(values, your_model.PRESET)
+    if settled := changes.keys() & {*given, "n_per_class", "null"}:
+        raise ValueError(f"-p {min(settled)} has no effect: arguments and --limit settle it")
+    given |= changes
     if dry_run:
         return _print(your_model.plan(your_model.chosen(**given), shard_size))
     output = output or "runs/your-model"

@@ -187,6 +187,8 @@ def opened(folder) -> Measurement:
 def chosen(model, images, labels=None, classifier=None, clusters=None, limit=None, **changes):
     """The parameters of a measurement; arguments and errors are those of `measure_transition`."""
     model, images = str(model), str(images)
+    if not images:
+        raise ValueError("images must be a data set of the book or a folder, got ''")
     if images in DATASETS:
         if labels:
             raise ValueError(f"labels {labels} have no effect with the data set {images}")
@@ -199,11 +201,11 @@ def chosen(model, images, labels=None, classifier=None, clusters=None, limit=Non
     n = positive_integer(what, total, n_classes, n_classes * most) // n_classes
     of_book = (f"{x}-classifier" for x in (images, model) if f"{x}-classifier" in TRAININGS)
     network = str(classifier or next(of_book, IMAGENET_NETWORK))
-    by = "clusters" if clusters or "" in sizes else CLASSES[network == IMAGENET_NETWORK]
+    by = "clusters" if clusters is not None or "" in sizes else CLASSES[network == IMAGENET_NETWORK]
     given = {
         "model": model, "images": images, "labels": str(labels or ""), "n_per_class": n,
         "classifier": network, "classes": by, "n_fitted": max(n, min(most, N_FITTED // n_classes)),
-    } | ({"clusters": clusters} if clusters else {})  # fmt: skip
+    } | ({} if clusters is None else {"clusters": clusters})  # fmt: skip
     parameters = PRESET | check_values("a measurement", PRESET, given | changes)
     if "layers" not in changes:
         network = super(OwnImages, OwnImages(parameters)).classifier
@@ -227,6 +229,7 @@ def plan(parameters: dict, shard_size: int = 16) -> str:
     levels = worlds.ln_snrs(world.scheduler)[experiment.times()].tolist()
     rows = world.pipeline.rows_by_call(levels, p.num_inference_steps)
     size = p.batch_size if on_gpu else min(p.batch_size, ROWS_PER_CALL)
+    shard_size = positive_integer("shard_size", shard_size)
     shards = [min(shard_size, n - i) for i in range(0, n, shard_size)]
     calls = sum(-(-k * own // size) for own in shards for k in rows.values())
     judged = 2 * len(levels) * sum(-(-own // images.CLASSIFIED) for own in shards)

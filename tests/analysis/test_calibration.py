@@ -86,5 +86,7 @@ def test_refusals():
         calibration(pipeline, x_0, [float("inf")])
     with pytest.raises(ValueError, match=r"ln_snr must be of shape \(k,\), got \(0,\)"):
         calibration(pipeline, x_0, [])
+    with pytest.raises(ValueError, match=r"ln_snr is off by 2.8, levels taken are \[9.* more ste"):
+        calibration(pipeline, x_0, [12.0], 1000)
     with pytest.raises(ValueError, match="the number of images must be at least 2, got 1"):
         calibration(pipeline, x_0[:1], [0.0])

@@ -217,3 +217,12 @@ def test_the_width_of_single_images_is_not_that_of_their_middles(width, chance):
     spacing = 2 * np.log(9) * 0.5**2 / (12 * scale)  # of the levels, as the docstring says
     assert found.low - 0.01 < width + spacing < found.high + 0.01
     assert 0.01 < found.high - found.low < 0.5 / (1 - chance)
+
+
+@pytest.mark.parametrize(("kept", "chance", "message"), [
+    (np.full((3, 2), 5.0), np.zeros(2), r"kept flags must be between 0 and 1, got 5.0"),
+    (np.ones((3, 2)), np.array([0.1, np.nan]), r"chance must be between 0 and 1, got nan"),
+])  # fmt: skip
+def test_widths_of_no_shares_are_refused(kept, chance, message):
+    with pytest.raises(ValueError, match=message):
+        width_from_draws([-1.0, 0.0, 1.0], kept, chance)

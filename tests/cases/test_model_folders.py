@@ -82,6 +82,26 @@ def test_weights_that_a_model_cannot_use_are_refused(model, classifier, change, 
             load_model(folder, base)
 
 
+def test_weights_are_of_one_model(model):
+    """The whole file is the model, whatever lies beside it; parts hold each weight once."""
+    folder = model / "unet"
+    state, first = load_file(folder / WEIGHTS), next(iter(load_file(folder / WEIGHTS)))
+    other = {name: torch.zeros_like(x) for name, x in state.items()}
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model_old.bin"):
+        save_file(other, folder / name)
+    loaded = load_model(folder, diffusers.ModelMixin).state_dict()
+    assert all(torch.equal(loaded[name], x) for name, x in state.items())
+    part = folder / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    (folder / WEIGHTS).rename(part)
+    with pytest.raises(ValueError, match=rf"{part.name}, .*fp16.safetensors hold the same"):
+        load_model(folder, diffusers.ModelMixin)
+    (folder / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    save_file({first: state.pop(first)}, folder / part.name.replace("00001", "00002", 1))
+    save_file(state, part)
+    loaded = load_model(folder, diffusers.ModelMixin).state_dict()
+    assert all(torch.equal(loaded[name], x) for name, x in state.items())
+
+
 @pytest.mark.parametrize(("change", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_so_are_those_of_guided_diffusion(tmp_path, capsys, change, message):
     flags = {

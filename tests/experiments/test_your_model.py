@@ -261,6 +261,12 @@ WRONG = {
     "digits digits -p layers ['stages.7','logits']": "unknown module of the model 'stages.7'",
     "digits digits -p layer 1": "unknown parameter of a measurement 'layer'",
     "digits digits -p n_times x": "parameter n_times of a measurement is of type int",
+    "digits mine --labels columns2.csv": "columns2.csv: needs a line file,label",
+    "digits mine --labels good.csv --clusters 0": "clusters must be at least 1, got 0",
+    "digits digits -p model mnist": "-p model has no effect",
+    "digits digits --limit 50 -p n_per_class 1": "-p n_per_class has no effect",
+    "digits digits -p null True": "-p null has no effect",
+    "digits digits --shard-size 0": "shard_size must be at least 1, got 0",
     "digits mine --clusters 41": "clusters must be at most 40, got 41",
     "digits mine --classifier convnet": "classifier 'convnet'",
     "pickle.pt digits --limit 10": "pickle.pt",
@@ -280,7 +286,9 @@ def files(tmp_path_factory):
         "long": [*lines, "040.png,1"],
         "twice": [*lines, "000.png,9"],
         "blank": [lines[0], "000.png,", *lines[2:]],
+        "good": lines,
         "columns": ["name,class", *lines[1:]],
+        "columns2": [f"{line},{line.split(',')[1]}" for line in lines],
         "other": [lines[0], "000.png,zero", *lines[2:]],
     }.items():
         (folder / f"{name}.csv").write_text("\n".join(changed))

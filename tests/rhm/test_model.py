@@ -187,3 +187,13 @@ def test_overlaps_are_counted_pair_by_pair(sizes, zipf):
             own[k] += likely[i] * likely[j] / n * (a == b)
         np.testing.assert_allclose(rhm.overlaps(level), [own, every], atol=1e-12)
         assert own.sum() == pytest.approx(1) and every.sum() == pytest.approx(n)
+
+
+def test_models_of_two_classes_are_not_taken_for_one_another():
+    rhm = RandomHierarchyModel(4, 2, 2, 3)
+    first, second = rhm.of_class(1), rhm.of_class(2)
+    assert len({first, second, RandomHierarchyModel(4, 2, 2, 3, n_classes=1)}) == 3
+    assert torch.equal(second.rules[-1][0], rhm.rules[-1][2])
+    for label, message in ((4, "at most 3, got 4"), (-1, "at least 0, got -1"), (True, "integer")):
+        with pytest.raises(ValueError, match=f"label must be .*{message}"):
+            rhm.of_class(label)
