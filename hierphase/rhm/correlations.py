@@ -6,7 +6,6 @@ over x_0. (Sclocchi et al., arXiv 2410.13770; of images: `hierphase.analysis.pat
 """
 
 import math
-from itertools import permutations
 
 import numpy as np
 import torch
@@ -118,24 +117,11 @@ def leaf_covariance(rhm: RandomHierarchyModel) -> np.ndarray:
     Returns:
         (s**L * v, s**L * v), leaf by leaf, the symbols of a leaf in a row.
     """
-    nothing = torch.ones(1, rhm.d, rhm.v, dtype=torch.float64)
-    prior = [shares[0] for shares in BeliefPropagation(rhm)(nothing).marginals]
-    below = torch.eye(rhm.v, dtype=torch.float64)[:, None]  # P(leaf | symbol above it)
-    mean = prior[0].flatten()
-    second = mean.diag().view(rhm.d, rhm.v, rhm.d, rhm.v)
-    for level, rules in enumerate(rhm.rules, 1):
-        likely, size = rhm.rule_probabilities(level), below.shape[1]
-        places = [slice(start, start + size) for start in range(0, rhm.d, size)]
-        for node, chance in enumerate(prior[level][..., None] * likely):
-            leaves = places[node * rhm.s :]
-            for i, j in permutations(range(rhm.s), 2):  # leaves whose paths meet at this node
-                pair = torch.zeros(rhm.v, rhm.v, dtype=torch.float64)
-                pair.index_put_((rules[..., i], rules[..., j]), chance, accumulate=True)
-                block = torch.einsum("xav,xy,ybw->avbw", below, pair, below)
-                second[leaves[i], :, leaves[j]] = block
-        parts = [torch.einsum("r,yrav->yav", likely, below[part]) for part in rules.unbind(-1)]
-        below = torch.cat(parts, 1)
-    return (second.reshape(len(mean), -1) - torch.outer(mean, mean)).numpy()
+    bp, like = BeliefPropagation(rhm), {"dtype": torch.float64}
+    prior = bp(torch.ones(1, rhm.d, rhm.v, **like)).marginals[0].flatten(1)
+    # one symbol of a leaf twice as likely: P(b | 1 + a) - P(b) = Cov(a, b) / (1 + P(a))
+    twice = 1 + torch.eye(rhm.d * rhm.v, **like).view(-1, rhm.d, rhm.v)
+    return ((1 + prior.mT) * (bp(twice).marginals[0].flatten(1) - prior)).numpy()
 
 
 def mixture_covariance(likelihood: np.ndarray, epsilon: float, v: int) -> np.ndarray:
