@@ -157,9 +157,10 @@ def unrelated_agreement(before: np.ndarray, after: np.ndarray) -> float:
     Raises:
         ValueError: no images of a kind, or a class that is NaN.
     """
-    for kind in (before, after):
-        check_finite("classes", np.asarray(kind), "n")
-    return float(np.equal.outer(before, after).mean())
+    kinds = np.asarray(before), np.asarray(after)
+    for kind in kinds:
+        check_finite("classes", kind, "n")
+    return float(np.equal.outer(*kinds).mean())
 
 
 def width_from_draws(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimate:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import xarray as xr
 
 from hierphase.analysis.bootstrap import mean_curve, means_and_resamples, median_curve, mode_curve
 from hierphase.analysis.transition import (
@@ -102,6 +103,8 @@ def test_unrelated_images_agree_by_their_shares():
     even = np.repeat(np.arange(10), 5)
     assert unrelated_agreement(even, np.array([3, 3, 7])) == pytest.approx(0.1)
     assert unrelated_agreement(np.array([0, 0, 1]), np.array([0, 2])) == pytest.approx(1 / 3)
+    before, after = xr.DataArray([0, 0, 1], dims="image"), xr.DataArray([0, 2], dims="image")
+    assert unrelated_agreement(before, after) == pytest.approx(1 / 3)
 
 
 def test_crossing_is_exact_for_straight_lines_and_nan_without_crossing():
