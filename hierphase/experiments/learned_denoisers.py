@@ -153,7 +153,8 @@ class DenoiserExperiment(Experiment):
                 pairs = (predicted, noise), (best, noise), (predicted, best)
                 squares = [(a - b).square().mean((1, 2)) for a, b in pairs]
                 errors[stream].append(torch.stack(squares).double().numpy())
-        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = np.swapaxes(errors, 1, 2)
+        held_out, training = (np.stack(of_set, axis=1) for of_set in errors)
+        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = held_out, training
         rows = {
             "loss": loss, "bayes_loss": bayes_loss, "train_loss": train_loss,
             "bayes_train_loss": bayes_train_loss, "gap": loss - bayes_loss, "distance": distance,
