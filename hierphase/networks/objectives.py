@@ -17,8 +17,8 @@ from hierphase.seeds import derived_generator
 
 SCHEDULE = ddpm_scheduler()
 _STOCHASTIC = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
-#: The book's sampler, whose variance is right to 1% by 100 steps; its noise mends what a network gets
-#: wrong.
+#: The book's sampler, whose variance is right to 1% by 100 steps; its noise mends what a network
+#: gets wrong.
 SAMPLER = DPMSolverMultistepScheduler.from_config(SCHEDULE.config, **_STOCHASTIC)
 N_VALIDATION = 1000  # held-out data on which a denoiser of trees is judged
 
