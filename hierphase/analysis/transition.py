@@ -180,6 +180,10 @@ def width_from_draws(ln_snr, kept, chance, confidence=0.95) -> bootstrap.Estimat
         chance: (n,) plateau of each image, the share of its class among unrelated images.
         confidence: of the interval, over images.
 
+    Raises:
+        ValueError: levels that do not increase, or flags or plateaus of another shape or outside
+            [0, 1].
+
     Example:
         >>> import numpy as np
         >>> from hierphase.analysis.transition import width_from_draws

@@ -25,13 +25,13 @@ from hierphase.diffusion.labels import LABELS, n_classes, told_classes
 from hierphase.diffusion.model_folders import CONDITIONS, Denoiser, load_denoiser
 from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
+from hierphase.networks.objectives import STOCHASTIC
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
 from hierphase.seeds import derived_generator
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-_STOCHASTIC = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
 #: How a network denoises, with the scheduler of its folder or by the name of a sampler -> class
 #: and settings that replace it, on the same noise.
 SAMPLERS = {
@@ -39,7 +39,7 @@ SAMPLERS = {
     "ddpm": (diffusers.DDPMScheduler, {}),
     "ddim": (diffusers.DDIMScheduler, {"timestep_spacing": "leading"}),
     "dpm++-2m": (diffusers.DPMSolverMultistepScheduler, {}),
-    "sde-dpm++-2m-karras": (diffusers.DPMSolverMultistepScheduler, _STOCHASTIC),
+    "sde-dpm++-2m-karras": (diffusers.DPMSolverMultistepScheduler, STOCHASTIC),
 }
 MOST_COMPONENTS = 64  # of a class of the flat mixture, where images are few
 FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored

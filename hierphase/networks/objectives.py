@@ -16,10 +16,10 @@ from hierphase.rhm.corruption import ddpm_scheduler
 from hierphase.seeds import derived_generator
 
 SCHEDULE = ddpm_scheduler()
-_STOCHASTIC = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
+STOCHASTIC = {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}
 #: The book's sampler, whose variance is right to 1% by 100 steps; its noise mends what a network
 #: gets wrong.
-SAMPLER = DPMSolverMultistepScheduler.from_config(SCHEDULE.config, **_STOCHASTIC)
+SAMPLER = DPMSolverMultistepScheduler.from_config(SCHEDULE.config, **STOCHASTIC)
 N_VALIDATION = 1000  # held-out data on which a denoiser of trees is judged
 
 

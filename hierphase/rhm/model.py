@@ -40,6 +40,7 @@ class RandomHierarchyModel:
         rules: list of L LongTensors; ``rules[l-1]``, of shape (v or n_classes, m, s), holds the
             tuples of level l-1 symbols that each symbol of level l can produce. Drawn uniformly
             without replacement from the :math:`v^s` possible ones.
+        label: of the one class of :meth:`of_class`; None for all.
 
     Raises:
         ValueError: a size is not a positive integer, the rules do not fit into the :math:`v^s`
@@ -105,6 +106,9 @@ class RandomHierarchyModel:
 
         Args:
             label: the class, 0 to n_classes - 1.
+
+        Raises:
+            ValueError: no such class.
         """
         label = checks.positive_integer("label", label, 0, self.n_classes - 1)
         alone = replace(self, n_classes=1)

@@ -133,10 +133,12 @@ def read_whole(path: Path, key: str) -> xr.Dataset | None:
 @contextlib.contextmanager
 def one_thread():
     """Let PyTorch compute with one CPU thread for as long as the ``with`` block lasts."""
-    with contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @contextlib.contextmanager
