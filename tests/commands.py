@@ -8,7 +8,7 @@ TINY = "-p n_per_class 1 -p n_times 2 -p num_inference_steps 4"
 FASHION = "hierphase sweep imagenet-transition --preset fashion-mnist"
 TINY_DENOISERS = (
     '-p sizes \'{"unet": [[64], []], "transformer": [[], []]}\' -p n_data 4 -p n_samples 8 '
-    "-p n_times 2 -p num_inference_steps 4"
+    "-p n_times 2 -p num_inference_steps 20"
 )
 #: A command as it stands on a page -> what is run for it: more options, or all of it.
 RUN = {
@@ -79,7 +79,7 @@ RUN = {
     f"{FASHION} -p n_per_class 20 --executor processes": f"{FASHION} {TINY} --executor processes",
     "hierphase sweep learned-denoisers --preset tree": TINY_DENOISERS,
     "hierphase sweep learned-denoisers --preset unet-m2-L3": (
-        "-p sizes \"{'unet-m2-L3': [[]]}\" -p n_data 4 -p n_samples 8 -p num_inference_steps 4"
+        "-p sizes \"{'unet-m2-L3': [[]]}\" -p n_data 4 -p n_samples 8 -p num_inference_steps 20"
     ),
     "hierphase sweep probe-curves --preset tree": (
         "-p networks \"['rhm-cnn']\" -p n_blocks 2 -p block 2 -p n_decoding 60"

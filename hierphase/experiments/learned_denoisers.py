@@ -54,7 +54,7 @@ class DenoiserExperiment(Experiment):
             and ``n_loss_times`` times, evenly from 0 to T-1, for the losses; ``n_data`` held-out
             data that are noised up to ``n_times`` times, evenly from 0 to ``last_time``, and
             denoised; ``n_samples`` data generated from pure noise; ``num_inference_steps`` of the
-            whole way; ``batch_size`` rows per model call; ``seed`` of all noise.
+            whole way, at least 20; ``batch_size`` rows per model call; ``seed`` of all noise.
 
     Raises:
         ValueError: a missing, unknown or bad parameter.
@@ -70,6 +70,7 @@ class DenoiserExperiment(Experiment):
     """
 
     presets = PRESETS
+    least = {"num_inference_steps": 20}  # fewer have none near the levels of the calibration
     most = Experiment.most | {"last_time": 1000, "n_loss_times": 1000, "num_inference_steps": 1000}
     padded = ("P",)
 

@@ -67,6 +67,7 @@ WRONG = [
     ("learned-denoisers", "tree", {"n_times": "362"}, "n_times must be at most 361, got 362"),
     ("learned-denoisers", "tree", {"n_loss_times": "1001"}, "n_loss_times must be at most 1000"),
     ("learned-denoisers", "tree", {"num_inference_steps": "1001"}, "must be at most 1000"),
+    ("learned-denoisers", "tree", {"num_inference_steps": "19"}, "must be at least 20, got 19"),
     ("learned-denoisers", "tree", {"sizes": "{'cnn': [[8]]}"}, "unknown architecture in sizes"),
 ]  # fmt: skip
 
