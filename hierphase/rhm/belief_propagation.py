@@ -93,7 +93,7 @@ class BeliefPropagation:
         """
         check_tensor("beliefs", beliefs, "float32 or float64", "n", self.rhm.d, self.rhm.v)
         least = -torch.inf if log else 0
-        lowest, highest = beliefs.aminmax()
+        lowest, highest = map(float, beliefs.aminmax())
         if not (lowest >= least and highest < torch.inf):
             wrong = ~((beliefs >= least) & (beliefs < torch.inf))
             kind = "log-likelihoods below infinity" if log else "finite and non-negative"
@@ -108,7 +108,6 @@ class Posterior:
 
     Attributes:
         rhm: the model.
-        log_evidence: (n,) log p(observation), for the likelihoods as given.
     """
 
     def __init__(self, rhm, engine: SumProduct, beliefs: torch.Tensor, log: bool):
@@ -119,17 +118,24 @@ class Posterior:
         # every sum stays above the cube root of tiny, that is lost in rounding.
         self._safe = torch.finfo(beliefs.dtype).tiny ** (1 / 3)
 
-        largest = beliefs.amax(-1, keepdim=True)
+        largest = self._largest = beliefs.amax(-1, keepdim=True)
         leaf_up = LOGARITHM.exponential(beliefs) if log else PROBABILITY.over(beliefs, largest)
-        self._up, scales = engine.upward(leaf_up, self._rules)
-        self._unsafe = ~(scales.amin(1) >= self._safe)
+        self._up, self._scales = engine.upward(leaf_up, self._rules)
+        self._unsafe = ~(self._scales.amin(1) >= self._safe)
+        if self._unsafe.any():
+            self.log_evidence  # noqa: B018 (refuses what no tree can be)
+
+    @cached_property
+    @one_thread()
+    def log_evidence(self) -> torch.Tensor:
+        """(n,) log p(observation), for the likelihoods as given."""
         # log probability of any one tree: its class and a rule at each of its inner nodes, but for
         # the weights of these, which are in the messages
-        log_prior = -math.log(rhm.n_classes)
+        log_prior = -math.log(self.rhm.n_classes)
         for up, (rules, _) in zip(self._up[1:], self._rules, strict=True):
             log_prior -= up.shape[1] * math.log(rules.shape[1])
-        evidence = log_prior + engine.plus(self._up[-1][:, 0]).double().log()
-        evidence += scales.double().log().sum(1)
+        evidence = log_prior + self._engine.plus(self._up[-1][:, 0]).double().log()
+        evidence += self._scales.double().log().sum(1)
         if self._unsafe.any():
             up, scales = self._upward_log(self._unsafe)
             exact = log_prior + LOGARITHM.plus(up[-1][:, 0])
@@ -138,8 +144,8 @@ class Posterior:
                 zero = f"sample {impossible[0]} has probability zero under the model"
                 why = "no data that the rules can produce agree with its beliefs"
                 raise ValueError(f"{zero}, one of {len(impossible)}: {why}")
-        log_largest = (largest if log else largest.log()).double()
-        self.log_evidence = (evidence + log_largest.sum((1, 2))).to(beliefs.dtype)
+        log_largest = (self._largest if self._log else self._largest.log()).double()
+        return (evidence + log_largest.sum((1, 2))).to(self._largest.dtype)
 
     @cached_property
     @one_thread()
@@ -232,8 +238,7 @@ class Posterior:
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
         beliefs = self._beliefs[which].double()
-        beliefs = beliefs if self._log else beliefs.log()
-        relative = LOGARITHM.over(beliefs, beliefs.amax(-1, keepdim=True))
+        relative = LOGARITHM.scaled(beliefs if self._log else beliefs.log())
         relative[relative < -_LARGEST_SUM / self.rhm.d] = -torch.inf
         return LOGARITHM.upward(relative, self._tables(LOGARITHM, relative))
 

@@ -26,6 +26,10 @@ class SumProduct:
         """Divide two messages; a message divided by zero is zero."""
         return numerator / torch.where(denominator > 0, denominator, 1)
 
+    def scaled(self, message):
+        """Bring the largest entry of a message to 1, unless all are zero."""
+        return self.over(message, message.amax(-1, keepdim=True))
+
     def plus(self, message):
         """Sum messages over the last axis."""
         return message.sum(-1)
@@ -92,8 +96,7 @@ class SumProduct:
             for i in range(len(factors)):
                 weight = reduce(self._times, [parent, *factors[:i], *factors[i + 1 :]]).flatten(2)
                 out.append(self.scatter(weight, rules[..., i].flatten(), children.shape[-1]))
-            out = torch.stack(out, 2)
-            out = self.over(out, out.amax(-1, keepdim=True))
+            out = self.scaled(torch.stack(out, 2))
             down, joint = out.flatten(1, 2), self._times(out, children)
             marginals.insert(0, self.normalise(joint).flatten(1, 2))
             lowest.append(self.plus(joint).flatten(1).amin(1))
@@ -149,7 +152,7 @@ class LogSumProduct(SumProduct):
 
     def exponential(self, message):
         """See :meth:`SumProduct.exponential`."""
-        return self.over(message, message.amax(-1, keepdim=True)).exp()
+        return self.scaled(message).exp()
 
 
 PROBABILITY = SumProduct()
