@@ -116,19 +116,23 @@ class RandomHierarchyModel:
         alone.rules[:] = [*self.rules[:-1], self.rules[-1][[label]]]
         return alone
 
+    def _rules_of(self, level: int) -> torch.Tensor:
+        # 0 and -1 would be levels from the top
+        return self.rules[checks.positive_integer("level", level, 1, self.L) - 1]
+
     def rule_weights(self, level: int) -> torch.Tensor | None:
         """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""
-        m = self.rules[level - 1].shape[1]
+        m = self._rules_of(level).shape[1]
         return m * self.rule_probabilities(level) if self.zipf else None
 
     def rule_probabilities(self, level: int) -> torch.Tensor:
         """(m,) float64 probabilities of a symbol's rules at ``level``, 1 to L."""
-        r = torch.arange(1, self.rules[level - 1].shape[1] + 1, dtype=torch.float64)
+        r = torch.arange(1, self._rules_of(level).shape[1] + 1, dtype=torch.float64)
         return (-self.zipf * r.log()).softmax(0)
 
     def rule(self, level: int, uniform):
         """Which rule of a symbol of ``level`` numbers in [0, 1) choose: an array, integers."""
-        m, weights = self.rules[level - 1].shape[1], self.rule_weights(level)
+        m, weights = self._rules_of(level).shape[1], self.rule_weights(level)
         if weights is None:
             return (uniform * m).astype(np.int64)
         return np.searchsorted(weights.cumsum(0)[:-1].numpy() / m, uniform, "right")
@@ -143,8 +147,11 @@ class RandomHierarchyModel:
             Arrays (s+1,), index k for k equal entries in equal places: of the rules of the same
             symbol the mean number, each counted by its probability; and the same of all rules.
             Their sums are 1 and the number of symbols.
+
+        Raises:
+            ValueError: no such level.
         """
-        rules, likely = self.rules[level - 1].numpy(), self.rule_probabilities(level).numpy()
+        rules, likely = self._rules_of(level).numpy(), self.rule_probabilities(level).numpy()
         own, every = np.zeros((2, self.s + 1))
         for symbol in range(len(rules)):
             common = (rules[symbol][:, None, None] == rules).sum(-1)  # (m, symbols, m)
