@@ -45,10 +45,12 @@ def own_folder(folder, n=40, inside=lambda label: ""):
     return folder / "mine", folder / "labels.csv"
 
 
-def page(folder):
-    """Execute the page for the sweeps of a folder; what it leaves."""
-    chapters.execute(chapters.load("your-model"), {"measured": str(folder)}, None, folder)
-    return your_model.opened(folder)
+def page(folder, output):
+    """Execute the page for the sweeps of a folder, which stays as it is; what it left in output."""
+    held, values = sorted(folder.iterdir()), {"measured": str(folder), "output": str(output)}
+    chapters.execute(chapters.load("your-model"), values, None, folder)
+    assert sorted(folder.iterdir()) == held
+    return your_model.opened(output)
 
 
 def test_sweeps_are_those_of_the_chapter_and_of_its_null(tmp_path):
@@ -73,7 +75,7 @@ def test_the_page_reads_the_books_own_numbers(tmp_path):
         if ours == "measured":  # as if the denoiser were exact
             stored["explained"] = xr.zeros_like(stored.class_probability)
         results.save(stored, "your-model", ours, parameters, tmp_path)
-    own = page(tmp_path)
+    own = page(tmp_path, tmp_path.with_name("left"))
     for preset, end in (("digits", ""), ("flat-digits", "_null")):
         stored = registry.result("imagenet-transition", preset)
         first = stored.top_class.isel(rank=0).transpose("time", "image").values
