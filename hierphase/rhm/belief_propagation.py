@@ -128,7 +128,7 @@ class Posterior:
     @cached_property
     @one_thread()
     def log_evidence(self) -> torch.Tensor:
-        """(n,) log p(observation), for the likelihoods as given."""
+        """(n,) log p(observation) in nats, for the likelihoods as given."""
         # log probability of any one tree: its class and a rule at each of its inner nodes, but for
         # the weights of these, which are in the messages
         log_prior = -math.log(self.rhm.n_classes)

@@ -34,7 +34,7 @@ _TORCH = ctypes.CDLL(torch._C.__file__)  # finds what it is linked to as well
 _set_openmp = getattr(_TORCH, "omp_set_num_threads", int)
 _set_mkl = getattr(_TORCH, "MKL_Set_Num_Threads_Local", int)  # gives the number before
 _scope = threading.local()
-_ones = cache(torch.ones)
+_ones = cache(torch.ones)  # weights of equally likely rules, made once
 
 
 @contextmanager
