@@ -1,20 +1,26 @@
 """Time and memory of belief propagation: fused numba kernels against plain PyTorch.
 
-Prints three tables, all ratios from this one run:
+Prints four tables, all ratios from this one run:
 1. batches 1 to 1024 at (v,m,s,L) = (32,8,2,7) and (32,8,2,10): all marginals by both backends,
    the arithmetic limit, and the peak memory of each beyond its input;
 2. one sample, d = s^L leaves up to 2^17;
-3. posterior samples of one observation.
+3. trees whose rules are of unequal probability, or whose levels differ, beside the uniform one;
+   with ``--against PATH`` the fused kernels of an earlier checkout of the package, in turns;
+4. posterior samples of one observation.
 
 "Limit" is the number of multiplications and additions divided by the rate at which this machine
 multiplies and adds numbers that are in its first-level cache. "Memory" is the growth of the
 process's peak, from a fresh process, over the size of the upward messages of all levels.
 
-Usage: python benchmarks/bp.py [--quick]
+Usage: python benchmarks/bp.py [--quick] [--against PATH]
 """
 
 import argparse
+import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -68,9 +74,45 @@ def message_bytes(rhm, n):
     )
 
 
-def case(L, n):
-    rhm = RandomHierarchyModel(32, 8, 2, L)
+def case(L, n, m=8, **kind):
+    rhm = RandomHierarchyModel(32, m, 2, L, **kind)
     return rhm, EpsilonProcess(32).beliefs(rhm.sample(n)[0], 0.7)
+
+
+#: Trees of the third table: name -> arguments of :func:`case`.
+KINDS = {
+    f"{kind}, L={L}, n={n}": {"L": L, "n": n} | how
+    for L, n in ((7, 1), (7, 128), (10, 16))
+    for kind, how in (("equal", {}), ("Zipf", {"zipf": 1.0}), ("m=4,12", {"m": ([4, 12] * L)[:L]}))
+}
+
+
+def fused_times(names):
+    """Milliseconds of the fused kernels, by name of the tree."""
+    return {
+        name: 1e3 * best_time(partial(all_marginals, "numba", *case(**KINDS[name])))
+        for name in names
+    }
+
+
+def kinds_beside(path):
+    """Print the third table; ``path`` of an earlier checkout, or None."""
+    now = fused_times(KINDS)
+    before = dict.fromkeys(KINDS)
+    if path:
+        known = [name for name in KINDS if name.startswith("equal")]
+        for _ in range(2):  # in turns, the best of both counts
+            script = [sys.executable, __file__, "--times", *known]
+            told = subprocess.check_output(script, env=os.environ | {"PYTHONPATH": path}, text=True)
+            for name, ms in json.loads(told).items():
+                before[name] = min(ms, before[name] or ms)
+            for name, ms in fused_times(known).items():
+                now[name] = min(ms, now[name])
+    print(f"\n{'tree, fused':>18} {'ms':>8} {'over equal':>10} {'before':>8} {'before / now':>12}")
+    for name, ms in now.items():
+        equal = now["equal" + name[name.index(", L") :]]
+        old = f"{before[name]:>8.2f} {before[name] / ms:>11.2f}x" if before[name] else ""
+        print(f"{name:>18} {ms:>8.2f} {ms / equal:>9.2f}x {old}")
 
 
 def all_marginals(backend, rhm, beliefs):
@@ -113,11 +155,17 @@ def memory(backend, L, n):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
-    quick = parser.parse_args().quick
+    parser.add_argument("--against", metavar="PATH", help="checkout of an earlier version")
+    parser.add_argument("--times", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    quick = arguments.quick
     torch.set_num_threads(1)
+    if arguments.times:
+        print(json.dumps(fused_times(arguments.times)))
+        return
     rate = flop_rate()
     print(f"one thread, {rate / 1e9:.1f} Gflop/s on operands in L1; times are the best of a second")
-    batches = (1, 128) if quick else (1, 8, 32, 128, 512, 1024)
+    batches = (1, 128) if quick else (1, 8, 16, 32, 128, 512, 1024)
     cases = [("batch", 7, n) for n in batches]
     cases += [] if quick else [("batch", 10, n) for n in batches]
     cases += [("leaves", L, 1) for L in ((10, 12) if quick else (10, 12, 14, 16, 17))]
@@ -143,6 +191,7 @@ def main():
             f"{seconds['torch'] / seconds['numba']:>5.1f}x {1e3 * flop(rhm, n) / rate:>9.2f} "
             f"{messages / 1e6:>12.1f} {grown[0]:>13} {grown[1]:>6}"
         )
+    kinds_beside(arguments.against)
     print("\nposterior samples of one observation, (32,8,2,9)")
     print(f"{'k':>6} {'fused ms':>9} {'plain ms':>9} {'ratio':>6}")
     rhm, beliefs = case(9, 1)

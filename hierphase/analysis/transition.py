@@ -33,10 +33,10 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
         (...) crossing times; NaN where a curve starts below the level or never comes down to it.
 
     Raises:
-        ValueError: times that do not increase, or curves of another length.
+        ValueError: times that do not increase, or curves of another length, or not finite.
     """
     times, curves = increasing("times", times), np.asarray(curves, dtype=float)
-    check_shape("curves", curves, "...", len(times))
+    check_finite("curves", curves, "...", len(times))
     falls = (curves[..., :-1] > level) & (curves[..., 1:] <= level)
     after = falls.argmax(axis=-1) + 1
     pairs = np.take_along_axis(curves, after[..., None] + [-1, 0], axis=-1)

@@ -199,27 +199,42 @@ def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, s
     return xr.Dataset({"known": (("position", "of"), curves[:, :3])} | alone)
 
 
-def theory_curves(rhm: RandomHierarchyModel, noise: str, seed: int) -> xr.Dataset:
-    """What mean field says of the same; of many beliefs, unless all of a level are equal.
+def in_theory(rhm: RandomHierarchyModel, noise: str, u: float, seed: int):
+    """What mean field says at one noise; of many beliefs, unless all of a level are equal.
 
     Args:
         rhm: the model; its rules are not used.
         noise: one of :data:`~hierphase.rhm.corruption.NOISES`.
+        u: its level in (0, 1).
         seed: of the noise, and of the rules and the siblings that beliefs meet.
+
+    Returns:
+        ``epsilon``, as of :func:`exact_curves`, and (L+1,) the mean probability of the true symbol
+        of each level, from the leaves to the class.
+    """
+    sizes, leaves = (rhm.v, rhm.m, rhm.s, rhm.L), torch.zeros(_POPULATION, 1, dtype=torch.long)
+    if noise == "epsilon" and not rhm.zipf:
+        return u, meanfield.profile(u, *sizes, rhm.n_classes)
+    generator = torch.Generator().manual_seed(seed)
+    beliefs = log_likelihood(noise, leaves, rhm.v, u, generator, T=20_000).softmax(-1)
+    population = beliefs[:, 0, 0].numpy()
+    known = meanfield.population_profile(population, *sizes, seed, rhm.n_classes, rhm.zipf)
+    return (1 - population.mean()) / (1 - 1 / rhm.v), known
+
+
+def theory_curves(rhm: RandomHierarchyModel, noise: str, seed: int) -> xr.Dataset:
+    """What mean field says of the same.
+
+    Args:
+        rhm, noise, seed: as of :func:`in_theory`.
 
     Returns:
         As :func:`exact_curves`, without ``epsilon``; and ``u``, the noises, around the fall of the
         class. The susceptibility is NaN for trees that are not alike at all levels, too.
     """
-    sizes, leaves = (rhm.v, rhm.m, rhm.s, rhm.L), torch.zeros(_POPULATION, 1, dtype=torch.long)
 
     def known(u):
-        if noise == "epsilon" and not rhm.zipf:
-            return meanfield.profile(u, *sizes, rhm.n_classes)
-        generator = torch.Generator().manual_seed(seed)
-        beliefs = log_likelihood(noise, leaves, rhm.v, u, generator, T=20_000).softmax(-1)
-        population = beliefs[:, 0, 0].numpy()
-        return meanfield.population_profile(population, *sizes, seed, rhm.n_classes, rhm.zipf)
+        return in_theory(rhm, noise, u, seed)[1]
 
     def above(u, share):
         return known(u)[-1] - share - (1 - share) / rhm.n_classes
@@ -232,7 +247,7 @@ def theory_curves(rhm: RandomHierarchyModel, noise: str, seed: int) -> xr.Datase
     chi = np.full(len(noises), math.nan)
     for i, u in enumerate(noises if alike and noise == "epsilon" else ()):
         with contextlib.suppress(ValueError):  # so little noise that beliefs round to 1
-            chi[i] = meanfield.susceptibility(u, *sizes)
+            chi[i] = meanfield.susceptibility(u, rhm.v, rhm.m, rhm.s, rhm.L)
     curves = {"u": ("position", noises), "slope": ("position", chi)}
     curves["known"] = ("position", "of"), [known(u)[[0, 1, -1]] for u in noises]
     return xr.Dataset(curves | {"variance": ("position", np.ones(len(noises)))})

@@ -117,9 +117,10 @@ def length_exponent(v, m, s) -> float | None:
 
 
 def inverse(p, v, m, s):
-    """The belief of the children that gives a parent the belief p, in (1/v, 1), by F."""
+    """The belief of the children that gives a parent the belief p, from F(0) to 1."""
     v, m, s = checks.tree_sizes(v, m, s)
-    p, a, f = checks.fractions("p", p), (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    a, f = (m - 1) / (v**s - 1), (m * v - 1) / (v**s - 1)
+    p = checks.within("p", p, a / f, 1).double().numpy()
     return ((p * f - a) / (1 - a - p * (1 - f))) ** (1 / s)
 
 

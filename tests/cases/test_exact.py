@@ -95,6 +95,7 @@ def test_theory_where_rounding_would_end_it():
         (lambda: meanfield.correlation(1e-13, 4, 2, 2, 6), "above 0.* got 1e-13"),
         (lambda: meanfield.marginal(1.0, 0.0, 32), "0 and 1 where they exclude every symbol"),
         (lambda: meanfield.marginal([0.5, 0], [0.5, 1], 32), "0 and 1 where they exclude"),
+        (lambda: meanfield.inverse(0.02, 32, 8, 2), r"p must be a number, 0.027\d* to 1, got 0.02"),
         (lambda: meanfield.marginal(2, 3, 32), "p must be between 0 and 1, got 2"),
         (lambda: meanfield.marginal(0.5, -1, 32), "q must be between 0 and 1, got -1"),
         (lambda: meanfield.marginal(0.5, 0.5, 1), "v must be at least 2, got 1"),
