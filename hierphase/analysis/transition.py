@@ -30,13 +30,14 @@ def crossing_time(times: np.ndarray, curves: np.ndarray, level: float) -> np.nda
         level: the level to cross from above.
 
     Returns:
-        (...) crossing times; NaN where a curve starts below the level or never comes down to it.
+        (...) crossing times; NaN where a curve starts below the level or never comes down to it
+        between two of its numbers (others may be NaN).
 
     Raises:
-        ValueError: times that do not increase, or curves of another length, or not finite.
+        ValueError: times that do not increase, or curves of another length.
     """
     times, curves = increasing("times", times), np.asarray(curves, dtype=float)
-    check_finite("curves", curves, "...", len(times))
+    check_shape("curves", curves, "...", len(times))
     falls = (curves[..., :-1] > level) & (curves[..., 1:] <= level)
     after = falls.argmax(axis=-1) + 1
     pairs = np.take_along_axis(curves, after[..., None] + [-1, 0], axis=-1)

@@ -36,10 +36,12 @@ _TREE = {
     "n_loss_data": 1000, "n_loss_times": 40, "n_data": 256, "n_times": 13, "last_time": 360,
     "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
 }  # fmt: skip
-_FEW = {"n_loss_times": 10, "n_times": 9, "last_time": 640, "n_samples": 400}
+_FEW = {"n_loss_times": 10, "n_samples": 400}
+_COARSE = {"n_times": 9, "last_time": 640}  # of deeper trees: their networks are not stored
 #: Preset -> the parameters of :class:`DenoiserExperiment`.
 PRESETS = {"tree": _TREE} | {
-    name: _TREE | _FEW | {"sizes": {name: [list(rhm_catalogue.OTHER_SIZES)] * n_draws}}
+    name: _TREE | _FEW | ({} if "L3" in name else _COARSE) | {"sizes": {name: [sizes] * n_draws}}
+    for sizes in [list(rhm_catalogue.OTHER_SIZES)]
     for name, n_draws in rhm_catalogue.TREE_DRAWS.items()
     if "-" in name
 }

@@ -104,7 +104,7 @@ TREE_SIZES = (*(2**k for k in range(2, 15)), None)
 OTHER_SIZES = (16, 64, 256, 1024, 4096, 16384)
 
 #: How many draws of the rules of each tree have denoisers.
-TREE_DRAWS = {name: 1 if "-" in name else 2 for name in TREE_DENOISERS}
+TREE_DRAWS = {name: 2 if "-" not in name or "L3" in name else 1 for name in TREE_DENOISERS}
 
 #: Trainings of the denoisers of the trees, by name, for a few draws of the rules.
 TREE_TRAININGS = {
