@@ -22,6 +22,7 @@ _TREE = {
     "noise": "masking", "rates": [0.15, 0.2, 0.27, 0.3, 0.35, 0.4, 0.46, 0.53, 0.64, 0.75],
     "n_rules": 12, "n_chains": 128, "n_steps": 100, "seed": 0,
 }  # fmt: skip
+_GAUSSIAN_RATES = [0.1, 0.11, 0.115, 0.12, 0.13, 0.14, 0.15, 0.16, 0.18, 0.2, 0.25]
 _DEPTHS = {
     "trees": of_sizes(*((16, 4, 2, L) for L in (2, 3, 4, 5))),
     "rates": [0.15, 0.25, 0.35, 0.45, 0.55, 0.7], "n_chains": 256, "n_steps": 40,
@@ -44,12 +45,12 @@ class UTurns(TreeDraws):
     presets = {
         "tree": _TREE,
         "depths": _TREE | _DEPTHS,
-        "tree-gaussian": _TREE | {"noise": "Gaussian", "rates": [0.1, 0.13, 0.16, 0.2, 0.25, 0.3]},
+        "tree-gaussian": _TREE | {"noise": "Gaussian", "rates": _GAUSSIAN_RATES},
     }
     units = ("trees", "rates", "n_rules")
     least = TreeDraws.least | {"n_chains": 2}
     choices = {"noise": NOISES[1:]}  # the epsilon-process draws none
-    padded = ("kept", "hops", "relaxation", "relaxation_low", "relaxation_high")
+    padded = ("kept", "hops", "shared", "relaxation", "relaxation_low", "relaxation_high")
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -67,47 +68,49 @@ class UTurns(TreeDraws):
             ``kept`` (step, level), the share of symbols that are those of as many steps before, 0
             for independent data, NaN above the class; ``hops``, how uneven the changes of class are
             over pairs of classes: the covariance over pairs of their numbers in the two halves of
-            the chains, each relative to its mean (NaN where there are none).
+            the chains, each relative to its mean (NaN where there are none); ``shared``, the
+            covariance of these numbers with that of the pairs of top rules, one of each class, that
+            have a symbol in common at a place, in units of its standard deviation.
         """
         tree, rate, draw = map(int, np.unravel_index(i, self.shape))
         (rhm, _, seed), generator = self.drawn(tree, draw), derived_generator(self.p.seed, i, 1)
-        infer, levels = BeliefPropagation(rhm), rhm.sample(self.p.n_chains, seed=seed)
-        chain = [levels]
+        infer, chain = BeliefPropagation(rhm), [rhm.sample(self.p.n_chains, seed=seed)]
         for _ in range(self.p.n_steps):
-            seen = (self.p.noise, levels[0], rhm.v, self.p.rates[rate], generator)
+            seen = (self.p.noise, chain[-1][0], rhm.v, self.p.rates[rate], generator)
             posterior = infer(log_likelihood(*seen), log=True)
-            levels = [drawn[0] for drawn in posterior.sample(1, generator)]
-            chain.append(levels)
+            chain.append([drawn[0] for drawn in posterior.sample(1, generator)])
         kept, n = np.full((len(chain), self.depth + 1), np.nan), len(chain)
-        prior = infer(torch.ones(1, rhm.d, rhm.v)).marginals
-        for level, shares in enumerate(prior):
+        for level, shares in enumerate(infer(torch.ones(1, rhm.d, rhm.v)).marginals):
             steps = torch.stack([levels[level] for levels in chain])
             chance = shares.double().square().sum(-1).mean()
             same = [(steps[k:] == steps[: n - k]).double().mean() for k in range(n)]
             kept[:, level] = (torch.stack(same) - chance) / (1 - chance)
-        classes = torch.stack([levels[-1][:, 0] for levels in chain])
+        classes, top = torch.stack([levels[-1][:, 0] for levels in chain]), rhm.rules[-1]
         pairs = rhm.n_classes * classes[:-1] + classes[1:]
         away, uneven = ~torch.eye(rhm.n_classes, dtype=torch.bool).flatten(), []
         for half in (0, 1):
             found = torch.bincount(pairs[:, half::2].flatten(), minlength=len(away))[away].double()
-            uneven.append((found / found.mean() - 1).numpy())
-        hops = np.prod(uneven, axis=0).mean()
-        return xr.Dataset({"kept": (("step", "level"), kept), "hops": hops})
+            uneven.append(found / found.mean() - 1)
+        alike = (top[:, None, :, None] == top[:, None]).any(-1).double().sum((2, 3)).flatten()[away]
+        of_both = torch.stack([*uneven, alike / alike.std(correction=0)]).cov(correction=0)
+        hops = {"hops": of_both[0, 1].item(), "shared": of_both[:2, 2].mean().item()}
+        return xr.Dataset({"kept": (("step", "level"), kept)} | hops)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All draws (structure, rate, draw), and ``relaxation`` (structure, rate, level).
 
         That is the number of steps in which ``kept``, its mean over draws, falls to 1/e (NaN where
-        it does not), with 95% intervals ``_low`` and ``_high`` over the draws (jackknife).
+        it does not), with 95% intervals ``_low``, not below 0, and ``_high`` over the draws
+        (jackknife).
         """
         merged = merged.drop_vars("unit", errors="ignore").coarsen(unit=self.p.n_rules)
         draws = merged.construct(unit=("pair", "draw")).coarsen(pair=len(self.p.rates))
-        draws = draws.construct(pair=("structure", "rate"))
+        draws = draws.construct(pair=("structure", "rate")).assign_coords(rate=self.p.rates)
         kept = draws.kept.transpose("draw", "structure", "rate", "level", "step")
         for end, x in jackknife(lambda mean: relaxation(mean.values), kept).items():
-            draws["relaxation" + end] = ("structure", "rate", "level"), x
+            draws["relaxation" + end] = ("structure", "rate", "level"), np.maximum(x, 0)
         draws["kept"] = draws.kept.astype(np.float32)
-        return draws.assign_coords(coordinates(self.p.trees) | {"rate": self.p.rates})
+        return draws.assign_coords(coordinates([x | {"noise": self.p.noise} for x in self.p.trees]))
 
 
 class ImageUTurns(ImageExperiment):

@@ -1,4 +1,5 @@
 import itertools
+import operator
 
 import numpy as np
 import pytest
@@ -42,6 +43,12 @@ def exact_kept(levels, step, n):
     return np.array(found)
 
 
+def shared_entries(rhm, a, b):
+    """In how many pairs of top rules, of a and of b, some place holds the same symbol."""
+    pairs = itertools.product(rhm.rules[-1][a].tolist(), rhm.rules[-1][b].tolist())
+    return sum(any(map(operator.eq, *pair)) for pair in pairs)
+
+
 def test_chains_are_those_of_the_enumerated_kernel(tmp_path):
     changes = {"trees": [TREE], "rates": [0.3, 0.6], "n_rules": 2, "n_chains": 1500, "n_steps": 12}
     found = run_sweep("u-turns", "tree", changes, tmp_path)
@@ -69,6 +76,10 @@ def test_chains_are_those_of_the_enumerated_kernel(tmp_path):
             )[~np.eye(3, dtype=bool)]
             uneven = np.mean((moved / moved.mean() - 1) ** 2)
             assert found.hops[0, i, draw] == pytest.approx(uneven, abs=0.02 + 0.2 * uneven)
+            alike = [shared_entries(rhm, a, b) for a in range(3) for b in range(3) if a != b]
+            shared = np.mean((moved / moved.mean() - 1) * alike) / np.std(alike)
+            assert found.shared[0, i, draw] == pytest.approx(shared, abs=0.05)
+    assert found.noise.item() == "masking"
 
 
 def test_relaxation_is_the_time_of_an_exponential():
