@@ -80,6 +80,7 @@ def test_chains_are_those_of_the_enumerated_kernel(tmp_path):
             shared = np.mean((moved / moved.mean() - 1) * alike) / np.std(alike)
             assert found.shared[0, i, draw] == pytest.approx(shared, abs=0.05)
     assert found.noise.item() == "masking"
+    assert (found.relaxation_low >= 0).all()  # of two draws, whose intervals are wide
 
 
 def test_relaxation_is_the_time_of_an_exponential():
