@@ -17,6 +17,7 @@ _TREE = {
 }  # fmt: skip
 _TIMES = [k / 100 for k in range(2, 41)]
 _PARTS = ("entropy", "given_class", "mmse", "mmse_given_class", "gap", "gap_spread")
+_MEANS = (*_PARTS, "information", "lead")
 
 
 class LevelEntropy(TreeDraws):
@@ -38,7 +39,7 @@ class LevelEntropy(TreeDraws):
         "tree-masking": _TREE | {"noise": "masking"},
     }
     choices = {"noise": NOISES}
-    padded = tuple(name + end for name in _PARTS for end in ("", "_low", "_high"))
+    padded = tuple(name + end for name in _MEANS for end in ("", "_low", "_high"))
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -88,9 +89,18 @@ class LevelEntropy(TreeDraws):
         return xr.Dataset(measured)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
-        """Means over draws (structure, noise, ...), with 95% intervals ``_low`` and ``_high``."""
-        draws, found = self.by_draw(merged), xr.Dataset()
-        for name in _PARTS:
+        """Means over draws (structure, noise, ...), with 95% intervals ``_low`` and ``_high``.
+
+        Also of ``information``, what the class and a node say of each other (nats), and of
+        ``lead``, the gap less its spread. Of each draw (structure, draw, noise) ``class_entropy``,
+        that of the class, and ``class_mmse``, by how much knowing the class lessens the variance.
+        """
+        draws = self.by_draw(merged)
+        draws["information"] = draws.entropy - draws.given_class
+        draws["lead"] = draws.gap - draws.gap_spread
+        found = xr.Dataset({"class_entropy": draws.entropy.isel(level=draws.L)})
+        found["class_mmse"] = draws.mmse - draws.mmse_given_class
+        for name in _MEANS:
             for end, x in jackknife(lambda mean: mean, draws[name]).items():
-                found[name + end] = x.astype(np.float32)
-        return found.assign_coords(noise=self.p.noises)
+                found[name + end] = x
+        return found.astype(np.float32).assign_coords(noise=self.p.noises)
