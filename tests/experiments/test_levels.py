@@ -7,6 +7,7 @@ from scipy.special import entr
 from hierphase import run_sweep
 from hierphase.experiments import registry
 from hierphase.experiments.levels import LevelEntropy
+from hierphase.rhm.correlations import leaf_covariance
 from hierphase.rhm.corruption import ddpm_scheduler, log_likelihood
 from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator
@@ -63,6 +64,12 @@ def test_entropies_are_sums_over_all_data(noise, tmp_path):
     assert (found.given_class.isel(level=2) == 0).all()
     if noise != "masking":
         np.testing.assert_allclose(found.gap, gaps, rtol=1e-5)
+        np.testing.assert_allclose(found.lead, found.gap - found.gap_spread, atol=1e-5)
+    np.testing.assert_allclose(found.information, expected[0] - expected[1], atol=1e-6)
+    np.testing.assert_allclose(found.class_entropy.mean("draw"), expected[0][:, 2], atol=1e-6)
+    np.testing.assert_allclose(
+        found.class_mmse.mean("draw"), variances[0] - variances[1], atol=1e-5
+    )
 
 
 def test_what_the_class_tells_is_its_entropy_rate(tmp_path):
@@ -78,6 +85,24 @@ def test_what_the_class_tells_is_its_entropy_rate(tmp_path):
     entropy = found.entropy.isel(level=4).values
     np.testing.assert_allclose(entropy[-1] - entropy, falls, atol=0.05)
     assert entropy[-1] - entropy[0] > 1
+
+
+def test_largest_variance_and_gap_lie_on_either_side_of_the_class():
+    """The times of the stored result; SNR = 1/variance is computed here from its definition."""
+    found = registry.result("speciation", "tree-gaussian")
+    alpha_bar = ddpm_scheduler().alphas_cumprod.double().numpy()
+    for i in range(3):
+        sizes = [int(found[name][i]) for name in "vmsL"]
+        covariance = leaf_covariance(RandomHierarchyModel(*sizes, seed=0))
+        largest = np.linalg.eigvalsh(covariance)[-1]
+        entropy, lead = (
+            found[name].isel(structure=i).values for name in ("entropy_high", "lead_low")
+        )
+        times = found.noise.values
+        spectral = (alpha_bar / (1 - alpha_bar) > 1 / largest).sum() / 1000
+        decided = np.interp(np.log(sizes[0]) / 2, entropy[:, sizes[3]], times)  # not later
+        assert spectral + 0.02 < decided
+        assert (lead[times < decided] > 0).all()
 
 
 def test_limits_and_sizes(tmp_path):

@@ -12,6 +12,7 @@ from hierphase.rhm import correlations, meanfield
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import EpsilonProcess
 from hierphase.rhm.model import RandomHierarchyModel
+from hierphase.runs import chapters
 
 TREES = [
     (v, m, s)
@@ -152,7 +153,8 @@ def test_the_chain_by_enumeration(v, m, s):
 def test_kesten_stigum_of_the_prior_over_all_rules():
     """Every way to give nine pairs to three symbols, two each: |P M d|^2 / |d|^2 on average."""
     v, m, s = 3, 2, 2
-    pairs, found = list(itertools.product(range(v), repeat=s)), []
+    delta = np.array([1.0, 2.0, -3.0])
+    pairs, found, sums = list(itertools.product(range(v), repeat=s)), [], []
     for first in itertools.combinations(range(9), m):
         rest = [i for i in range(9) if i not in first]
         for second in itertools.combinations(rest, m):
@@ -162,8 +164,29 @@ def test_kesten_stigum_of_the_prior_over_all_rules():
                     for rule in rules:
                         M[y, pairs[rule][0]] += 1 / m
                 found.append(((M - M.mean(0)) ** 2).sum() / (v - 1))
+                sums.append(m * M @ delta)
     assert len(found) == 7560
     assert np.mean(found) == pytest.approx(meanfield.slopes(v, m, s)[1] / s, rel=1e-12)
+    covariances = np.cov(np.transpose(sums), bias=True) / (delta @ delta)
+    own, other = m / v * (v**s - m) / (v**s - 1), -(m**2) / v / (v**s - 1)
+    np.testing.assert_allclose(covariances, np.where(np.eye(v), own, other), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("v", "m", "epsilon"), [(2, 2, 0.4), (3, 1, 0.6), (3, 2, 0.5)])
+def test_a_population_of_one_level_is_the_mean_over_all_rules(v, m, epsilon):
+    """The page's function, of fresh rules at every node, against every order of the tuples."""
+    (cell,) = [c for c in chapters.load("exponents").notebook.cells if "def population" in c.source]
+    exec(cell.source, names := {"np": np})
+    belief = np.full(v, epsilon / v)
+    belief[0] += 1 - epsilon
+    weights = np.outer(belief, belief).flatten()  # the first tuple is the true one
+    own, every = np.transpose([
+        (weights[0] + sum(rest[: m - 1]), weights[0] + sum(rest))
+        for rest in itertools.permutations(weights[1:], v * m - 1)
+    ])  # fmt: skip
+    found = names["population"](epsilon, v, m, 2, 1, 400_000, seed=0)
+    error = (own / every).std() / 400_000**0.5
+    assert found == pytest.approx((own / every).mean(), abs=4 * error + 1e-12)
 
 
 @pytest.mark.parametrize("sizes", [(8, 3, 2, 5), (6, 5, 3, 3)])
