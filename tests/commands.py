@@ -61,9 +61,6 @@ RUN = {
         for name in ("digits", "flat-digits")
     },
     "hierphase sweep speciation --preset tree": "-p n_rules 2 -p n_data 2 -p noises '[0.5]'",
-    "hierphase sweep speciation --preset tree-masking --output runs/masking": (
-        "-p n_rules 2 -p n_data 2 -p noises '[0.5]'"
-    ),
     "hierphase run ablations -p v 16 -p m 4 -p s 2 -p L 6": "-p n_rules 2",
     "hierphase run ablations -p v 16 -p m 8 -p s 2 -p L 6": "-p n_rules 2",
     "hierphase sweep evidence --preset laws": (
