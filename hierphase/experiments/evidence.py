@@ -1,7 +1,7 @@
 """Signs of a hierarchy, measured by one code in worlds of known structure and in images.
 
 Two judges say what class an image has: the posterior of an exact law ("exact"), and a convolutional
-network that is trained on the world, by one recipe in all of them ("cnn").
+network that is trained on the world, by one recipe but for the number of steps ("cnn").
 """
 
 import json
@@ -20,22 +20,22 @@ from hierphase.experiments.base import Experiment
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
 
-JUDGES = ("exact", "cnn")
-PARTS = ("value", "low", "high")  # of a sign, with its interval
+JUDGES, PARTS = ("exact", "cnn"), ("value", "low", "high")  # of a sign, with its interval
 
 _LACKING = {
-    "": "judge-accuracy auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise",
-    "K does not fall from .9 to .1": "half-snr width-snr width-snr-per-image",
-    "two classes": "superclass-gap",
-    "a network gives no density": "log-evidence",
-    "only of data sets; or no noise is little enough": "predicted-snr predicted-snr-pairs",
-    "the posterior has no layers": "auc-early-less-late",
-    "no group of six images": "coupling-near coupling-far coupling-near-kept coupling-far-kept "
-    "coupling-near-end coupling-far-end energy-ratio",
-    "no group of six images, or less than two blocks a side": "ladder-4 ladder-8 ladder-16",
+    "": "judge-accuracy",
+    "; K < 1/2": "auc-pixels auc-pixels-end auc-parts-over-whole splice-loss splice-rise half-snr",
+    "; K does not fall from .9 to .1": "width-snr width-snr-per-image",
+    "; K < 1/2, also of groups, or two classes": "superclass-gap",
+    "; a network gives no density": "log-evidence",
+    "; only of data sets, or no noise is little enough": "predicted-snr predicted-snr-pairs",
+    "; K < 1/2, or the posterior has no layers": "auc-early-less-late",
+    "; K < 1/2, or no group of six images": "coupling-near coupling-far coupling-near-kept "
+    "coupling-far-kept coupling-near-end coupling-far-end energy-ratio",
+    "; K < 1/2, no group of six, or less than two blocks a side": "ladder-4 ladder-8 ladder-16",
 }
-#: Signs -> why one may be lacking (NaN), beside a judge that does not know the classes.
-SIGNS = {sign: reason for reason, names in _LACKING.items() for sign in names.split()}
+#: Signs -> why one may be lacking (NaN).
+SIGNS = {sign: f"not judged{why}" for why, names in _LACKING.items() for sign in names.split()}
 
 
 _SIZES = {
@@ -182,7 +182,7 @@ class Signs(Experiment):
         margin = np.hypot(a.high - a.low, b.high - b.low) / 2
         gain = xr.Dataset(_interval(b.value - a.value, margin), {"sign": "width-resolution"})
         table = xr.concat([table, gain], "sign", join="exact")
-        return table.assign_attrs(reasons=json.dumps(SIGNS))
+        return table.assign_attrs(reasons=json.dumps(SIGNS | {"width-resolution": "no half size"}))
 
 
 def _interval(value, margin) -> dict:

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -156,5 +158,8 @@ def test_the_table_joins_results_and_compares_resolutions(tmp_path, monkeypatch)
     gain = table.sel(sign="width-resolution", judge="exact")
     np.testing.assert_allclose(gain.value, [0.2, np.nan, np.nan])
     np.testing.assert_allclose(gain.high - gain.value, [0.3 * 2**0.5, np.nan, np.nan])
-    assert "K does not fall" in table.attrs["reasons"]
+    reasons = json.loads(table.attrs["reasons"])
+    assert list(reasons) == table.sign.values.tolist()
+    assert reasons["judge-accuracy"] == "not judged" and "half" in reasons["width-resolution"]
+    assert reasons["splice-loss"] == "not judged; K < 1/2"
     Signs.check_finite(table, {})
