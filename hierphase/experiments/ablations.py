@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 import xarray as xr
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.optimize import brentq
 
 from hierphase.analysis.transition import crossing_time
@@ -272,15 +272,17 @@ def read_off(curves: xr.Dataset, rhm: RandomHierarchyModel) -> np.ndarray:
     epsilon, order = np.unique(curves.epsilon.values.round(12), return_index=True)
     chance = 1 / np.array([rhm.v, rhm.n_symbols(1), rhm.n_classes])
     kept = (curves.known.values - chance) / (1 - chance)
-    chi = (curves.slope / curves.variance).values
-    rows = np.column_stack([kept, chi])[order]
-    fine = np.interp(np.linspace(0, len(epsilon) - 1, 4000), np.arange(len(epsilon)), epsilon)
-    leaf, level_1, top, chi = PchipInterpolator(epsilon, np.nan_to_num(rows))(fine).T
+    known, places = np.arange(len(epsilon)), np.linspace(0, len(epsilon) - 1, 4000)
+    fine = np.interp(places, known, epsilon)
+    leaf, level_1, top = PchipInterpolator(epsilon, np.nan_to_num(kept[order]))(fine).T
+    # a spline has its maximum between the noises, monotone pieces would have it at one of them
+    of_noises = (curves.slope / curves.variance).values[order]
+    chi = CubicSpline(known, np.nan_to_num(of_noises))(places)
     early, half, late = (crossing_time(fine, top, share) for share in (0.75, 0.5, 0.25))
     before, after = fine < half, fine > half
     ahead, peak = top - level_1, chi.argmax()
     crossing = crossing_time(fine, ahead, 0) if ahead[before].max() > 0 else math.nan
     slope = np.interp(half, fine, np.gradient(leaf, fine))
-    of_chi = (chi[peak], fine[peak]) if np.isfinite(rows[:, -1]).any() else (math.nan, math.nan)
+    of_chi = (chi[peak], fine[peak]) if np.isfinite(of_noises).any() else (math.nan, math.nan)
     gaps = ahead[before].max(), crossing, -ahead[after].min()
     return np.array([half, late - early, *gaps, np.interp(half, fine, leaf), slope, *of_chi])

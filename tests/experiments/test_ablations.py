@@ -56,6 +56,9 @@ def test_what_is_read_off_known_curves():
     assert found["lead"] == pytest.approx(0.05, abs=1e-3) == found["deficit"]
     assert (found["leaf"], found["leaf_slope"]) == pytest.approx((0.4, -1), abs=1e-3)
     assert (found["chi_max"], found["chi_epsilon"]) == pytest.approx((6, 0.63), abs=2e-3)
+    few = curves_of(0.6, 0.08).isel(position=slice(None, None, 27))  # none at the peak
+    chi = ablations.read_off(few, RandomHierarchyModel(8, 2, 2, 4))[-2:]
+    np.testing.assert_allclose(chi, (6, 0.63), rtol=0.01)
 
 
 def test_the_map_equals_mean_field_and_known_values(tmp_path):
@@ -66,6 +69,7 @@ def test_the_map_equals_mean_field_and_known_values(tmp_path):
     one = result.isel(structure=0)
     assert one.half.item() == pytest.approx(one.half_theory.item(), abs=0.01)
     assert one.chi_epsilon_theory.item() == pytest.approx(0.507, abs=0.005)
+    assert one.chi_epsilon_low < one.chi_epsilon < one.chi_epsilon_high
     assert one.half_low < one.half < one.half_high
     assert result.half_draws.dims == ("structure", "draw")
     assert result.half[1] > 0.9  # one rule a symbol: any part tells the class
