@@ -1,13 +1,15 @@
 """What `hierphase measure` computes, beside a loop over reversal times written by hand.
 
-    python benchmarks/measure.py [N_IMAGES] [N_TIMES]
+    python benchmarks/measure.py [N_IMAGES] [N_TIMES] [--write]
 
 The trained denoiser of the digits and its classifier, 50 steps of SDE-DPM++ 2M, one thread. The
 loop is what one would write with diffusers: for each time noise all images, step the scheduler back
 from there in batches of up to 64, classify, and compare the activations of the same layers. Both
-make the same measurement of the model (t* is printed); the sweep also writes shards that survive
-interruptions, and the spatial bands of its images. ``calls`` of the denoiser and their ``rows``,
-``s`` is wall time, all of this one run.
+make the same measurement of the model (t* is printed). The sweep makes more calls, as on a CPU one
+has 32 rows, filled up so that numbers do not depend on the split, of one shard of 16 images; and it
+writes shards that survive interruptions, and the spatial bands of its images. ``calls`` of the
+denoiser and their ``rows``, ``wall_s`` and ``cpu_s`` in seconds, all of this one run; --write
+leaves them as measure.csv beside the model digits of the book.
 """
 
 import sys
@@ -16,10 +18,12 @@ import time
 
 import diffusers
 import numpy as np
+import pandas as pd
 import torch
 
 from hierphase.analysis import representations, transition
 from hierphase.experiments import worlds, your_model
+from hierphase.networks.catalogue import model_directory
 from hierphase.networks.classifiers import class_probabilities
 from hierphase.runs import sweep
 
@@ -63,13 +67,13 @@ def by_hand(parameters, unet):
     return torch.stack(found).numpy()
 
 
-def main(n=60, n_times=8):
+def main(n=60, n_times=8, *write):
     torch.set_num_threads(1)
     parameters = your_model.chosen(
         "digits", "digits", limit=int(n), n_times=int(n_times), num_inference_steps=STEPS
     )
     unet = your_model.OwnImages(parameters).world.pipeline.model
-    rows, forward = [], type(unet).forward
+    rows, found, forward = [], {}, type(unet).forward
     t = your_model.OwnImages(parameters).times() / 1000
 
     def counted(self, x, *given, **options):
@@ -77,7 +81,6 @@ def main(n=60, n_times=8):
         return forward(self, x, *given, **options)
 
     type(unet).forward = counted
-    print(f"{'':>16} {'calls':>6} {'rows':>7} {'s':>6} {'CPU s':>6}   t*/T")
     for name, way in {
         "hierphase measure": lambda: by_sweep(parameters),
         "a loop by hand": lambda: by_hand(parameters, unet),
@@ -88,7 +91,12 @@ def main(n=60, n_times=8):
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         chance = transition.unrelated_agreement(classes[0], classes[-1])
         star = transition.transition_time(np.asarray(t), classes == classes[0], chance)
-        print(f"{name:>16} {len(rows):>6} {sum(rows):>7} {wall:>6.1f} {cpu:>6.1f}   {star:.3f}")
+        found[name] = {"calls": len(rows), "rows": sum(rows), "wall_s": wall, "cpu_s": cpu}
+        found[name] |= {"t_star": star.value, "low": star.low, "high": star.high, "images": int(n)}
+    table = pd.DataFrame(found).T.astype({"calls": int, "rows": int, "images": int})
+    print(table.round(3).to_string())
+    if "--write" in write:
+        table.to_csv(model_directory("digits") / "measure.csv", float_format="%.3g")
 
 
 if __name__ == "__main__":

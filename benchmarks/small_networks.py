@@ -1,9 +1,10 @@
-"""Small denoisers of clothes that differ in one thing: what they are trained for, or their shape.
+"""Small denoisers of clothes that differ in what they are trained for, or in their shape.
 
     python benchmarks/small_networks.py [NAME ...] [--steps N] [--seeds N] [--images N] [--write]
 
-All see Fashion-MNIST in 2x2 patches, 14x14 of them (levels-3: pixels), for the same number of steps
-and images, and have a sampler of their own process that draws from the posterior. Each is trained
+Blocks, width and attention differ alone; levels-1 and levels-3 differ in width as well, local and
+the transformer in more. All see Fashion-MNIST in 2x2 patches, 14x14 of them (levels-3: pixels), for
+the same number of steps and images, not at the same cost, and have a sampler of their own process that draws from the posterior. Each is trained
 as `hierphase train` does, in runs/small-NAME-SEED (or goes on there), judged, and put through the
 image experiment on the same images and noise. Prints a table of all that are done, with the
 half-way ln SNR and by how much it is off the first one's of the same seed (paired over images),
@@ -101,7 +102,40 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         return UNet2DOutput(self.leave(tokens).mT.reshape(x.shape))
 
 
-diffusers.PatchTransformer = PatchTransformer  # where folders of models look for their class
+class PatchNorm(nn.LayerNorm):
+    """Over the channels of each place: no statistics of the image."""
+
+    def forward(self, x):
+        """Of x (n, channels, height, width), like it."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class LocalUNet(ModelMixin, ConfigMixin):
+    """One level of a U-Net that sees no further than three patches, 7x7 of them.
+
+    Three convolutions are 3x3, the first and those of the way down; all others and the
+    normalisations see one patch, and there is no attention.
+    """
+
+    @register_to_config
+    def __init__(self, sample_size=14, in_channels=4, width=48):
+        super().__init__()
+        self.inside = unet((width,), attention=False, middle=None)
+        for path, part in [*self.inside.named_modules()]:
+            parent, _, name = path.rpartition(".")
+            place = self.inside.get_submodule(parent)
+            if isinstance(part, nn.GroupNorm):
+                setattr(place, name, PatchNorm(part.num_channels))
+            elif isinstance(part, nn.Conv2d) and path.startswith(("up_blocks", "conv_out")):
+                setattr(place, name, nn.Conv2d(part.in_channels, part.out_channels, 1))
+
+    def forward(self, x, timestep):
+        """What is predicted of x (n, channels, height, width), as ``sample``."""
+        return self.inside(x, timestep)
+
+
+for own in (PatchTransformer, LocalUNet):
+    setattr(diffusers, own.__name__, own)  # where folders of models look for their class
 
 
 def unet(channels=(16, 32), blocks=1, attention=True, middle="UNetMidBlock2D"):
@@ -127,7 +161,7 @@ VARIANTS = {
     "narrow": (partial(unet, (8, 16)), "noise"),
     "wide": (partial(unet, (32, 64)), "noise"),
     "no-attention": (partial(unet, attention=False), "noise"),
-    "local": (partial(unet, (24,), attention=False, middle=None), "noise"),  # 8 patches far
+    "local": (LocalUNet, "noise"),
     "transformer": (PatchTransformer, "noise"),
 }
 PLACE = {name: i for i, name in enumerate(VARIANTS)}

@@ -190,8 +190,8 @@ def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dr
     from hierphase.runs.executors import open_executor
 
     changes = _parse_values(values, your_model.PRESET)
-    if settled := changes.keys() & {*given, "n_per_class", "null"}:
-        raise ValueError(f"-p {min(settled)} has no effect: arguments and --limit settle it")
+    if settled := changes.keys() & given:
+        raise ValueError(f"-p {min(settled)} has no effect: it is an argument or an option")
     given |= changes
     if dry_run:
         return _print(your_model.plan(your_model.chosen(**given), shard_size))

@@ -111,9 +111,10 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int, labels=Non
         n_per_class: images to choose of each class.
         image_size: height and width in pixels that :meth:`ImageFolder.load` gives them, at most
             :data:`MAX_SIZE`.
-        labels: a CSV file with the columns ``file``, within the folder at any depth, and ``label``,
-            whose classes replace those of folders and names. With "" images that lie side by side
-            without a synset are allowed: they are of one class, whose name is empty.
+        labels: a CSV file with the columns ``file``, within the folder at any depth or with its
+            whole path, and ``label``, whose classes replace those of folders and names. With ""
+            images that lie side by side without a synset are allowed: they are of one class, whose
+            name is empty.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -143,29 +144,26 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int, labels=Non
     for name in class_names:
         utf8(f"class folder of {path}:", name)
 
-    def usable(file):
-        try:
-            _decoded(file)
-        except Exception as error:  # Pillow has no common class for what bad files cause
-            rejected[file] = str(error)
-        return file not in rejected
-
     paths, of_class = [], torch.arange(len(classes)).repeat_interleave(n_per_class)
     for name, files in tqdm(classes.items(), desc=path.name, disable=None):
-        chosen = list(islice(filter(usable, files), n_per_class))
+        chosen = _usable(files, n_per_class, rejected)
         if len(chosen) < n_per_class:
             few = f"{len(chosen)} usable images, n_per_class={n_per_class} needs more"
-            raise ValueError(f"class {name} of {path} has {few}; rejected: {_listing(rejected)}")
+            raise ValueError(f"class {name!r} of {path} has {few}; rejected: {_listing(rejected)}")
         paths += chosen
     if rejected:
-        number = f"{len(rejected)} files of {path} are no usable images"
-        warnings.warn(f"{number}: {_listing(rejected)}", stacklevel=2)
+        few = f"{len(rejected)} files of {path} are no usable images: {_listing(rejected)}"
+        warnings.warn(few, stacklevel=2)
     return ImageFolder(tuple(paths), of_class, class_names, rejected, image_size)
 
 
-def class_sizes(path: Path | str, labels=None) -> dict[str, int]:
-    """Number of images of each class of a folder by their names, as :func:`image_folder`."""
-    return {name: len(files) for name, files in _classes(Path(path), labels)[0].items()}
+def class_sizes(path: Path | str, labels=None, most: int = 1000) -> dict[str, int]:
+    """Usable images of each class of a folder, as :func:`image_folder`; the first ``most`` of all.
+
+    A class counts one more than its share of these at most; no more files are opened.
+    """
+    classes, rejected = _classes(Path(path), labels)
+    return {n: len(_usable(f, most // len(classes) + 1, rejected)) for n, f in classes.items()}
 
 
 def centre_square(image: Image.Image, size: int) -> Image.Image:
@@ -239,6 +237,8 @@ def _listed(path: Path, labels) -> dict[str, list[Path]]:
         twice = {"file.1", "label.1"} & {*table}  # pandas' names of a second column
         if not {"file", "label"} <= {*table} or twice or table.empty:
             raise ValueError(f"needs a line file,label and one for each image, got {[*table]}")
+        there_at = path.absolute()
+        table.file = [(there_at / f).relative_to(there_at).as_posix() for f in table.file]
         for what, names in {
             f"it lists files that are not in {path}": {*table.file} - there,
             f"it lists no label of images of {path}": there - {*table.file},
@@ -248,6 +248,19 @@ def _listed(path: Path, labels) -> dict[str, list[Path]]:
             if names:
                 raise ValueError(f"{what}: {shortened(sorted(names))}; one line an image")
     return {name: [path / f for f in sorted(own)] for name, own in table.groupby("label").file}
+
+
+def _usable(files: Sequence[Path], most: int, rejected: dict[Path, str]) -> list[Path]:
+    """The first files that can be decoded; why others cannot is told to ``rejected``."""
+
+    def usable(file):
+        try:
+            _decoded(file)
+        except Exception as error:  # Pillow has no common class for what bad files cause
+            rejected[file] = str(error)
+        return file not in rejected
+
+    return list(islice(filter(usable, files), most))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -159,12 +159,12 @@ class SamplerRun:
         trained = getattr(self.scheduler, "alphas_cumprod", torch.ones(1))[0]
         floor = float((1 / trained - 1) ** 0.5)  # where solvers end at the first trained time
         data, end = torch.tensor([[largest], [-largest]]), len(self.calls)
-        for j, mean, variance in self._moments(k, data, 0.0):
+        for j, mean, parts in self._moments(k, data, 0.0):
             (alpha, sigma), tolerance = (1.0, 0.0), 1.05 * floor + 1e-3 * (1 + largest)
             if j < end:
                 alpha, sigma = self.denoiser_level(self.calls[j]).tolist()
                 tolerance = 0.003 * sigma + 1e-4 * alpha * largest
-            off, sd = float((mean - alpha * data).abs().max()), float(variance.max() ** 0.5)
+            off, sd = float((mean - alpha * data).abs().max()), float(parts.sum(0).max() ** 0.5)
             right = off <= tolerance and abs(sd - sigma) <= tolerance
             if not right and (j == end or not only_end):
                 where = f"x_0 = {largest:.3g} back: at {self.step_name(j)}"
@@ -182,10 +182,18 @@ class SamplerRun:
         Exact, for Gaussian data of mean zero. Clipping does not touch them: x̂0 of the rows that
         tell it lie between -1/2 and 1/2.
         """
-        return float(self._moments(k, torch.zeros(1, 1), DATA_VARIANCE)[-1][2]) / DATA_VARIANCE - 1
+        parts = self._moments(k, torch.zeros(1, 1), DATA_VARIANCE)[-1][2]
+        return float(parts.sum()) / DATA_VARIANCE - 1
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether noise is drawn on the way that x̂0 depends on; else it is a function of x_t."""
+        return bool(self._moments(0, torch.zeros(1, 1), DATA_VARIANCE)[-1][2][2:].any())
 
     def _moments(self, k: int, mean: torch.Tensor, variance: float) -> list[tuple]:
         """Of Gaussian data: of each step from k on mean and variance of what the denoiser is given.
+
+        The variance in its parts: from x_0, from z, and from each noise that is drawn.
 
         Every step is affine, so that a batch says both exactly in which row 0 is the mean and in
         each other row one source of variance is added: x_0, z, or a noise that is drawn. The last
@@ -211,7 +219,7 @@ class SamplerRun:
             except StopIteration as end:
                 given[None] = end.value
         steps = [(j, given[call]) for j, call in enumerate([*self.calls, None]) if call in given]
-        return [(j, y[0], (y[1:] - y[0]).double().square().sum(0)) for j, y in steps]
+        return [(j, y[0], (y[1:] - y[0]).double().square()) for j, y in steps]
 
 
 class _UnitNoises(TorchFunctionMode):

@@ -23,6 +23,7 @@ from hierphase.checks import positive_integer
 from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.forward_backward import ROWS_PER_CALL
 from hierphase.diffusion.image_folder import class_sizes
+from hierphase.diffusion.samplers import SamplerRun
 from hierphase.experiments import images, worlds
 from hierphase.networks import classifiers
 from hierphase.networks.catalogue import TRAININGS
@@ -89,9 +90,19 @@ class OwnImages(images.ImageExperiment):
         return replace(flat, files=self.own.files)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
-        """All images, ``schedule``, ln SNR of times 1 to T - 1, and what the null was fitted to."""
+        """All images, ``schedule``, ln SNR of times 1 to T - 1; what the null was fitted to.
+
+        Of a denoiser instead the ``law`` of its sampler, "draws" or "deterministic", and by which
+        share this is off the variance of Gaussian data, ``variance_error`` (of a network that says
+        a variance itself, for the least that it can say).
+        """
         schedule = "step", worlds.ln_snrs(self.world.scheduler)[1:-1].numpy()
-        return merged.assign(schedule=schedule).assign_attrs(fitted=self.world.about)
+        known = {"fitted": self.world.about}
+        if self.world.pipeline is not None:
+            run = SamplerRun(self.world.pipeline.scheduler, self.p.num_inference_steps)
+            law = "draws" if run.draws_noise else "deterministic"
+            known |= {"law": law, "variance_error": run.variance_error(0)}
+        return merged.assign(schedule=schedule).assign_attrs(known)
 
 
 class Measurement(xr.Dataset):
@@ -106,7 +117,8 @@ class Measurement(xr.Dataset):
     def table(self) -> pd.DataFrame:
         """The numbers with their intervals, beside those of the null, in words."""
         said = {n: x.long_name for n, x in self.data_vars.items() if "long_name" in x.attrs}
-        words = [[f"{self.estimate(n + end):.3g}" for end in ("", "_null")] for n in said]
+        found = [[f"{self.estimate(n + end):.3g}" for end in ("", "_null")] for n in said]
+        words = [[x.replace("nan (nan to nan)", "not found") for x in row] for row in found]
         return pd.DataFrame(words, [*said.values()], ["measured", "flat mixture"])
 
     def estimate(self, name: str) -> Estimate:
@@ -148,9 +160,10 @@ def measure_transition(
         A data set of numbers: ``t_star``, ``half_snr``, ``width``, ``width_per_image`` and
         ``crossing`` (of the first layer and the last); along ``time`` the curves ``kept`` and,
         off 0 where the denoiser does not draw from the posterior, ``calibration``; along ``layer``
-        and ``time`` ``similarity``; along ``layer`` ``persistence``. Each with its 95% interval
-        over images, ``_low`` and ``_high``, and its null: ``_null``, ``_null_low``,
-        ``_null_high`` (along ``time_null``). NaN where there is none.
+        and ``time`` ``similarity``; along ``layer`` ``persistence``, of ``matched`` images. Each
+        with its 95% interval over images, ``_low`` and ``_high``, and its null: ``_null``,
+        ``_null_low``, ``_null_high`` (along ``time_null``). NaN where there is none, or too few
+        images tell. Attributes: ``law`` and ``variance_error`` (:meth:`OwnImages.finish`).
 
     Raises:
         ValueError: as of the sweep, or more images than there are.
@@ -163,6 +176,8 @@ def measure_transition(
         >>> bool(0 < digits.t_star < 1)
         True
     """
+    if isinstance(executor, str):
+        raise ValueError(f"executor must be what open_executor gives, or None, got {executor!r}")
     parameters = chosen(model, images, labels, classifier, clusters, limit, **changes)
     output = files.output_directory(output or "runs/your-model")
     both_sweeps(parameters, output, shard_size, executor)
@@ -186,16 +201,28 @@ def opened(folder) -> Measurement:
 
 def chosen(model, images, labels=None, classifier=None, clusters=None, limit=None, **changes):
     """The parameters of a measurement; arguments and errors are those of `measure_transition`."""
+    if odd := [
+        x for x in (model, images, labels, classifier) if not isinstance(x, str | Path | None)
+    ]:
+        raise ValueError(f"model, images and others must be names or paths, got {type(odd[0])}")
+    if settled := changes.keys() & {"n_per_class", "null"}:
+        raise ValueError(f"{min(settled)} has no effect: arguments and limit settle it")
     model, images = str(model), str(images)
     if not images:
         raise ValueError("images must be a data set of the book or a folder, got ''")
+    if model not in TRAININGS and Path(model).is_dir() and not [*Path(model).rglob("*config.json")]:
+        raise ValueError(f"{model} holds no model (config.json): the model comes before the images")
     if images in DATASETS:
         if labels:
             raise ValueError(f"labels {labels} have no effect with the data set {images}")
         sizes = dict(enumerate(DATASETS[images]().test_labels.bincount().tolist()))
     else:
-        sizes = class_sizes(images, labels or "")
-    n_classes, most = len(sizes), min(sizes.values())
+        many = max(N_FITTED, positive_integer("limit", limit or 1))
+        sizes = class_sizes(images, labels or "", many)
+    n_classes, most, there = len(sizes), min(sizes.values()), sum(sizes.values())
+    if limit is None and n_classes * most < min(N_IMAGES, there / 2):
+        few = f"class {min(sizes, key=sizes.get)!r} has {most} of {there} usable images"
+        raise ValueError(f"{few}, and each would give {most}: mend its label, or give limit")
     what = f"limit, of images in {n_classes} classes, the smallest of {most},"
     total = min(N_IMAGES, n_classes * most) if limit is None else limit
     n = positive_integer(what, total, n_classes, n_classes * most) // n_classes
@@ -240,13 +267,13 @@ def plan(parameters: dict, shard_size: int = 16) -> str:
         lambda: representations.activations(experiment.classifier, seen, p.layers),
     )
     call, judge = (min(timeit.repeat(work, number=1, repeat=2)) for work in works)
-    minutes = (calls * call + judged * judge) / 60
+    minutes = (calls * call + 2 * judged * judge) / 60  # the null is judged as well
     used = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
-    numbers = n * (12 * len(p.layers) + 80) + min(n, p.n_shown) * x_0[0].numel()
+    numbers = n * (24 * len(p.layers) + 160) + 2 * min(n, p.n_shown) * x_0[0].numel()
     return f"""denoiser: {p.model}, {world.pipeline.model.num_parameters():,} weights
 images: {p.images}, {n} in {len(world.class_names)} classes, {tuple(seen.shape[1:])}
 classes: {len(experiment.classifier.namings[0])}, of {p.classes}, by {p.classifier}
 calls of the denoiser: {calls:,} of {size} rows; {n * sum(rows.values()):,} rows are needed
-time: {minutes:.3g} minutes of one worker, {call:.3g} s a call; and that of the null
-memory: {used / 1e9:.2g} GB a worker; disk: {4 * len(levels) * numbers / 1e6:.2g} MB
+time: {minutes:.3g} minutes of one worker, {call:.3g} s a call; and half a minute for the report
+memory: {used / 1e9:.2g} GB a worker; disk: {1 + 4 * len(levels) * numbers / 1e6:.2g} MB
 nothing was written"""

@@ -53,6 +53,23 @@ def test_latents(tmp_path):
     assert_same(reversed_from_noise(tmp_path, 3), of_diffusers(pipeline, N))
 
 
+def test_classes_and_pixels(tmp_path):
+    """No pipeline of diffusers tells a model of pixels a class: the loop of DDPMPipeline does."""
+    stand_ins.classes(tmp_path, 4)
+    model, scheduler, _, _ = load_denoiser(tmp_path)
+    labels, streams = torch.tensor([3, 0, 1, 2]), [stream(i, 1000, 0) for i in range(N)]
+    scheduler.set_timesteps(STEPS)
+    x = torch.cat([torch.randn(1, 3, 8, 8, generator=own) for own in streams])
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            noise = model(x, t, class_labels=labels).sample
+            x = scheduler.step(noise, t, x, generator=streams).prev_sample
+    found = reversed_from_noise(tmp_path, 3, class_labels=labels)
+    assert_same(found, (x / 2 + 0.5).clamp(0, 1))
+    other = reversed_from_noise(tmp_path, 3, class_labels=labels.roll(1))
+    assert (other - found).abs().amax((1, 2, 3)).min() > 1e-2
+
+
 @pytest.mark.parametrize("name", ["DiTTransformer2DModel", "Transformer2DModel"])
 def test_classes_and_latents(tmp_path, name):
     """Also under the name that the published folder gives the transformer."""

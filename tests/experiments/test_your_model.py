@@ -32,11 +32,11 @@ def small(*arguments, **changes):
 
 
 def own_folder(folder, n=40, inside=lambda label: ""):
-    """Held-out digits as files, their labels, and a CSV of these."""
+    """Held-out digits as files, a class after the other in turn, and a CSV of their labels."""
     data, lines = digits(), ["file,label"]
-    for i, (image, label) in enumerate(
-        zip(data.test_images[:n], data.test_labels[:n].tolist(), strict=True)
-    ):
+    of_class = [(data.test_labels == c).nonzero()[: n // 10 + 1] for c in range(10)]
+    for i, row in enumerate(torch.cat(of_class, 1).flatten()[:n]):
+        image, label = data.test_images[row], data.test_labels[row].item()
         path = folder / "mine" / inside(label) / f"{i:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(((image[0] + 1) * 127.5).round().byte().numpy()).save(path)
@@ -165,6 +165,7 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path, monkeypatch, capsys):
     needed = re.search(r"([\d,]+) rows are needed", told)[1].replace(",", "")
     assert int(needed) % 30 == 0 and int(needed) <= sum(rows)
     assert "(1, 8, 8)" in told and "701,345 weights" in told
+    assert re.search(r"disk: 1\.\d MB", told) and "and half a minute for the report" in told
     assert re.search(r"time: [\d.e-]+ minutes", told) and re.search(r"memory: [\d.]+ GB", told)
 
 
@@ -177,7 +178,7 @@ def test_a_folder_is_what_the_data_set_is(tmp_path):
     a, b = (x.world.starts(range(len(x))) for x in (by_csv, by_folder))
     assert a[0].shape[1:] == (1, 8, 8) and torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
     images = digits().test_images
-    apart = torch.cdist(a[0].flatten(1), images[:40].flatten(1)).amin(1)
+    apart = torch.cdist(a[0].flatten(1), images.flatten(1)).amin(1)
     assert apart.max() < 0.02  # of rounding to 8 bits
     by_csv.check()
 
@@ -266,8 +267,9 @@ WRONG = {
     "digits mine --labels columns2.csv": "columns2.csv: needs a line file,label",
     "digits mine --labels good.csv --clusters 0": "clusters must be at least 1, got 0",
     "digits digits -p model mnist": "-p model has no effect",
-    "digits digits --limit 50 -p n_per_class 1": "-p n_per_class has no effect",
-    "digits digits -p null True": "-p null has no effect",
+    "digits digits --limit 50 -p n_per_class 1": "n_per_class has no effect",
+    "digits digits -p null True": "null has no effect",
+    "mine digits": "mine holds no model (config.json): the model comes before the images",
     "digits digits --shard-size 0": "shard_size must be at least 1, got 0",
     "digits mine --clusters 41": "clusters must be at most 40, got 41",
     "digits mine --classifier convnet": "classifier 'convnet'",
@@ -291,7 +293,7 @@ def files(tmp_path_factory):
         "good": lines,
         "columns": ["name,class", *lines[1:]],
         "columns2": [f"{line},{line.split(',')[1]}" for line in lines],
-        "other": [lines[0], "000.png,zero", *lines[2:]],
+        "other": [re.sub(",0$", ",zero", line) for line in lines],
     }.items():
         (folder / f"{name}.csv").write_text("\n".join(changed))
     return folder

@@ -57,3 +57,15 @@ def test_the_exact_denoiser_is_where_the_loss_is_least(kind):
     assert losses[1] < min(losses[0], losses[2])
     curvature = (losses[0] + losses[2]) / 2 - losses[1]
     assert abs(losses[0] - losses[2]) < 0.2 * curvature  # the least of the parabola is at 1
+
+
+def test_what_is_local_sees_a_quarter_of_the_image():
+    """By the gradient of one output: on how many patches of the input it depends."""
+    seen = {}
+    for name in ("unet", "local"):
+        model = small_networks.VARIANTS[name][0]().eval()
+        initialise(model, derived_generator(1))
+        x = torch.randn(1, 4, 14, 14, generator=derived_generator(2)).requires_grad_()
+        model(x, torch.tensor([500])).sample[0, :, 7, 7].sum().backward()
+        seen[name] = int((x.grad.abs().sum(1) > 0).sum())
+    assert seen == {"unet": 14 * 14, "local": 7 * 7}
