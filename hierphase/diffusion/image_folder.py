@@ -149,7 +149,7 @@ def image_folder(path: Path | str, n_per_class: int, image_size: int, labels=Non
         chosen = _usable(files, n_per_class, rejected)
         if len(chosen) < n_per_class:
             few = f"{len(chosen)} usable images, n_per_class={n_per_class} needs more"
-            raise ValueError(f"class {name!r} of {path} has {few}; rejected: {_listing(rejected)}")
+            raise ValueError(f"class {name} of {path} has {few}; rejected: {_listing(rejected)}")
         paths += chosen
     if rejected:
         few = f"{len(rejected)} files of {path} are no usable images: {_listing(rejected)}"
@@ -190,8 +190,8 @@ def _class_names(path: Path, classes: Mapping) -> tuple[str, ...]:
         names = json.loads(file.read_bytes()) if file.is_file() else {}
         return tuple("" if (x := names.get(name, name)) is None else str(x) for name in classes)
     except (ValueError, AttributeError):
-        like = '{"folder": "class", "n01440764": "tench"}'
-        raise ValueError(f"{file} must be JSON like {like}") from None
+        like = f'{file} must be JSON like {{"folder": "class", "n01440764": "tench"}}'
+        raise ValueError(like) from None
 
 
 def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path, str]]:
@@ -207,8 +207,7 @@ def _classes(path: Path, labels=None) -> tuple[dict[str, list[Path]], dict[Path,
         return [file for file in files if _is_image(file)]
 
     entries = _visible(path)
-    folders = (entry for entry in entries if not _is_image(entry) and entry.is_dir())
-    inside = {folder.name: _visible(folder) for folder in folders}
+    inside = {e.name: _visible(e) for e in entries if not _is_image(e) and e.is_dir()}
     beside = images([e for e in entries if e.name not in {*inside, CLASS_MAP}])
     classes = {name: images(files) for name, files in inside.items()}
     deep = [n for n, files in inside.items() if not classes[n] and any(e.is_dir() for e in files)]

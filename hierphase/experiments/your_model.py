@@ -222,7 +222,7 @@ def chosen(model, images, labels=None, classifier=None, clusters=None, limit=Non
     n_classes, most, there = len(sizes), min(sizes.values()), sum(sizes.values())
     if limit is None and n_classes * most < min(N_IMAGES, there / 2):
         few = f"class {min(sizes, key=sizes.get)!r} has {most} of {there} usable images"
-        raise ValueError(f"{few}, and each would give {most}: mend its label, or give limit")
+        raise ValueError(f"{few}, and each class would give {most}: mend labels, or give limit")
     what = f"limit, of images in {n_classes} classes, the smallest of {most},"
     total = min(N_IMAGES, n_classes * most) if limit is None else limit
     n = positive_integer(what, total, n_classes, n_classes * most) // n_classes
