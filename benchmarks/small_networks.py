@@ -6,10 +6,12 @@ Blocks, width and attention differ alone; levels-1 and levels-3 differ in width 
 the transformer in more. All see Fashion-MNIST in 2x2 patches, 14x14 of them (levels-3: pixels), for
 the same number of steps and images, not at the same cost, and have a sampler of their own process
 that draws from the posterior. Each is trained as `hierphase train` does, in runs/small-NAME-SEED
-(or goes on there), judged, and put through the image experiment on the same images and noise. Prints a table of all that are done, with the
-half-way ln SNR and by how much it is off the first one's of the same seed (paired over images),
-which --write leaves as variants.csv beside the model fashion-mnist of the book, with the rows that
-are there of other networks. Five minutes of one core each.
+(or goes on there), judged, and put through the image experiment on the same images and noise.
+
+Prints a table of all that are done, with the half-way ln SNR and by how much it is off the first
+one's of the same seed (paired over images), which --write leaves as variants.csv beside the model
+fashion-mnist of the book, with the rows that are there of other networks. Five minutes of one core
+each.
 """
 
 import argparse
