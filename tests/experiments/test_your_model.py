@@ -70,7 +70,9 @@ def test_the_page_reads_the_books_own_numbers(tmp_path):
     """Of stored results: t* of the chapter, its null, and the layers' crossing."""
     parameters = chosen("digits", "digits", limit=300)
     for preset, ours in (("digits", "measured"), ("flat-digits", "null")):
-        stored = registry.result("imagenet-transition", preset).assign_attrs(fitted="x")
+        stored = registry.result("imagenet-transition", preset).assign_attrs(
+            fitted="x", law="draws", variance_error=0.0
+        )
         stored = stored.assign(schedule=("step", LEVELS))
         if ours == "measured":  # as if the denoiser were exact
             stored["explained"] = xr.zeros_like(stored.class_probability)
