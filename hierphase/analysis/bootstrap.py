@@ -32,6 +32,13 @@ class Estimate:
         """In words: value (low to high), a number each, written as ``spec`` says."""
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """The difference of independent estimates, each end in quadrature from those it is of."""
+        value = self.value - other.value
+        below = np.hypot(self.value - self.low, other.high - other.value)
+        above = np.hypot(self.high - self.value, other.value - other.low)
+        return Estimate(value, value - below, value + above)
+
 
 def bootstrap(statistic: Callable, n: int, n_resamples=2000, seed=0, groups=None) -> tuple:
     """A statistic of n images, and of resamples of them.

@@ -37,3 +37,12 @@ def test_function_of_mean_agrees_with_the_mean_curve():
 def test_bad_arguments_are_refused(values, confidence, message):
     with pytest.raises(ValueError, match=message):
         bootstrap.function_of_mean(np.exp, values, confidence)
+
+
+def test_difference_takes_each_end_from_those_that_make_it():
+    rng = np.random.default_rng(0)  # two skewed estimates of which many draws are known
+    draws = rng.gamma(9, size=200_000) / 3, rng.gamma(16, size=200_000) / 8
+    a, b = (bootstrap.percentile_estimate(float(x.mean()), x) for x in draws)
+    ends = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    np.testing.assert_allclose(((a - b).low, (a - b).high), ends, atol=0.03)
+    assert (a - b).value == pytest.approx(1, abs=0.01)
