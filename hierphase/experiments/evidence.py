@@ -62,6 +62,10 @@ for _data in worlds.DATASETS:
     PRESETS[_data] = _few | {"worlds": [_data]}
     _fits = [f"{kind}-{_data}{sources.REAL}" for kind in _JUDGED]
     PRESETS[f"real-{_data}"] = _few | {"worlds": _fits, "n_judged": 0}
+for _data, _n in {"digits": 2, "fashion-mnist": 1}.items():  # controls of how data sets are judged
+    _own = f"clusters-20-{_data}{sources.LEARNT}"
+    _few = _SIZES | _REAL | {"n_redraws": _n, "n_judged": _n}
+    PRESETS[f"learnt-{_data}"] = _few | {"worlds": [_own, *(f"{k}-{_own}" for k in sources.FITS)]}
 
 
 class Evidence(Experiment):

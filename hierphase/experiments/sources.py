@@ -5,8 +5,12 @@ Those with an exact posterior are laws: trees and chains as images
 (:mod:`hierphase.analysis.gaussian_mixture`). Real images are denoised by a trained network.
 """
 
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +21,9 @@ from hierphase.analysis.gaussian_mixture import GaussianMixture
 from hierphase.checks import check_known
 from hierphase.experiments import worlds
 from hierphase.experiments.images import PRESETS, ImageExperiment
+from hierphase.networks import objectives
+from hierphase.networks.catalogue import TRAININGS
+from hierphase.networks.training import run
 from hierphase.rhm.symbol_images import ChainSymbols, SymbolImages, tree_images
 from hierphase.seeds import derived_generator
 
@@ -72,6 +79,8 @@ for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the image
     FITS[f"clusters-{_k}"] = {"clusters": _k, "rank": _rank}
 #: Ends the name of a fit that is given images of the data set for x_0.
 REAL = "-real"
+#: Ends the name of such a fit that a network denoises, as it does the data set itself.
+LEARNT = "-learnt"
 
 
 class Source(NamedTuple):
@@ -97,7 +106,8 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
 
     Args:
         name: of :data:`LAWS`; a data set with a preset of the image experiment; either after one of
-            :data:`FITS` and a hyphen, or such a fit of a data set before :data:`REAL`.
+            :data:`FITS` and a hyphen, or such a fit of a data set before :data:`REAL` or
+            :data:`LEARNT`; a fit to what is learnt.
         redraw: of all that is random; of real images another part of those held out.
         seed: of all redraws.
         num_inference_steps: of the networks.
@@ -108,7 +118,7 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
     if name in LAWS:
         return of_law(LAWS[name](seed=seed + redraw))
     if name in worlds.DATASETS:
-        return _of_network(name, redraw, num_inference_steps)
+        return _of_data(name, redraw, num_inference_steps)
     kind, data = check_world(name)
     generator = derived_generator(seed, redraw)
     original = open_source(data, redraw, seed, num_inference_steps)
@@ -117,6 +127,8 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
     options = rank | FITS[kind] | {"seed": seed + redraw}
     source = of_law(GaussianMixture.fitted(images, labels, **options))
     source = source._replace(originals=original.starts)
+    if name == f"{kind}-{data}{LEARNT}":
+        return _learnt(source, data, generator, num_inference_steps)
     return source._replace(starts=_held_out(data, redraw)) if name.endswith(REAL) else source
 
 
@@ -124,8 +136,13 @@ def check_world(name: str) -> tuple[str, str]:
     """What is fitted (nothing: empty), and to which world; a ValueError for an unknown one."""
     name = str(name)
     kind = max((kind for kind in FITS if name.startswith(f"{kind}-")), key=len, default="")
-    data = name.removeprefix(f"{kind}-").removesuffix(REAL if kind else "")
-    known = worlds.DATASETS if name.endswith(REAL) else worlds.DATASETS | LAWS
+    data = name.removeprefix(f"{kind}-")
+    if kind and data.endswith(LEARNT) and data.startswith(tuple(FITS)):
+        check_world(data)
+        return kind, data
+    for end in (REAL, LEARNT) if kind else ():
+        data = data.removesuffix(end)
+    known = worlds.DATASETS if name.endswith((REAL, LEARNT)) else worlds.DATASETS | LAWS
     check_known("world", data, known)
     return kind, data
 
@@ -164,18 +181,44 @@ def _held_out(name: str, redraw: int) -> Callable:
     return starts
 
 
-def _of_network(name: str, redraw: int, num_inference_steps: int) -> Source:
-    changes = {"num_inference_steps": num_inference_steps, "n_per_class": 1}
-    data, experiment = worlds.DATASETS[name](), ImageExperiment(PRESETS[name] | changes)
-
-    def back(x_0, labels, ln_snr, generator):
-        numbers = torch.randint(2**63 - 1, (len(x_0),), generator=generator).tolist()
-        generators = [derived_generator(number) for number in numbers]
-        return experiment.world.denoised([x_0, labels], ln_snr.tolist(), generators)
+def _of_data(name: str, redraw: int, num_inference_steps: int) -> Source:
+    data = worlds.DATASETS[name]()
 
     def learnt(n, generator):
         n_images = len(data.train_images)
         rows = torch.randint(n_images, (min(n, n_images),), generator=generator)
         return data.train_images[rows], data.train_labels[rows]
 
+    back = _by_network(name, num_inference_steps, lambda: name)
     return Source(_held_out(name, redraw), back, learnt, len(data.class_names))
+
+
+def _learnt(source: Source, data: str, generator, num_inference_steps: int) -> Source:
+    """What a law draws, denoised by a network that learns it as that of a data set learns its."""
+    test_images, _ = source.starts(objectives.N_VALIDATION, generator)
+    drawn = SimpleNamespace(batch=source.learnt, test_images=test_images)
+    simple = {"report": objectives.denoiser_report, "judges": {}}
+    training = replace(TRAININGS[data], data=lambda: drawn, **simple)
+    folder = tempfile.TemporaryDirectory()
+
+    def model():
+        run(training, data, Path(folder.name), training.steps, generator.initial_seed())
+        return folder.name
+
+    return source._replace(back=_by_network(data, num_inference_steps, model), law=None)
+
+
+def _by_network(name: str, num_inference_steps: int, model: Callable[[], str]) -> Callable:
+    """``back`` of a :class:`Source` by a network in place of that of a data set."""
+
+    @cache
+    def world():
+        changes = {"num_inference_steps": num_inference_steps, "n_per_class": 1, "model": model()}
+        return ImageExperiment(PRESETS[name] | changes).world
+
+    def back(x_0, labels, ln_snr, generator):
+        numbers = torch.randint(2**63 - 1, (len(x_0),), generator=generator).tolist()
+        generators = [derived_generator(number) for number in numbers]
+        return world().denoised([x_0, labels], ln_snr.tolist(), generators)
+
+    return back
