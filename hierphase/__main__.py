@@ -1,6 +1,5 @@
 """The command line: ``hierphase list``, ``run``, ``fetch``, ``sweep``, ``train`` ..."""
 
-import functools
 import os
 import signal
 import sys
@@ -75,21 +74,17 @@ def _parse_values(pairs: tuple[tuple[str, str], ...], defaults: dict) -> dict:
 
 
 _PAIRS = {"nargs": 2, "multiple": True, "metavar": "NAME VALUE"}
-_VALUES = click.option("-p", "values", **_PAIRS, help="A parameter, a Python literal; repeatable.")
-_SPREAD = (  # where a sweep is run, and where its result goes
-    click.option("--output", metavar="DIR", help="By default in runs, by its name."),
-    click.option("--executor", default="in-process", help="Or processes, dask or slurm."),
-    click.option("--workers", type=click.IntRange(1), help="By default one a core; SLURM's 256."),
-    click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster that is running."),
-    click.option("--slurm", **_PAIRS, help="Of its jobs: partition, time (minutes) ..."),
-    click.option("--shard-size", type=int, default=16),
+_VALUES = click.Option(["-p", "values"], **_PAIRS, help="Parameter, a Python literal; repeatable.")
+_SPREAD = (  # a sweep's parameters, where it is run, and where its result goes
+    _VALUES,
+    click.Option(["--output"], metavar="DIR", help="By default in runs, by its name."),
+    click.Option(["--executor"], default="in-process", help="Or processes, dask or slurm."),
+    click.Option(["--workers"], type=click.IntRange(1), help="By default one a core; SLURM's 256."),
+    click.Option(["--scheduler"], metavar="ADDRESS", help="Of a Dask cluster that is running."),
+    click.Option(["--slurm"], **_PAIRS, help="Of its jobs: partition, time (minutes) ..."),
+    click.Option(["--shard-size"], type=int, default=16),
 )
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-
-
-def _spread(command):
-    """The command with the options of a sweep."""
-    return functools.reduce(lambda made, option: option(made), reversed(_SPREAD), command)
 
 
 @click.group(no_args_is_help=False, context_settings=_SETTINGS)
@@ -115,9 +110,8 @@ def _list():
             _print(f"{takes}{chapters.command(name, cost['changes'])}")
 
 
-@commands.command("run")
+@commands.command("run", params=[_VALUES])
 @click.argument("chapter")
-@_VALUES
 @click.option("--output", metavar="DIR", help="Of what is left; by default runs/CHAPTER.")
 def _run(chapter, values, output):
     """Execute a chapter, with other parameters if you like."""
@@ -151,11 +145,9 @@ def _fetch(name, folder):
     _print(f"data set: {published.fetch(name, folder)}")
 
 
-@commands.command("sweep")
+@commands.command("sweep", params=[*_SPREAD])
 @click.argument("chapter")
 @click.option("--preset", required=True, metavar="NAME", help="An unknown one lists them.")
-@_VALUES
-@_spread
 def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm, shard_size):
     """Run the experiment of a chapter on all its images. An unknown CHAPTER lists them."""
     from hierphase.experiments import registry
@@ -170,7 +162,7 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
     _print(f"result: {results.result_path(chapter, preset, output)}")
 
 
-@commands.command("measure")
+@commands.command("measure", params=[*_SPREAD])
 @click.argument("model")
 @click.argument("images")
 @click.option("--labels", metavar="CSV", help="Of a folder of images: file,label.")
@@ -178,8 +170,6 @@ def _sweep(chapter, preset, values, output, executor, workers, scheduler, slurm,
 @click.option("--clusters", type=int, metavar="K", help="Classes are K clusters of the images.")
 @click.option("--limit", type=int, metavar="N", help="Images in all, by default 200 at most.")
 @click.option("--dry-run", is_flag=True, help="Say what it would take, and write nothing.")
-@_VALUES
-@_spread
 def _measure(values, output, executor, workers, scheduler, slurm, shard_size, dry_run, **given):
     """Where MODEL loses the class of IMAGES, beside a flat mixture of these, with a report.
 
@@ -219,10 +209,9 @@ def _compare(result):
     _print("agrees: nothing differs by more than chance allows")
 
 
-@commands.command("convert-adm")
+@commands.command("convert-adm", params=[_VALUES])
 @click.argument("checkpoint")
 @click.argument("output", metavar="OUTPUT_DIR", type=click.Path(file_okay=False, path_type=Path))
-@_VALUES
 def _convert_adm(checkpoint, output, values):
     """Turn a checkpoint of guided-diffusion into a diffusers model.
 
