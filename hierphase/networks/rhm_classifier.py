@@ -1,6 +1,5 @@
 """Networks that classify data on a tree: of its shape, of another, and with none built in."""
 
-import math
 from collections import OrderedDict
 
 import torch
@@ -55,21 +54,16 @@ class TreeClassifier(ModelMixin, ConfigMixin):
         L: number of layers; the data have s**L leaves.
         n_classes: number of classes.
         width: channels of every layer.
-        strides: of the layers, from the leaves on, in place of s for each of L.
+        strides: of the layers, from the leaves on, of product s**L, in place of s for each of L.
 
     Attributes:
         probed: the modules to look at, every layer before and after its ReLU, and the logits.
-
-    Raises:
-        ValueError: strides whose product is not the number of leaves.
     """
 
     @register_to_config
     def __init__(self, v=16, s=2, L=7, n_classes=16, width=128, strides=None):
         super().__init__()
         strides = [s] * L if strides is None else strides
-        if math.prod(strides) != s**L:
-            raise ValueError(f"strides must have the product s**L = {s**L}, got {strides}")
         self.layers = nn.Sequential()
         for i, stride in enumerate(strides):
             convolution = PatchConvolution(width if i else v, width, stride)
@@ -86,7 +80,7 @@ class TreeClassifier(ModelMixin, ConfigMixin):
             ValueError: leaves of another shape.
         """
         check_shape("x", x, "n", self.config.v, self.config.s**self.config.L)
-        return self.logits(self.layers(x)[:, :, 0])
+        return self.logits(self.layers(x).flatten(1))
 
 
 class LeafTransformer(ModelMixin, ConfigMixin):

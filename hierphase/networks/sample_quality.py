@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from hierphase.checks import check_shape, positive_integer
 from hierphase.diffusion.datasets import ImageData
 
 CONFIDENT = 0.9  # probability of the most likely class
@@ -28,12 +27,7 @@ def frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     Args:
         first: (n, features), n > features, or the covariance is singular and the distance biased.
         second: (k, features), likewise.
-
-    Raises:
-        ValueError: sets of other shapes, or fewer than two rows.
     """
-    check_shape("second features", second, "m", first.shape[1])
-    positive_integer("number of features' rows", min(len(first), len(second)), minimum=2)
     sets = [features.double() for features in (first, second)]
     means = [x.mean(dim=0) for x in sets]
     centred = [(x - mean) / (len(x) - 1) ** 0.5 for x, mean in zip(sets, means, strict=True)]
@@ -54,11 +48,7 @@ def manifold_share(points: torch.Tensor, references: torch.Tensor, k: int = 3) -
         points: (n, features).
         references: (m, features), m > k; as many as points, if shares are to be compared.
         k: a positive integer.
-
-    Raises:
-        ValueError: too few references.
     """
-    positive_integer("number of references", len(references), minimum=k + 1)
     points, references = points.double(), references.double()
     radii = torch.cdist(references, references).kthvalue(k + 1, dim=1).values  # 1: itself
     return (torch.cdist(points, references) <= radii).any(dim=1).double().mean().item()

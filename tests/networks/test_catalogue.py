@@ -258,8 +258,6 @@ def test_manifold_share_by_hand_and_against_another_implementation():
     covered = [(np.linalg.norm(references - x, axis=1) <= radii).any() for x in points]
     found = manifold_share(torch.from_numpy(points), torch.from_numpy(references))
     assert found == np.mean(covered) and 0.2 < found < 0.8
-    with pytest.raises(ValueError, match="number of references must be at least 4, got 3"):
-        manifold_share(torch.zeros(9, 2), torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize(
@@ -297,10 +295,6 @@ def test_frechet_distance_against_scipy_and_for_shifted_data():
     first, second = torch.from_numpy(first), torch.from_numpy(second)
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance(first, first + 2) == pytest.approx(5 * 4, rel=1e-6)
-    with pytest.raises(
-        ValueError, match=r"second features must be of shape \(m, 5\), got \(300, 4\)"
-    ):
-        frechet_distance(first, second[:, :4])
 
 
 @pytest.mark.parametrize(
