@@ -26,7 +26,6 @@ from hierphase.diffusion.guided_diffusion_flags import GROUPS, ADMFlags, parse_f
 from hierphase.diffusion.state_dicts import differences, read_state_dict
 
 OF_NO_TEXT = 1  # width of texts where there are none
-N_CLASSES = 1000  # of every class-conditional checkpoint: ImageNet
 
 # Module of diffusers -> module of guided-diffusion, within a block and at the top.
 PARTS = {
@@ -150,7 +149,7 @@ def empty_unet(adm: ADMFlags) -> ModelMixin:
             attention_head_dim=adm.heads if adm.conditioned else adm.heads[-1],
             resnet_time_scale_shift="scale_shift" if adm.use_scale_shift_norm else "default",
             dropout=adm.dropout,
-            num_class_embeds=N_CLASSES if adm.class_cond else None,
+            num_class_embeds=1000 if adm.class_cond else None,  # ImageNet
             **always,
             **own,
         )

@@ -162,12 +162,11 @@ def _downloaded(address: str, folder: Path) -> Path:
                         progress.update(file.write(chunk))
             if not response.length:
                 return path
-            if path.stat().st_size <= begun:
-                raise ConnectionError(f"broke off after {begun} of {total} bytes")
+            raise ConnectionError(f"broke off after {path.stat().st_size} of {total} bytes")
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "code", None) == 416 and begun:  # there is no more of it
                 return path
-            if not path.is_file() or path.stat().st_size <= begun:
+            if not path.is_file() or path.stat().st_size <= begun:  # else it goes on from there
                 raise
 
 

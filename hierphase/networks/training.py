@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,9 @@ def optimise(training, run, model, data, output) -> float:
     @torch.no_grad()
     def held_out_loss():  # of the averages, with the same random numbers at every call
         batch = (x[-objectives.N_VALIDATION :] for x in (data.test_images, data.test_labels))
-        ema.store(model.parameters())
-        ema.copy_to(model.parameters())
-        loss = loss_of(model, batch, derived_generator(run["seed"], 0)).item()
-        ema.restore(model.parameters())
-        return loss
+        averaged = deepcopy(model)
+        ema.copy_to(averaged.parameters())
+        return loss_of(averaged, batch, derived_generator(run["seed"], 0)).item()
 
     ema = EMAModel(model.parameters(), decay=training.ema_decay, foreach=True)
     best = EMAModel(model.parameters()) if training.keep_best else ema
@@ -212,9 +211,8 @@ def optimise(training, run, model, data, output) -> float:
             if training.keep_best and (held_out := held_out_loss()) < reached["lowest"]:
                 reached["lowest"] = held_out
                 best.load_state_dict(ema.state_dict())
-            save_checkpoint(output, run, reached, parts)
             write(reached["log"].encode(), output / LOG)
-    write(reached["log"].encode(), output / LOG)  # a kill may have come before the one above
+            save_checkpoint(output, run, reached, parts)
     best.copy_to(model.parameters())
     return reached["seconds"]
 

@@ -17,11 +17,10 @@ from hierphase.diffusion.model_folders import load_model
 from hierphase.diffusion.published import verified
 from hierphase.networks.classifiers import ConvClassifier, PublishedClassifier
 
-N_FEATURES = 1280
 HIGHEST = 6  # value of a feature (ReLU6)
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-linear_head = partial(ConvClassifier, N_FEATURES, channels=())
+linear_head = partial(ConvClassifier, 1280, channels=())
 
 
 def witness(head: ConvClassifier) -> PublishedClassifier:
