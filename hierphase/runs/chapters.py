@@ -183,13 +183,12 @@ def page(notebook: Path, report: Path | None = None) -> Path:
     read, path = nbformat.read(notebook, 4), report or notebook.with_suffix(".html")
     if report:
         read.cells = [c for c in read.cells if "how" not in c.metadata.get("tags", [])]
-        for cell in read.cells:
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "remove-input"]
     for cell in (cell for cell in read.cells if cell.cell_type == "markdown"):
         for pattern, plain in _PLAIN.items():
             cell.source = re.sub(pattern, plain, cell.source)
     with tempfile.TemporaryDirectory() as figures:
         settings = _SETTINGS | _OF_MYST | {"nb_output_folder": figures, "report_level": 5}
+        settings["nb_remove_code_source"] = report is not None
         options = {"parser": Parser(), "writer_name": "html5", "settings_overrides": settings}
         html = docutils.core.publish_string(nbformat.writes(read), **options)
         files.write(html.replace(b"</head>", _STYLE + b"</head>", 1), path)
