@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib
 import operator
 
 import numpy as np
@@ -222,3 +223,15 @@ def check_known(kind: str, name: str, known: dict | list | tuple) -> None:
     """Raise a ValueError with the message of :func:`unknown` unless ``name`` is in ``known``."""
     if name not in known:
         raise ValueError(unknown(kind, name, list(known)))
+
+
+def import_extra(module: str, extra: str):
+    """Return a module that only an extra of the package installs.
+
+    Raises:
+        ImportError: it is not installed; the message names the command that does it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"this needs {error.name}: pip install 'hierphase[{extra}]'") from None

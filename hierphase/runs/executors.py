@@ -6,7 +6,6 @@ a function through any of them. dask and submitit come with ``pip install 'hierp
 
 import concurrent.futures
 import contextlib
-import importlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hierphase.checks import check_known
+from hierphase.checks import check_known, import_extra
 from hierphase.files import WriteError
 from hierphase.runs import RunError
 
@@ -45,8 +44,9 @@ def open_executor(name: str, directory, workers=None, scheduler=None, slurm=None
         A context manager that gives what :func:`outcomes` takes: None for ``in-process``.
 
     Raises:
-        ValueError: an unknown executor or SLURM option, an option of another executor, a package
-            that is not installed, or no SLURM on this machine.
+        ValueError: an unknown executor or SLURM option, an option of another executor, or no SLURM
+            on this machine.
+        ImportError: a package is not installed.
         OSError: no Dask scheduler answers.
     """
     check_known("executor", name, EXECUTORS)
@@ -171,13 +171,14 @@ def _follow_parent() -> None:
 @contextlib.contextmanager
 def _dask(workers: int | None, scheduler: str | None):
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    with _import_extra("distributed").Client(scheduler, **({} if scheduler else local)) as client:
+    options = {"address": scheduler} if scheduler else local
+    with import_extra("distributed", "cluster").Client(**options) as client:
         yield client.get_executor(pure=False)  # a shard that was lost has to be called again
 
 
 def _slurm(folder: Path, workers: int | None, options: dict):
     try:
-        executor = _import_extra("submitit").SlurmExecutor(folder)
+        executor = import_extra("submitit", "cluster").SlurmExecutor(folder)
     except RuntimeError:
         raise ValueError("executor slurm needs sbatch, srun and squeue on this machine") from None
     ours = {"job_name": "hierphase", "time": 60, "array_parallelism": workers or 256}
@@ -219,10 +220,3 @@ def _slurm_queue() -> set[str] | None:
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     return set(answer.stdout.split()) if answer.returncode == 0 else None
-
-
-def _import_extra(module: str):
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"this needs {error.name}: pip install 'hierphase[cluster]'") from None

@@ -202,7 +202,7 @@ def test_an_output_that_is_no_text_is_refused_before_anything_runs(tmp_path):
 def test_missing_extra_is_named(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     message = rf"needs {module}: pip install 'hierphase\[cluster\]'"
-    with pytest.raises(ValueError, match=message), executors.open_executor(name, tmp_path):
+    with pytest.raises(ImportError, match=message), executors.open_executor(name, tmp_path):
         pass
 
 
