@@ -231,8 +231,7 @@ class _UnitNoises(TorchFunctionMode):
         """Of any other function, what it would have returned."""
         drawn = function(*args, **(kwargs or {}))
         if function is torch.randn:
-            drawn = torch.zeros_like(drawn)
-            drawn[3 + self.n_drawn] = 1
+            drawn.zero_()[3 + self.n_drawn] = 1
             self.n_drawn += 1
         return drawn
 

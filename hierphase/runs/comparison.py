@@ -9,8 +9,6 @@ from scipy.stats import t as student
 
 from hierphase.runs import results
 
-_REPEATED = ("datum", "sample", "image", "unit")  # a mean is over the first that there is
-
 
 def compare(path: Path | str, directory: Path | str | None = None) -> pd.DataFrame:
     """Compare a result with the stored one of the same chapter and preset.
@@ -57,7 +55,8 @@ def _row(mine: xr.DataArray, stored: xr.DataArray, chance: float) -> tuple[float
     """Of the table; ``chance`` is that of a difference above what is allowed."""
     if mine.equals(stored):
         return 0.0, np.nan, "equal everywhere"
-    unit = next((name for name in _REPEATED if name in mine.dims), "")
+    # A mean is over the first that there is.
+    unit = next((name for name in ("datum", "sample", "image", "unit") if name in mine.dims), "")
     try:
         a, b = xr.align(mine.astype(float), stored.astype(float), join="inner", exclude=[unit])
         n, m = a.sizes[unit], b.sizes[unit]

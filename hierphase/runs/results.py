@@ -24,7 +24,6 @@ from hierphase.parameters import plain
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RECORDED_PACKAGES = "hierphase numpy torch diffusers numba xarray pillow scikit-learn".split()
-_LARGE = 1 << 16  # bytes, from which it is worth the room of its index to compress a variable
 _OF_LINUX = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
 
 
@@ -118,7 +117,8 @@ def netcdf(dataset: xr.Dataset) -> bytes:
     HDF5 on a disk that is full ends the process.
     """
     content = io.BytesIO()
-    large = (n for n, x in dataset.variables.items() if x.nbytes > _LARGE and x.dtype.kind in "fiu")
+    # Compression takes the room of an index: of small variables it is not worth it.
+    large = (n for n, x in dataset.variables.items() if x.nbytes > 65536 and x.dtype.kind in "fiu")
     encoding = {name: {"zlib": True} for name in large}
     with h5netcdf.File(content, "w") as file:
         dataset.dump_to_store(H5NetCDFStore(file), encoding=encoding)
