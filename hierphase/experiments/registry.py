@@ -82,7 +82,7 @@ def run_sweep(chapter: str, preset: str, changes: dict, directory, shard_size=16
     Raises:
         ValueError: an unknown experiment, preset or parameter, or a bad value.
         OSError: the directory cannot be written.
-        ShardError: shards failed; the others are kept, and the message names those that failed.
+        RunError: shards failed; the others are kept, and the message names those that failed.
         KeyboardInterrupt: interrupted; its message says what is kept.
 
     Example:

@@ -81,10 +81,6 @@ class Chapter:
     costs: list[dict]
 
 
-class CellError(RunError):
-    """A cell of a chapter failed, or its kernel died."""
-
-
 def names() -> list[str]:
     """Names of the executable chapters of the book, also of those that cannot be read."""
     pages = (path for path in book_directory().glob("[!.]*.md") if path.is_file())
@@ -140,7 +136,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     Raises:
         ValueError: unknown chapter or parameter, a value of the wrong type, or one that the cell
             ``check`` of the chapter refuses; no kernel is started then.
-        CellError: a cell failed; the message shows its number, first lines and error.
+        RunError: a cell failed; the message shows its number, first lines and error.
         KeyboardInterrupt: the run was interrupted.
         WriteError: the directory or the notebook cannot be written; what was saved before is kept.
     """
@@ -152,7 +148,7 @@ def run(name: str, values: dict, output: Path | str | None = None) -> Path:
     notebook, begun = output / f"{name}.ipynb", time.time()
     try:
         execute(chapter, values | {"output": str(output)}, notebook, cwd=output)
-    except (CellError, KeyboardInterrupt) as error:
+    except (RunError, KeyboardInterrupt) as error:
         older = [p.name for p in output.glob(f"{name}-*.nc") if p.stat().st_mtime < begun]
         kept = f"; of an earlier run: {', '.join(older)}" if older else ""
         ended = str(error) or f"chapter {name} was interrupted"
@@ -208,7 +204,7 @@ def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) ->
         The executed notebook.
 
     Raises:
-        CellError: a cell failed or the kernel died.
+        RunError: a cell failed or the kernel died.
         KeyboardInterrupt: the run was interrupted.
     """
     import papermill
@@ -237,9 +233,9 @@ def execute(chapter: Chapter, values: dict, notebook: Path | None, cwd: Path) ->
         last = printed.getvalue().strip().rpartition("\n")[2]  # all that a wrong magic leaves
         reason = f"{error.ename}: {error.evalue}" if error.traceback else last
         failed = f"cell [{error.exec_count}] of chapter {chapter.name} failed"
-        raise CellError(f"{failed}:\n{source}\n{reason}") from None
+        raise RunError(f"{failed}:\n{source}\n{reason}") from None
     except RuntimeError as error:
-        raise CellError(f"the kernel of chapter {chapter.name} died: {error}") from None
+        raise RunError(f"the kernel of chapter {chapter.name} died: {error}") from None
 
 
 @functools.cache

@@ -17,15 +17,10 @@ from pathlib import Path
 
 from hierphase.checks import check_known, import_extra
 from hierphase.files import WriteError
-from hierphase.runs import RunError
 
 #: Names that :func:`open_executor` takes.
 EXECUTORS = ("in-process", "processes", "dask", "slurm")
 POLL_SECONDS = 2  # between two looks at the queue of SLURM
-
-
-class ShardError(RunError):
-    """Some shards of a sweep could not be computed."""
 
 
 def open_executor(name: str, directory, workers=None, scheduler=None, slurm=None):

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from hierphase.checks import positive_integer
 from hierphase.files import WriteError, output_directory
-from hierphase.runs import results, shards
-from hierphase.runs.executors import ShardError, outcomes
+from hierphase.runs import RunError, results, shards
+from hierphase.runs.executors import outcomes
 
 
 def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, executor):
@@ -68,7 +68,7 @@ def run_sweep(experiment, chapter, preset, parameters, directory, shard_size, ex
 
 
 def _call(function, specs, executor, failure: str, progress: tqdm | None = None) -> None:
-    """Call ``function`` on all specs; a ShardError afterwards, if any of them failed.
+    """Call ``function`` on all specs; a RunError afterwards, if any of them failed.
 
     What cannot be written ends it at once: the other shards could not be written either.
     """
@@ -84,7 +84,7 @@ def _call(function, specs, executor, failure: str, progress: tqdm | None = None)
     if failed:
         lines = [f"  {_ranges(of_error)}: {error}\n" for error, of_error in failed.items()]
         kept = "the others are kept; run the same again for these"
-        raise ShardError(f"{failure}:\n{''.join(lines)}{kept}")
+        raise RunError(f"{failure}:\n{''.join(lines)}{kept}")
 
 
 def _ranges(specs: list[shards.ShardSpec]) -> str:
@@ -104,7 +104,7 @@ def _merge(specs: list[shards.ShardSpec]) -> xr.Dataset:
     lost = [spec for spec, part in zip(specs, parts, strict=True) if part is None]
     if lost:
         unread = f"{_ranges(lost)} were computed, but cannot be read in {specs[0].directory}"
-        raise ShardError(f"{unread}: do all workers share it? Run the same again")
+        raise RunError(f"{unread}: do all workers share it? Run the same again")
     same = {"compat": "equals", "join": "exact", "combine_attrs": "override"}
     dimensions, joined = specs[0].experiment.unit_dimensions, []
     for dimension in dimensions:

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from hierphase.__main__ import main
-from hierphase.runs import chapters
+from hierphase.runs import RunError, chapters
 
 
 def test_every_chapter_of_the_book_can_be_run():
@@ -153,7 +153,7 @@ def test_threads_do_not_disturb_one_another(book, tmp_path):
 def test_what_a_wrong_magic_prints_is_shown(book, line):
     text = (book / "tree.md").read_text()
     (book / "tree.md").write_text(text.replace("# This cell\n", f"{line}\n"))
-    with pytest.raises(chapters.CellError, match=r"cell \[4\] of chapter tree failed") as caught:
+    with pytest.raises(RunError, match=r"cell \[4\] of chapter tree failed") as caught:
         chapters.run("tree", {})
     told = str(caught.value).splitlines()[-2]
     assert told.startswith("UsageError: ") and f"`{line}`" in told
@@ -164,12 +164,12 @@ def test_results_of_an_earlier_run_are_told_from_those_of_a_failed_one(book):
     for name in ("tree-leaves.nc", "oak-leaves.nc"):
         Path("out", name).touch()
         os.utime(Path("out", name), (1, 1))
-    with pytest.raises(chapters.CellError, match=r"until then: .*; of an earlier run: tree-leav"):
+    with pytest.raises(RunError, match=r"until then: .*; of an earlier run: tree-leav"):
         chapters.run("tree", {"L": -1}, "out")
 
 
 def test_a_failing_cell_is_named_and_the_rest_is_kept(book, tmp_path):
-    with pytest.raises(chapters.CellError) as caught:
+    with pytest.raises(RunError) as caught:
         chapters.run("tree", {"L": -1})
     notebook = tmp_path / "runs" / "tree" / "tree.ipynb"
     for part in ("cell [4] of chapter tree", "# fails if it", "RuntimeError: told to", notebook):
@@ -179,7 +179,7 @@ def test_a_failing_cell_is_named_and_the_rest_is_kept(book, tmp_path):
 
 
 def test_a_dead_kernel_is_an_error(book, tmp_path):
-    with pytest.raises(chapters.CellError, match="the kernel of chapter tree died"):
+    with pytest.raises(RunError, match="the kernel of chapter tree died"):
         chapters.run("tree", {"L": -2})
     assert (tmp_path / "runs" / "tree" / "summary.txt").exists()
 
