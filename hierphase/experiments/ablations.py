@@ -107,16 +107,16 @@ class TreeMap(TreeDraws):
         """
         draws = self.by_draw(merged)
         theory, n = self.prepare(), self.p.n_rules
-        found, alone = [], []  # (structure, part, quantity) and (structure, draw, quantity)
+        found = []  # (structure, part, quantity), parts also of each draw alone
         for i, tree in enumerate(self.p.trees):
             rhm, curves = model(tree)[0], draws.isel(structure=i)
             intervals = jackknife(partial(read_off, rhm=rhm), curves).values()
             here = theory.isel(structure=i).assign(epsilon=curves.epsilon.mean("draw"))
-            found.append([*intervals, read_off(here, rhm)])
-            alone.append([read_off(curves.isel(draw=k), rhm) for k in range(n)])
+            alone = (read_off(curves.isel(draw=k), rhm) for k in range(n))
+            found.append([*intervals, read_off(here, rhm), *alone])
         result = draws[["epsilon", "known"]].astype(np.float32)
-        for name, parts, each in zip(QUANTITIES, np.array(found).T, np.array(alone).T, strict=True):
-            for part, values in zip(_PARTS, (*parts, each.T), strict=True):
+        for name, numbers in zip(QUANTITIES, np.array(found).T, strict=True):
+            for part, values in zip(_PARTS, (*numbers[:4], numbers[4:].T), strict=True):
                 result[name + part] = ("structure", "draw")[: values.ndim], values
         return result
 
@@ -169,34 +169,27 @@ def exact_curves(rhm: RandomHierarchyModel, noise: str, noises, n_leaves: int, s
     Returns:
         Data set along ``position``: ``epsilon``, that of the epsilon-process of equal mean belief
         in the true leaf; ``known`` (position, of), the mean probability of the true symbol of the
-        leaves, of level 1 and of the class; ``slope`` and ``variance``, the two parts of the
-        susceptibility (NaN for other noises).
+        leaves, of level 1 and of the class; ``slope`` (NaN for other noises) and ``variance``, the
+        two parts of the susceptibility.
     """
-    levels, v = rhm.sample(max(n_leaves // rhm.d, 4), seed=seed), rhm.v
-    infer, slopes = BeliefPropagation(rhm), noise == "epsilon"
+    levels, infer = rhm.sample(max(n_leaves // rhm.d, 4), seed=seed), BeliefPropagation(rhm)
 
     def of_truth(u):
+        """What is known at three levels, the variance of a leaf, the belief in it, its log-odds."""
         generator = torch.Generator().manual_seed(seed % 2**63)
-        beliefs = log_likelihood(noise, levels[0], v, u, generator, T=20_000)
-        marginals, truth = infer(beliefs, log=True).marginals, [x[..., None] for x in levels]
-        found = [marginals[level].gather(2, truth[level]).numpy() for level in (0, 1, rhm.L)]
-        return beliefs.softmax(-1).gather(2, truth[0]).mean().item(), found
+        beliefs = log_likelihood(noise, levels[0], rhm.v, u, generator, T=20_000)
+        posterior, truth = infer(beliefs, log=True), levels[0][..., None]
+        leaf, belief = (x.gather(2, truth) for x in (posterior.marginals[0], beliefs.softmax(-1)))
+        known, belief = posterior.probability_of(levels).mean(0)[[0, 1, -1]], belief.mean()
+        return [*known, (leaf * (1 - leaf)).mean(), belief, belief.logit()]
 
-    rows = []
-    for u in noises:
-        steps = (-_STEP, _STEP) if slopes else (0,)
-        belief, found = zip(*(of_truth(u + step * u * (1 - u)) for step in steps), strict=True)
-        leaf = np.array([p[0] for p in found])
-        known = np.mean([[p.mean() for p in one] for one in found], axis=0)
-        slope = variance = math.nan
-        if slopes:
-            below, above = (math.log(b * (v - 1) / (1 - b)) for b in belief)
-            slope = (leaf[1] - leaf[0]).mean() / (above - below)
-            variance = (leaf * (1 - leaf)).mean()
-        rows.append((*known, slope, variance, (1 - np.mean(belief)) / (1 - 1 / v)))
-    curves, names = np.array(rows), ("slope", "variance", "epsilon")
-    alone = {name: ("position", x) for name, x in zip(names, curves.T[3:], strict=True)}
-    return xr.Dataset({"known": (("position", "of"), curves[:, :3])} | alone)
+    steps = (-_STEP, _STEP) if noise == "epsilon" else (0,)
+    found = [[of_truth(u + step * u * (1 - u)) for step in steps] for u in noises]
+    found = xr.DataArray(np.array(found), dims=("position", "step", "of"))
+    mean, change = found.mean("step"), found[:, -1] - found[:, 0]
+    curves = xr.Dataset({"known": mean[:, :3], "variance": mean[:, 3]})
+    curves["slope"] = change[:, 0] / change[:, 5]  # 0 / 0 of a single step
+    return curves.assign(epsilon=(1 - mean[:, 4]) / (1 - 1 / rhm.v))
 
 
 def in_theory(rhm: RandomHierarchyModel, noise: str, u: float, seed: int):
