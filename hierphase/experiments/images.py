@@ -238,19 +238,35 @@ class ImageExperiment(Experiment):
         time = reversal_time(ln_snr, worlds.ln_snrs(self.world.scheduler))
         return {"time": time, "ln_snr": ("time", ln_snr.numpy())}
 
-    def seen(self, x0: torch.Tensor, samples: torch.Tensor, prepared: xr.Dataset) -> tuple:
+    def compared(self, x0: torch.Tensor, samples: torch.Tensor, ln_snr, prepared: xr.Dataset):
         """What the classifier sees of images (n, ...) and samples (time, n, ...), in whole calls.
 
         Returns:
-            Both :func:`filled` up; P(class) (time, image, class); the similarity of layers
-            (:func:`~hierphase.analysis.representations.layer_similarity`); the mean image.
+            What :meth:`measure` gives along ``time`` and ``image``.
         """
-        x0, samples = filled(x0, samples)
+        n, (x0, samples) = len(x0), filled(x0, samples)
         scales = representations.from_dataset(prepared, self.device)
         layers = representations.layer_similarity(self.classifier, x0, samples, scales, CLASSIFIED)
         likely = [classifiers.class_probabilities(self.classifier, x, CLASSIFIED) for x in samples]
+        likely = torch.stack(likely).cpu()
+        top = likely.topk(min(N_TOP, likely.shape[2]), dim=2)
+        first = top.indices[0, :, 0].expand(len(samples), -1)[..., None]
         mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
-        return x0, samples, torch.stack(likely).cpu(), layers, mean_image
+        n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
+        bands = band_similarity(x0, samples, mean_image, n_bands).cpu()
+        of_image = ("time", "image")
+        of_rank, of_layer = (*of_image, "rank"), ("layer", *of_image)
+        measured = {
+            "top_class": (of_rank, top.indices.short().numpy()),
+            "top_probability": (of_rank, top.values.numpy()),
+            "class_probability": (of_image, likely.gather(2, first)[..., 0].numpy()),
+            "similarity": (of_layer, layers.cosine.numpy()),
+            "similarity_uncentred": (of_layer, layers.uncentred.numpy()),
+            "distance": (of_layer, layers.distance.numpy()),
+            "band_similarity": (("band", *of_image), bands.numpy()),
+        }
+        names = {"layer": self.p.layers, "class_name": ("class", list(self.classifier.namings[0]))}
+        return xr.Dataset(measured, self.levels(ln_snr) | names).isel(image=slice(n))
 
     def measure(self, start: int, stop: int, prepared: xr.Dataset) -> xr.Dataset:
         """The experiment on images start..stop - 1.
@@ -268,33 +284,16 @@ class ImageExperiment(Experiment):
             :func:`~hierphase.analysis.calibration.calibration` averages. All classes are indices of
             those of the classifier, whose names are ``class_name``.
         """
-        times = self.times()
-        x0, denoised = self.round_trips(start, stop, times)
-        x0, samples, probability, layers, mean_image = self.seen(x0, denoised.samples, prepared)
-        top = probability.topk(min(N_TOP, probability.shape[2]), dim=2)
-        first = top.indices[0, :, 0].expand(len(times), -1)[..., None]
-        n_bands = min(N_BANDS, max_bands(min(x0.shape[-2:])))
-        shown = max(0, min(stop, self.p.n_shown) - start)
-        pixels = ((samples[:, :shown].clamp(-1, 1) + 1) * 127.5).round().byte().cpu()
-        bands = band_similarity(x0, samples, mean_image, n_bands).cpu()
-        of_image = ("time", "image")
-        of_rank, of_layer = (*of_image, "rank"), ("layer", *of_image)
-        measured = {
-            "top_class": (of_rank, top.indices.short().numpy()),
-            "top_probability": (of_rank, top.values.numpy()),
-            "class_probability": (of_image, probability.gather(2, first)[..., 0].numpy()),
-            "similarity": (of_layer, layers.cosine.numpy()),
-            "similarity_uncentred": (of_layer, layers.uncentred.numpy()),
-            "distance": (of_layer, layers.distance.numpy()),
-            "band_similarity": (("band", *of_image), bands.numpy()),
-            "pixels": (("time", "shown", "colour", "row", "column"), pixels.numpy()),
-        }
-        names = {"layer": self.p.layers, "class_name": ("class", list(self.classifier.namings[0]))}
-        measured = xr.Dataset(measured, self.levels(denoised.ln_snr) | names)
-        measured = measured.isel(image=slice(stop - start)).assign_coords(image=range(start, stop))
+        x0, denoised = self.round_trips(start, stop, self.times())
+        measured = self.compared(x0, denoised.samples, denoised.ln_snr, prepared)
+        measured = measured.assign_coords(image=range(start, stop))
         measured["label"] = "image", self.classes[self.world.labels[start:stop]].short().numpy()
+        shown = denoised.samples[:, : max(0, self.p.n_shown - start)].clamp(-1, 1)
+        pixels = ((shown + 1) * 127.5).round().byte().cpu()
+        measured["pixels"] = ("time", "shown", "colour", "row", "column"), pixels.numpy()
+        of_image = "time", "image"
         if denoised.classes is not None:
-            measured["true_class"] = (of_image, self.classes[denoised.classes].short().numpy())
+            measured["true_class"] = of_image, self.classes[denoised.classes].short().numpy()
         if denoised.explained is not None:
             measured["explained"] = of_image, denoised.explained.float().numpy()
         return measured

@@ -166,19 +166,15 @@ class ImageUTurns(ImageExperiment):
             x = [back.samples[0], x[1] if back.classes is None else back.classes[0]]
             chain += [x[0].to(self.device)] * (n in turns)
         samples = torch.cat([torch.stack(chain), single.samples])
-        x_0, samples, probability, layers, mean_image = self.seen(x_0, samples, prepared)
-        change, norm = ((samples - x).square().flatten(2).mean(2).cpu() for x in (x_0, mean_image))
-        of_image = "time", "image"
-        measured = {
-            "top_class": (of_image, probability.argmax(2).byte()),
-            "change": (of_image, change), "norm": (of_image, norm),
-            "similarity": (("layer", *of_image), layers.cosine),
-        }  # fmt: skip
-        level = np.array([np.inf, *[single.ln_snr[0]] * len(turns), *single.ln_snr])
+        level = torch.tensor([torch.inf, *[single.ln_snr[0]] * len(turns), *single.ln_snr])
+        seen = self.compared(x_0, samples, level, prepared)
+        measured = seen[["similarity"]].assign(top_class=seen.top_class[..., 0])
+        mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
+        for name, origin in {"change": x_0, "norm": mean_image}.items():
+            square = (samples - origin).square().flatten(2).mean(2)
+            measured[name] = ("time", "image"), square.cpu()
         turns = "time", [0, *turns, *[1] * len(single.ln_snr)]
-        ways = self.levels(torch.from_numpy(level)) | {"turns": turns}
-        measured = xr.Dataset(measured, ways).isel(image=slice(stop - start))
-        return measured.assign_coords(layer=self.p.layers, image=range(start, stop))
+        return measured.assign_coords(turns=turns, image=range(start, stop))
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All images; of ``norm`` their mean (time), and its standard error ``norm_error``."""
