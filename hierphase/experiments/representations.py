@@ -152,8 +152,8 @@ class ProbeExperiment(Experiment):
         """
         i, block = divmod(i, self.p.n_blocks)
         network, world = self.networks[i]
-        world = replace(world, seed=_derived_seed(self.p.seed, i, block))
-        starts, own = world.starts(range(self.p.block)), derived_generator(self.p.seed, i, block)
+        world = world._replace(seed=_derived_seed(self.p.seed, i, block))
+        starts, own = world.starts(self.p.block), derived_generator(self.p.seed, i, block)
         samples, kept, *_ = world.denoised(starts, self.p.noise, [own])
         scales = representations.from_dataset(prepared.isel(network=i))
         similarity = representations.layer_similarity(network, starts[0], samples, scales)
@@ -185,7 +185,7 @@ class ProbeExperiment(Experiment):
         read = ["leaves", *(name for name in self.layers if not name.endswith("convolution"))]
         decoding = []
         for network, world in self.networks:
-            x_0, *levels = world.starts(range(self.p.n_decoding))
+            x_0, *levels = world.starts(self.p.n_decoding)
             seen = {"leaves": x_0} | representations.activations(network, x_0, read[1:])
             decoding.append([[linear_decoding(seen[name], x) for x in levels] for name in read])
         merged["decoding"] = ("network", "read", "level"), np.array(decoding)

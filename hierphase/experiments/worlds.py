@@ -1,12 +1,11 @@
 """The worlds of the one experiment: where x_0 comes from, and how it is denoised back.
 
-A new world is a class with the methods ``starts`` and ``denoised`` of :class:`World`. Worlds that
+A new world has ``starts`` and ``denoised``, as :class:`World` or :class:`ImageWorld`. Worlds that
 are solved exactly draw x̂0(t) from the posterior; of images a trained network and a sampler make it.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,12 +60,11 @@ class Denoised(NamedTuple):
     explained: torch.Tensor | None = None
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """Data with a forward-backward experiment, here data that are all drawn together.
 
-    A subclass gives ``batch(n)``, the first n data as :meth:`starts` does, and
-    ``draw(starts, noise, generator)``, x̂0 from one noise level and what is kept.
+    A subclass gives ``starts(n)``, n data: x_0 (n, channels, ...), and what else is known of them,
+    a row a datum; and ``draw(starts, noise, generator)``, x̂0 from one noise level and what is kept.
 
     Attributes:
         data: what they are drawn from.
@@ -78,15 +76,11 @@ class World:
     process: str
     seed: int
 
-    def starts(self, rows: range) -> list[torch.Tensor]:
-        """Data ``rows``: x_0 (n, channels, ...), and what else is known of them, a row a datum."""
-        return [x[rows.start :] for x in self.batch(rows.stop)]
-
     def denoised(self, starts: list, noises: Sequence[float], generators: list) -> Denoised:
         """x̂0 from each noise level; each repetition of a level is another draw.
 
         Args:
-            starts: as :meth:`starts` gives them.
+            starts: what is known of the data.
             noises: levels, in the measure of the world: epsilon, times 0 to T, or ln SNR (images).
             generators: one for each datum; where the data are drawn together, as on trees, a
                 single one.
@@ -106,7 +100,7 @@ class TreeWorld(World):
         """Of the tree, those for which it is known what is kept."""
         return [0] if self.data.shuffled else list(range(self.data.rhm.L + 1))
 
-    def batch(self, n):
+    def starts(self, n):
         """x_0 and all levels of the tree."""
         levels = self.data.sample(n, self.seed)
         return [encode(levels[0], self.data.rhm.v), *levels]
@@ -141,7 +135,7 @@ class TwoModeWorld(World):
 
     levels = (0, 1)
 
-    def batch(self, n):
+    def starts(self, n):
         """x_0 and labels."""
         return self.data.batch(n, derived_generator(self.seed))
 
@@ -157,14 +151,13 @@ class TwoModeWorld(World):
         return sample, torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
 
 
-@dataclass(frozen=True)
-class ImageWorld:
+class ImageWorld(NamedTuple):
     """Labelled images, and what denoises them.
 
     Attributes:
         class_names: of the classes 0, 1, ...
         labels: (n,) class of each image; image i is the (i // n_classes)-th of its class.
-        load: gives x_0 (n, channels, height, width) of a tensor of rows.
+        starts: gives x_0 (n, channels, height, width) and labels of a range of images.
         denoised: as :meth:`World.denoised`, of levels ln SNR.
         scheduler: of the noise, whose times 0 to T name its levels.
         held_out: all held-out images of a data set; None for others.
@@ -177,19 +170,14 @@ class ImageWorld:
 
     class_names: Sequence[str]
     labels: torch.Tensor
-    load: Callable[[torch.Tensor], torch.Tensor]
+    starts: Callable[[range], list[torch.Tensor]]
     denoised: Callable[..., Denoised]
     scheduler: diffusers.DDPMScheduler
     held_out: torch.Tensor | None = None
-    files: dict[str, Path] = field(default_factory=dict)
+    files: dict[str, Path] = {}
     learnt: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
     pipeline: ForwardBackwardPipeline | None = None
     about: str = ""
-
-    def starts(self, rows):
-        """As :meth:`World.starts`: x_0 and labels."""
-        rows = torch.tensor(rows)
-        return [self.load(rows), self.labels[rows]]
 
 
 def ln_snrs(scheduler: diffusers.DDPMScheduler) -> torch.Tensor:
@@ -221,12 +209,12 @@ def flat_world(images, labels, names, n_per_class, generators, scheduler=None) -
         samples, classes = mixture.round_trips(*starts, levels.sigmoid().float(), generators)
         return Denoised(samples, classes=classes, ln_snr=levels)
 
-    def load(rows):
-        return mixture.draw(labels[rows], generators(rows.tolist(), 0))
+    def starts(rows):
+        return [mixture.draw(labels[rows], generators(rows, 0)), labels[rows]]
 
     kind = "full covariances" if rank is None else f"{rank} principal components a class"
     about = f"{len(images)} images, {fewest} of the smallest class; {kind}"
-    return ImageWorld(names, labels, load, denoised, scheduler, about=about)
+    return ImageWorld(names, labels, starts, denoised, scheduler, about=about)
 
 
 def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
@@ -297,7 +285,7 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     places = zip(labels, paths, strict=False)
     files = {f"{names[c]}: {os.path.relpath(path, name)}": path for c, path in places}
     return ImageWorld(
-        names, labels[order], lambda rows: load(order[rows]), denoised,
+        names, labels[order], lambda rows: [load(order[rows]), labels[order[rows]]], denoised,
         scheduler if trained else ddpm_scheduler(), held_out, files, learnt, pipeline,
     )  # fmt: skip
 

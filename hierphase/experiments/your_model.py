@@ -6,7 +6,6 @@ report.
 """
 
 import timeit
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -62,7 +61,7 @@ class OwnImages(images.ImageExperiment):
         """The images and their denoiser; where clusters are the classes, theirs bear no names."""
         found = worlds.trained_world(self.parameters, self.device)
         names = [""] * len(found.class_names) if self.p.classes == "clusters" else found.class_names
-        return replace(found, class_names=names)
+        return found._replace(class_names=names)
 
     @cached_property
     def classifier(self) -> torch.nn.Module:
@@ -87,7 +86,7 @@ class OwnImages(images.ImageExperiment):
             judged = map(self.classifier, fitted.to(self.device).split(64))
             labels = torch.cat([logits.argmax(dim=1).cpu() for logits in judged])
         flat = worlds.flat_world(fitted, labels, names, n, self.generators, self.own.scheduler)
-        return replace(flat, files=self.own.files)
+        return flat._replace(files=self.own.files)
 
     def finish(self, merged: xr.Dataset) -> xr.Dataset:
         """All images, ``schedule``, ln SNR of times 1 to T - 1; what the null was fitted to.

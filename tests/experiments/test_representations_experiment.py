@@ -75,7 +75,7 @@ def of_mixture(preset, n, times):
     """Times, cosine of n data, and what is kept of their class from 0 for chance to 1."""
     _, world = ProbeExperiment(parameters(preset, noise=list(times))).networks[0]
     generators = [torch.Generator().manual_seed(8)]
-    kept = world.denoised(world.starts(range(n)), times, generators).kept.numpy()
+    kept = world.denoised(world.starts(n), times, generators).kept.numpy()
     return np.array(times), kept[..., 0], 2 * kept[..., 1] - 1
 
 
@@ -141,7 +141,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
     experiment = ProbeExperiment(parameters(networks=["rhm-cnn"]))
     _, world = experiment.networks[0]
     rhm = world.data.rhm
-    own = world.starts(range(50))[1]
+    own = world.starts(50)[1]
     for seed in (0, 1):
         others = TreeData(rhm).sample(2000, seed)[0]
         assert not (own[:, None] == others[None]).all(-1).any()
