@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import xarray as xr
 
-from hierphase.checks import check_known, positive_integer
+from hierphase.checks import check_known, increasing, positive_integer, within
 from hierphase.parameters import plain
 
 
@@ -32,7 +32,8 @@ class Experiment:
         least: name of an integer parameter -> the smallest value that it may have, where not 1 (or
             0, of a seed).
         most: of some of these the largest.
-        choices: name of a parameter -> the names that it may be.
+        choices: name of a parameter -> the names that it, or each name in it, may be.
+        between: parameters that are increasing numbers between 0 and 1.
         units: parameters, numbers or lists, whose product is the number of units.
         unit_dimensions: the dimensions along which ranges of units are joined, the first of them
             that of the units.
@@ -45,6 +46,7 @@ class Experiment:
     least: dict[str, int] = {}
     most: dict[str, int] = {"seed": 2**64 - 1}
     choices: dict[str, dict | tuple] = {}
+    between: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     padded: tuple[str, ...] = ()
     unit_dimensions: tuple[str, ...] = ("unit",)
@@ -62,7 +64,11 @@ class Experiment:
             if kinds == {"int"}:
                 positive_integer(name, value, least.get(name, 1), self.most.get(name))
         for name, known in self.choices.items():
-            check_known(name, parameters[name], known)
+            one = isinstance(value := parameters[name], str)
+            for chosen in [value] if one else value:
+                check_known(name if one else f"name in {name}", chosen, known)
+        for name in self.between:
+            within(name, increasing(name, parameters[name], 1), 1e-6, 1 - 1e-6)
         self.parameters = {key: plain(f"parameter {key}", parameters[key]) for key in parameters}
         self.p = SimpleNamespace(**self.parameters)
 

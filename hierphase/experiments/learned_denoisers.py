@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 
 from hierphase.analysis.calibration import calibration
-from hierphase.checks import check_known, positive_integer
+from hierphase.checks import positive_integer
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
@@ -74,12 +74,11 @@ class DenoiserExperiment(Experiment):
     presets = PRESETS
     least = {"num_inference_steps": 20}  # fewer have none near the levels of the calibration
     most = Experiment.most | {"last_time": 1000, "n_loss_times": 1000, "num_inference_steps": 1000}
+    choices = {"sizes": rhm_catalogue.TREE_DENOISERS}
     padded = ("P",)
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        for architecture in self.p.sizes:
-            check_known("architecture in sizes", architecture, rhm_catalogue.TREE_DENOISERS)
         trees = {rhm_catalogue.TREE_DENOISERS[name][1:] for name in self.p.sizes}
         if len(trees) > 1:
             got = f"got {trees}, m and L, of {[*self.p.sizes]}"

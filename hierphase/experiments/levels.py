@@ -4,7 +4,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from hierphase.checks import increasing, within
 from hierphase.experiments.trees import TreeDraws, jackknife, of_sizes
 from hierphase.rhm.belief_propagation import BeliefPropagation
 from hierphase.rhm.corruption import NOISES, encode, log_likelihood
@@ -39,11 +38,8 @@ class LevelEntropy(TreeDraws):
         "tree-masking": _TREE | {"noise": "masking"},
     }
     choices = {"noise": NOISES}
+    between = ("noises",)
     padded = tuple(name + end for name in _MEANS for end in ("", "_low", "_high"))
-
-    def __init__(self, parameters: dict):
-        super().__init__(parameters)
-        within("noises", increasing("noises", self.p.noises, 1), 1e-6, 1 - 1e-6)
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """One draw of the rules of one tree.

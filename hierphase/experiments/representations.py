@@ -14,7 +14,7 @@ import xarray as xr
 
 from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
-from hierphase.checks import check_known, check_shape, increasing, within
+from hierphase.checks import check_shape, increasing, within
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
@@ -81,7 +81,7 @@ class ProbeExperiment(Experiment):
     presets = PRESETS
     units = ("networks", "n_blocks")
     least = {"n_decoding": 0}
-    choices = {"process": ("epsilon", "gaussian")}
+    choices = {"process": ("epsilon", "gaussian"), "networks": TREE_CLASSIFIERS}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
@@ -90,7 +90,6 @@ class ProbeExperiment(Experiment):
         within("noise", self.p.noise, 0, 999 if times else 1, integer=times)
         check_shape("networks", self.p.networks, "n")
         for name in self.p.networks:
-            check_known("network", name, TREE_CLASSIFIERS)
             tree = isinstance(TREE_CLASSIFIERS[name].data(), TreeData)
             if not tree and (self.p.shuffled or not times):
                 got = f"got {self.p.process} and shuffled {self.p.shuffled}"

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from hierphase.analysis.transition import crossing_time
-from hierphase.checks import increasing, positive_integer, within
+from hierphase.checks import increasing, positive_integer
 from hierphase.experiments.images import PRESETS, ImageExperiment
 from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, of_sizes
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -50,12 +50,8 @@ class UTurns(TreeDraws):
     units = ("trees", "rates", "n_rules")
     least = TreeDraws.least | {"n_chains": 2}
     choices = {"noise": NOISES[1:]}  # the epsilon-process draws none
+    between = ("rates",)
     padded = ("kept", "hops", "shared", "relaxation", "relaxation_low", "relaxation_high")
-
-    def __init__(self, parameters: dict):
-        super().__init__(parameters)
-        within("rates", increasing("rates", self.p.rates, 1), 1e-6, 1 - 1e-6)
-        self.shape = len(self.p.trees), len(self.p.rates), self.p.n_rules
 
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """The chains of one draw of the rules.
@@ -72,7 +68,8 @@ class UTurns(TreeDraws):
             covariance of these numbers with that of the pairs of top rules, one of each class, that
             have a symbol in common at a place, in units of its standard deviation.
         """
-        tree, rate, draw = map(int, np.unravel_index(i, self.shape))
+        pair, draw = divmod(i, self.p.n_rules)
+        tree, rate = divmod(pair, len(self.p.rates))
         (rhm, _, seed), generator = self.drawn(tree, draw), derived_generator(self.p.seed, i, 1)
         infer, chain = BeliefPropagation(rhm), [rhm.sample(self.p.n_chains, seed=seed)]
         for _ in range(self.p.n_steps):
@@ -132,14 +129,13 @@ class ImageUTurns(ImageExperiment):
         for name in ("fashion-mnist", "flat-fashion-mnist")
     }
     least = {}  # n_shown, of which none may be shown, is not among the parameters
+    between = ("times",)
     unit_dimensions = ("image",)
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        within("times", increasing("times", self.p.times, 1), 1e-6, 1 - 1e-6)
         increasing("turns", self.p.turns, 1)
-        for n in self.p.turns:
-            positive_integer("one of turns", n)
+        positive_integer("one of turns", self.p.turns[0])
 
     def times(self) -> torch.Tensor:
         """(n,) times of single turns, 0 to T."""

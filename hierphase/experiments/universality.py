@@ -15,7 +15,6 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
-from hierphase.checks import check_known
 from hierphase.diffusion.model_folders import load_denoiser, model_files
 from hierphase.diffusion.samplers import SamplerRun
 from hierphase.experiments import trees, worlds
@@ -130,11 +129,10 @@ class Samplers(Experiment):
     """
 
     units = ("n_units",)
+    choices = {"samplers": SAMPLERS}
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        for name in self.p.samplers:
-            check_known("sampler", name, SAMPLERS)
         self.runs = [(name, n) for name, numbers in self.p.samplers.items() for n in numbers]
 
     @torch.no_grad()

@@ -228,7 +228,11 @@ REFUSED = {
         ("changes_images", '{"turns": [4, 2]}', "turns must increase, 1 or more"),
     ],
     "universality": [
-        ("changes", '{"samplers": {"DDMP": [10]}}', "unknown sampler 'DDMP' (did you mean 'DDPM'"),
+        (
+            "changes",
+            '{"samplers": {"DDMP": [10]}}',
+            "unknown name in samplers 'DDMP' (did you mean 'DDPM'",
+        ),
         ("changes", '{"n_units": 1}', "n_units must be at least 2, got 1"),
         ("n_data", "8", "n_data must be at least 16, got 8"),
         ("data_sets", '["digit"]', "unknown preset of universality 'digit' (did you mean 'digits'"),
