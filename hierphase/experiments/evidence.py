@@ -5,7 +5,6 @@ network that is trained on the world, by one recipe but for the number of steps 
 """
 
 import json
-import warnings
 
 import numpy as np
 import torch
@@ -135,9 +134,8 @@ class Evidence(Experiment):
         merged = merged.drop_vars("unit", errors="ignore")
         redraws = merged.coarsen(unit=self.p.n_redraws).construct(unit=("world", "redraw"))
         n = redraws["value"].count("redraw")
-        with warnings.catch_warnings(action="ignore"):  # means of nothing are NaN, as they should
-            mean, spread = redraws["value"].mean("redraw"), redraws["value"].std("redraw", ddof=1)
-            own = (((redraws["high"] - redraws["low"]) / 2) ** 2).mean("redraw")
+        mean, spread = redraws["value"].mean("redraw"), redraws["value"].std("redraw", ddof=1)
+        own = (((redraws["high"] - redraws["low"]) / 2) ** 2).mean("redraw")
         over = spread * stats.t.ppf(0.975, n.clip(2) - 1) / n**0.5
         found = xr.Dataset(_interval(mean, over.where(n >= 5, (own / n) ** 0.5)))
         names = {"world": self.p.worlds, "redraw": np.arange(self.p.n_redraws)}

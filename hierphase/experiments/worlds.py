@@ -15,7 +15,7 @@ from torch.nn import PixelShuffle, PixelUnshuffle
 
 from hierphase.analysis.calibration import explained
 from hierphase.analysis.gaussian_mixture import GaussianMixture
-from hierphase.checks import check_shape, positive_integer
+from hierphase.checks import check_shape, naming, positive_integer
 from hierphase.diffusion.datasets import DATASETS
 from hierphase.diffusion.forward_backward import ForwardBackwardPipeline
 from hierphase.diffusion.guided_diffusion import load_adm, no_text
@@ -324,15 +324,12 @@ def _denoiser(parameters: dict, device: torch.device) -> Denoiser:
         raise ValueError(f"{path}: {problems}: take precision float32, or other weights")
     given = found.conditions | ({"class_labels": torch.tensor([0])} if n_classes(unet) else {})
     of_latents = found.space and found.space.vae.config.latent_channels
-    try:
-        with torch.no_grad(), device:
-            x = torch.zeros(1, of_latents or unet.config.in_channels, size, size)
-            t = torch.tensor([1] if given else 1)
-            sample = unet(x, timestep=t, **{k: own.to(device) for k, own in given.items()}).sample
+    kind = f"{path}: {type(unet).__name__} is no model(x_t, t).sample"
+    with naming(f"{kind} of images alone, or with {CONDITIONS}"), torch.no_grad(), device:
+        x = torch.zeros(1, of_latents or unet.config.in_channels, size, size)
+        t = torch.tensor([1] if given else 1)
+        sample = unet(x, timestep=t, **{k: own.to(device) for k, own in given.items()}).sample
         check_shape("its output", sample, 1, "channels", size, size)
-    except Exception as error:  # no limit to what other models make of it
-        kind = f"{path}: {type(unet).__name__} is no model(x_t, t).sample"
-        raise ValueError(f"{kind} of images alone, or with {CONDITIONS} ({error})") from None
     if parameters["compile"]:
         unet = torch.compile(unet.to(memory_format=torch.channels_last))
     return found._replace(model=unet)
