@@ -18,10 +18,10 @@ from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
 from hierphase.networks import rhm_catalogue
 from hierphase.networks.catalogue import model_directory
-from hierphase.networks.objectives import SAMPLER
+from hierphase.networks.objectives import SAMPLER, SCHEDULE
 from hierphase.rhm.bayes_denoiser import BayesDenoiser
 from hierphase.rhm.belief_propagation import BeliefPropagation
-from hierphase.rhm.corruption import GaussianProcess, ddpm_scheduler, encode
+from hierphase.rhm.corruption import GaussianProcess, encode
 from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
@@ -85,8 +85,7 @@ class DenoiserExperiment(Experiment):
             raise ValueError(f"sizes must be of one tree, {got}")
         positive_integer("n_times", self.p.n_times, 1, self.p.last_time + 1)
         self.times = np.linspace(0, self.p.last_time, self.p.n_times).round().astype(int)
-        self.scheduler = ddpm_scheduler()
-        self.T = self.scheduler.config.num_train_timesteps
+        self.T = SCHEDULE.config.num_train_timesteps
         self.loss_times = np.linspace(0, self.T - 1, self.p.n_loss_times).round().astype(int)
         n_draws = max(map(len, self.p.sizes.values()), default=1)
         self.entries = [("bayes", None, draw) for draw in range(n_draws)]
@@ -127,7 +126,7 @@ class DenoiserExperiment(Experiment):
         architecture, P, draw = self.entries[i]
         rhm = rhm_catalogue.tree_rhm(draw, *[*self.p.sizes][:1])
         data = TreeData(rhm, P=P)
-        model = bayes = BayesDenoiser(BeliefPropagation(rhm), self.scheduler)
+        model = bayes = BayesDenoiser(BeliefPropagation(rhm), SCHEDULE)
         if architecture != "bayes":
             name = rhm_catalogue.tree_denoiser_name(architecture, P, draw)
             model = load_model(model_directory(name), rhm_catalogue.TREE_DENOISERS[architecture][0])
@@ -144,7 +143,7 @@ class DenoiserExperiment(Experiment):
 
     def _losses(self, model, bayes, data: TreeData) -> dict:
         n, seed = self.p.n_loss_data, self.p.seed
-        process = GaussianProcess(self.scheduler, data.rhm.v)
+        process = GaussianProcess(SCHEDULE, data.rhm.v)
         train = data.batch(n, derived_generator(seed, _TRAIN_LOSS))[0].argmax(1)
         errors = [], []  # of both sets, (pair, datum) at each time
         for t in self.loss_times.tolist():
@@ -195,7 +194,7 @@ class DenoiserExperiment(Experiment):
 
     def _denoised(self, model, x_0, times, stream: int) -> torch.Tensor:
         own = [derived_generator(self.p.seed, stream, i) for i in range(len(x_0))]
-        pipeline, steps = ForwardBackwardPipeline(model, self.scheduler), self.p.num_inference_steps
+        pipeline, steps = ForwardBackwardPipeline(model, SCHEDULE), self.p.num_inference_steps
         return pipeline(x_0, list(times), steps, own, self.p.batch_size).samples
 
 

@@ -129,7 +129,9 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
     source = source._replace(originals=original.starts)
     if name == f"{kind}-{data}{LEARNT}":
         return _learnt(source, data, generator, num_inference_steps)
-    return source._replace(starts=_held_out(data, redraw)) if name.endswith(REAL) else source
+    if name.endswith(REAL):
+        source = source._replace(starts=partial(_held_out, worlds.DATASETS[data](), redraw))
+    return source
 
 
 def check_world(name: str) -> tuple[str, str]:
@@ -170,15 +172,10 @@ def noised(x_0: torch.Tensor, ln_snr: torch.Tensor, generator) -> torch.Tensor:
     return (alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * z).float()
 
 
-def _held_out(name: str, redraw: int) -> Callable:
+def _held_out(data, redraw: int, n: int, generator) -> tuple[torch.Tensor, torch.Tensor]:
     """``starts`` of images of a data set that were held out, each redraw others."""
-    data = worlds.DATASETS[name]()
-
-    def starts(n, generator):
-        rows = slice(redraw * n, (redraw + 1) * n)
-        return data.test_images[rows], data.test_labels[rows]
-
-    return starts
+    rows = slice(redraw * n, (redraw + 1) * n)
+    return data.test_images[rows], data.test_labels[rows]
 
 
 def _of_data(name: str, redraw: int, num_inference_steps: int) -> Source:
@@ -190,7 +187,7 @@ def _of_data(name: str, redraw: int, num_inference_steps: int) -> Source:
         return data.train_images[rows], data.train_labels[rows]
 
     back = _by_network(name, num_inference_steps, lambda: name)
-    return Source(_held_out(name, redraw), back, learnt, len(data.class_names))
+    return Source(partial(_held_out, data, redraw), back, learnt, len(data.class_names))
 
 
 def _learnt(source: Source, data: str, generator, num_inference_steps: int) -> Source:

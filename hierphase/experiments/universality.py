@@ -131,10 +131,6 @@ class Samplers(Experiment):
     units = ("n_units",)
     choices = {"samplers": SAMPLERS}
 
-    def __init__(self, parameters: dict):
-        super().__init__(parameters)
-        self.runs = [(name, n) for name, numbers in self.p.samplers.items() for n in numbers]
-
     @torch.no_grad()
     def measure_unit(self, i: int, prepared: xr.Dataset) -> xr.Dataset:
         """All samplers from all levels.
@@ -148,7 +144,8 @@ class Samplers(Experiment):
             and what is measured, each also along ``part``.
         """
         (x_0, model_of, measure), found = self.begin(i), []
-        for name, n in self.runs:
+        runs = [(name, n) for name, numbers in self.p.samplers.items() for n in numbers]
+        for name, n in runs:
             run = sampler_run(name, n)
             for j, level in enumerate(self.p.ln_snr):
                 k = int((run.ln_snr - level).abs().argmin())
@@ -158,11 +155,11 @@ class Samplers(Experiment):
                 x_t = alpha * x_0 + sigma * z
                 back = way_back(run, k, model_of(run.scheduler), x_t, draws[1])
                 found.append(measure(back, run.ln_snr[k], z) | {"ln_snr": run.ln_snr[k]})
-        shape, measured = (len(self.runs), len(self.p.ln_snr)), {}
+        shape, measured = (len(runs), len(self.p.ln_snr)), {}
         for name in found[0]:
             x = torch.stack([one[name] for one in found]).unflatten(0, shape).numpy()
             measured[name] = ("run", "noise", "part")[: x.ndim], x
-        names, numbers = zip(*self.runs, strict=True)
+        names, numbers = zip(*runs, strict=True)
         return xr.Dataset(measured, {"sampler": ("run", [*names]), "steps": ("run", [*numbers])})
 
 

@@ -200,10 +200,9 @@ def opened(folder) -> Measurement:
 
 def chosen(model, images, labels=None, classifier=None, clusters=None, limit=None, **changes):
     """The parameters of a measurement; arguments and errors are those of `measure_transition`."""
-    if odd := [
-        x for x in (model, images, labels, classifier) if not isinstance(x, str | Path | None)
-    ]:
-        raise ValueError(f"model, images and others must be names or paths, got {type(odd[0])}")
+    for x in (model, images, labels, classifier):
+        if not isinstance(x, str | Path | None):
+            raise ValueError(f"model, images and others must be names or paths, got {type(x)}")
     if settled := changes.keys() & {"n_per_class", "null"}:
         raise ValueError(f"{min(settled)} has no effect: arguments and limit settle it")
     model, images = str(model), str(images)
