@@ -235,29 +235,27 @@ def trained_world(parameters: dict, device: torch.device) -> ImageWorld:
     """
     model, scheduler, conditions, space = _denoiser(parameters, device)
     name, n_per_class = parameters["images"], parameters["n_per_class"]
-    held_out, paths, colours = None, (), 3
-    if name in DATASETS:
-        data = DATASETS[name]()
-        names, labels, held_out = data.class_names, data.test_labels, data.test_images
-        load, colours = held_out.__getitem__, held_out.shape[1]
+    data = DATASETS[name]() if name in DATASETS else None
+    colours = data.test_images.shape[1] if data else 3
     size, channels = model.config.sample_size, (space.vae if space else model).config.in_channels
     patch = next((k for k in range(1, channels) if channels == colours * k**2), 1)
     encode, decode, side = PixelUnshuffle(patch), PixelShuffle(patch), patch * size
     if space is not None:
         encode, decode, side = space.encode, space.decode, space.factor * size
-    if held_out is None:
+    if data:
+        names, labels, held_out, paths = data.class_names, data.test_labels, data.test_images, ()
+        load, learnt = held_out.__getitem__, lambda: (data.train_images, data.train_labels)
+    else:
         n_chosen = max(n_per_class, parameters.get("n_fitted", 0))
         folder = image_folder(name, n_chosen, side, parameters.get("labels"))
-        names, labels, paths = folder.class_names, folder.labels, folder.paths
+        names, labels, held_out, paths = folder.class_names, folder.labels, None, folder.paths
 
         def load(rows):
             images = folder.load(rows)
             return images.mean(1, keepdim=True) if channels == 1 else images
 
-    def learnt():
-        if held_out is None:
+        def learnt():
             return load(range(len(labels))), labels
-        return data.train_images, data.train_labels
 
     of_class = [(labels == c).nonzero().flatten() for c in range(len(names))]
     positive_integer("n_per_class", n_per_class, 1, min(map(len, of_class)))
