@@ -1,4 +1,3 @@
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,7 +118,7 @@ def test_controls_beside_the_images():
 
 def test_a_folder_has_no_controls():
     one = experiment("digits", **DIGITS)
-    one.world = replace(one.world, held_out=None)
+    one.world = one.world._replace(held_out=None)
     merged = object()
     assert one.finish(merged) is merged
 
