@@ -135,12 +135,10 @@ class RuleDraws(TreeMap):
         """One draw: ``half``, of two independent samples of data, and ``half_quenched``."""
         tree, draw = divmod(i, self.p.n_rules)
         (rhm, noise, _), u = self.drawn(tree, draw), prepared.u[tree].values[_NEAR_HALF]
-        halves = []
-        for sample in (1, 2):
-            own = derived_generator(self.p.seed, draw, sample).initial_seed()
-            curves = exact_curves(rhm, noise, u, self.p.n_leaves, own)
-            middle = (1 + 1 / rhm.n_classes) / 2
-            halves.append(crossing_time(curves.epsilon, curves.known[:, 2], middle))
+        seeds = (derived_generator(self.p.seed, draw, sample).initial_seed() for sample in (1, 2))
+        samples = [exact_curves(rhm, noise, u, self.p.n_leaves, own) for own in seeds]
+        middle = (1 + 1 / rhm.n_classes) / 2
+        halves = [crossing_time(curves.epsilon, curves.known[:, 2], middle) for curves in samples]
         predicted = meanfield.quenched_half_epsilon(rhm)
         return xr.Dataset({"half": ("sample", halves), "half_quenched": predicted})
 

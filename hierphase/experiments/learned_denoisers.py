@@ -154,12 +154,10 @@ class DenoiserExperiment(Experiment):
                 pairs = (predicted, noise), (best, noise), (predicted, best)
                 squares = [(a - b).square().mean((1, 2)) for a, b in pairs]
                 errors[stream].append(torch.stack(squares).double().numpy())
-        held_out, training = (np.stack(of_set, axis=1) for of_set in errors)
-        (loss, bayes_loss, distance), (train_loss, bayes_train_loss, _) = held_out, training
-        rows = {
-            "loss": loss, "bayes_loss": bayes_loss, "train_loss": train_loss,
-            "bayes_train_loss": bayes_train_loss, "gap": loss - bayes_loss, "distance": distance,
-        }  # fmt: skip
+        names = ("loss", "bayes_loss", "distance", "train_loss", "bayes_train_loss")
+        of_pairs = (pair for of_set in errors for pair in np.stack(of_set, axis=1))
+        rows = dict(zip(names, of_pairs, strict=False))  # the distance on training data is not kept
+        rows["gap"] = rows["loss"] - rows["bayes_loss"]
         measured = {name: row.mean(1) for name, row in rows.items()}
         measured |= {f"{k}_error": rows[k].std(1, ddof=1) / n**0.5 for k in ("gap", "distance")}
         return {name: ("loss_time", row.astype(np.float32)) for name, row in measured.items()}
