@@ -180,7 +180,7 @@ def in_half(folder):
 
 
 REFUSED = {
-    "no prompt": (without_a_prompt, {}, NAMES, r"conditions.safetensors \(.*encoder_hidden_st"),
+    "no prompt": (without_a_prompt, {}, NAMES, r"conditions.safetensors: .*encoder_hidden_st"),
     "latents": (other_latents, {}, NAMES, "UNet2DConditionModel is no model.*to have 4 channels"),
     "no class for none": (of_imagenet, {}, NAMES, "classes 0 to 999 and none for no class: take"),
     "unnamed": (unnamed, {}, NAMES, "classes 0 to 3, which are not .*list class_names in its con"),
