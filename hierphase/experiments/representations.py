@@ -112,10 +112,8 @@ class ProbeExperiment(Experiment):
             network = load_model(model_directory(name), type(training.model()))
             if not self.p.trained:
                 initialise(network, derived_generator(seed, i))
-            data, kind = training.data(), TwoModeWorld
-            if isinstance(data, TreeData):
-                kind = TreeWorld
-                data = replace(data, shuffled=data.shuffled or self.p.shuffled)
+            data = replace(training.data(), shuffled=True) if self.p.shuffled else training.data()
+            kind = TreeWorld if isinstance(data, TreeData) else TwoModeWorld
             pairs.append((network, kind(data, self.p.process, _derived_seed(seed, i))))
         layouts = {(len(network.probed), len(world.levels)) for network, world in pairs}
         if len(layouts) > 1:

@@ -84,10 +84,9 @@ class UTurns(TreeDraws):
             kept[:, level] = (torch.stack(same) - chance) / (1 - chance)
         classes, top = torch.stack([levels[-1][:, 0] for levels in chain]), rhm.rules[-1]
         pairs = rhm.n_classes * classes[:-1] + classes[1:]
-        away, uneven = ~torch.eye(rhm.n_classes, dtype=torch.bool).flatten(), []
-        for half in (0, 1):
-            found = torch.bincount(pairs[:, half::2].flatten(), minlength=len(away))[away].double()
-            uneven.append(found / found.mean() - 1)
+        away = ~torch.eye(rhm.n_classes, dtype=torch.bool).flatten()
+        halves = (pairs[:, k::2].flatten().bincount(minlength=len(away)) for k in (0, 1))
+        uneven = [found[away] / found[away].double().mean() - 1 for found in halves]
         alike = (top[:, None, :, None] == top[:, None]).any(-1).double().sum((2, 3)).flatten()[away]
         of_both = torch.stack([*uneven, alike / alike.std(correction=0)]).cov(correction=0)
         hops = {"hops": of_both[0, 1].item(), "shared": of_both[:2, 2].mean().item()}
