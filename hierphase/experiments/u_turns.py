@@ -166,8 +166,7 @@ class ImageUTurns(ImageExperiment):
         measured = seen[["similarity"]].assign(top_class=seen.top_class[..., 0])
         mean_image = torch.from_numpy(prepared.mean_image.values).to(self.device)
         for name, origin in {"change": x_0, "norm": mean_image}.items():
-            square = (samples - origin).square().flatten(2).mean(2)
-            measured[name] = ("time", "image"), square.cpu()
+            measured[name] = ("time", "image"), (samples - origin).square().flatten(2).mean(2).cpu()
         turns = "time", [0, *turns, *[1] * len(single.ln_snr)]
         return measured.assign_coords(turns=turns, image=range(start, stop))
 

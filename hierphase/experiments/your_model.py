@@ -260,11 +260,12 @@ def plan(parameters: dict, shard_size: int = 16) -> str:
     judged = 2 * len(levels) * sum(-(-own // images.CLASSIFIED) for own in shards)
     x_0 = world.starts(range(1))
     seen = x_0[0].expand(images.CLASSIFIED, *x_0[0].shape[1:]).to(experiment.device)
-    works = (
-        lambda: world.denoised(x_0, [99.0], experiment.generators(range(1))),
-        lambda: representations.activations(experiment.classifier, seen, p.layers),
-    )
-    call, judge = (min(timeit.repeat(work, number=1, repeat=2)) for work in works)
+
+    def seconds(work):
+        return min(timeit.repeat(work, number=1, repeat=2))
+
+    call = seconds(lambda: world.denoised(x_0, [99.0], experiment.generators(range(1))))
+    judge = seconds(lambda: representations.activations(experiment.classifier, seen, p.layers))
     minutes = (calls * call + 2 * judged * judge) / 60  # the null is judged as well
     used = torch.cuda.max_memory_allocated() if on_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
     numbers = n * (24 * len(p.layers) + 160) + 2 * min(n, p.n_shown) * x_0[0].numel()
