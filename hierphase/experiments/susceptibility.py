@@ -139,7 +139,8 @@ class ImageCorrelations(ImageExperiment):
             ``patch_size`` in pixels; ``threshold`` of a change, as a fraction of the pixels' range.
 
     Raises:
-        ValueError: as for the image experiment, or fewer than two trajectories.
+        ValueError: as for the image experiment, fewer than two trajectories, or a threshold
+            outside [0, 1].
     """
 
     presets = {
@@ -149,9 +150,12 @@ class ImageCorrelations(ImageExperiment):
     unit_dimensions = ("image",)
     least = ImageExperiment.least | {"n_trajectories": 2}
 
-    def check(self) -> None:
-        """As of the images: also the threshold, and that the layer of features has the patches."""
+    def __init__(self, parameters: dict):
+        super().__init__(parameters)
         fraction("threshold", self.p.threshold)
+
+    def check(self) -> None:
+        """As of the images: also that the grid of the patches is that of the layer of features."""
         super().check()
         x, layer = self.world.starts(range(1))[0], self.p.layers[0]
         grid = patch_changes(x.numpy(), x[None].numpy(), self.p.patch_size).shape[2:]
