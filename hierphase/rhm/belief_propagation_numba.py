@@ -244,19 +244,17 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
 def _choose_level(begin, end, rules, weights, children, symbols, uniform, chosen, total):
     n_symbols, m, s = rules.shape
     # Float64, cumulative. All draws of a few neighbouring nodes, whose numbers share cache lines,
-    # look up the weights that one of them has found, unless there are fewer draws than symbols.
-    few = len(symbols) < n_symbols * len(children)
-    known = np.empty((1, 1, m) if few else (_NEIGHBOURS, n_symbols, m))
+    # look up the weights that one of them has found.
+    known = np.empty((_NEIGHBOURS, n_symbols, m))
+    found = np.full((_NEIGHBOURS, n_symbols), -1)  # the node of which they are
     for start in range(begin, end, _NEIGHBOURS):
-        width = min(_NEIGHBOURS, end - start)
-        if not few:
-            known[:, :, 0] = -1
         for first in range(start, len(symbols), len(children)):
-            for node in range(width):
+            for node in range(min(_NEIGHBOURS, end - start)):
                 row = first + node
                 symbol, x = symbols[row], children[start + node]
-                weight = known[0, 0] if few else known[node, symbol]
-                if few or weight[0] < 0:
+                weight = known[node, symbol]
+                if found[node, symbol] < start:
+                    found[node, symbol] = start
                     cumulative = 0.0
                     for r in range(m):
                         product = weights[r] * x[0, rules[symbol, r, 0]]
@@ -267,14 +265,10 @@ def _choose_level(begin, end, rules, weights, children, symbols, uniform, chosen
                 total[row] = weight[m - 1]
                 # The first rule whose cumulative weight exceeds the target; rounding of the target
                 # up to the whole weight must not select a rule of weight zero.
-                target = uniform[row] * weight[m - 1]
-                r, last = 0, m - 1
-                while r < last:
-                    middle = (r + last) >> 1
-                    beyond = weight[middle] <= target and weight[middle] < weight[m - 1]
-                    r, last = (middle + 1, last) if beyond else (r, middle)
+                target = min(uniform[row] * weight[m - 1], np.nextafter(weight[m - 1], -1.0))
+                rule = np.searchsorted(weight, target, "right")
                 for i in range(s):
-                    chosen[row, i] = rules[symbol, r, i]
+                    chosen[row, i] = rules[symbol, rule, i]
 
 
 @intrinsic
