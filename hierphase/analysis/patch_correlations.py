@@ -45,11 +45,10 @@ def grid_covariance(fields: np.ndarray) -> np.ndarray:
         pairs, each the unbiased covariance over the trajectories (K - 1 in the denominator).
 
     Raises:
-        ValueError: another shape, NaN or infinity, or fewer than two trajectories.
+        ValueError: another shape, NaN or infinity.
     """
     fields = np.asarray(fields, dtype=np.float64)
     check_finite("fields", fields, "K n rows columns")
-    positive_integer("the number K of trajectories", len(fields), minimum=2)
     *_, which = grid_distances(*fields.shape[2:])
     centred = (fields - fields.mean(axis=0)).reshape(*fields.shape[:2], -1)
     products = centred.transpose(1, 2, 0) @ centred.swapaxes(0, 1) / (len(fields) - 1)
@@ -66,8 +65,7 @@ def grid_distances(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.
         (n_distances,) increasing from 0, (n_distances,) counts, and (n, n) which of the distances
         each ordered pair of the n places has.
     """
-    sides = positive_integer("rows", rows), positive_integer("columns", columns)
-    place = np.stack(np.indices(sides), axis=-1).reshape(-1, 2)
+    place = np.stack(np.indices((rows, columns)), axis=-1).reshape(-1, 2)
     squared = np.square(place[:, None] - place).sum(axis=-1)
     distances, which, counts = np.unique(squared, return_inverse=True, return_counts=True)
     return np.sqrt(distances), counts, which

@@ -12,7 +12,7 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from hierphase.checks import check_shape, positive_integer, tree_depth
+from hierphase.checks import check_shape, tree_depth
 from hierphase.rhm.belief_propagation import BeliefPropagation, Posterior
 from hierphase.rhm.belief_propagation_torch import PROBABILITY, child_messages
 from hierphase.rhm.model import RandomHierarchyModel, check_symbols
@@ -37,12 +37,8 @@ def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], l
 
     Returns:
         Means and variances, L+1 float64 tensors each; ``[l]``: (n, s**(L-l)).
-
-    Raises:
-        ValueError: ``values`` of another shape.
     """
     rhm, up = posterior.rhm, posterior.messages
-    check_shape("values", values, *up[0].shape)
     mean, variance = values.double(), torch.zeros_like(up[0])
     means, variances = [], []
     for level in range(rhm.L + 1):
@@ -95,15 +91,9 @@ def tree_covariance(fields: np.ndarray, s: int) -> np.ndarray:
 
     Returns:
         (n, L+1) as :func:`posterior_covariance`, with the unbiased covariance over trajectories.
-
-    Raises:
-        ValueError: another shape, or fewer than two trajectories.
     """
-    s = positive_integer("s", s, minimum=2)
     fields = np.asarray(fields, dtype=np.float64)
     depth = round(np.log(fields.shape[-1]) / np.log(s))
-    check_shape(f"fields over {s}**L leaves", fields, "K n", s**depth)
-    positive_integer("the number K of trajectories", len(fields), minimum=2)
     blocks = [fields.reshape(*fields.shape[:2], -1, s**level).sum(3) for level in range(depth + 1)]
     return np.diff([b.var(axis=0, ddof=1).sum(axis=1) for b in blocks], axis=0, prepend=0).T
 

@@ -5,7 +5,6 @@ from functools import cached_property
 
 import torch
 
-from hierphase.checks import positive_integer
 from hierphase.rhm.corruption import encode
 from hierphase.rhm.model import RandomHierarchyModel
 
@@ -23,18 +22,11 @@ class TreeData:
         P: size of the training set, its first P samples; None draws every batch anew.
         shuffled: take the leaf at every position from another datum, drawn independently for each
             position. Each leaf alone stays as it was; no hierarchy, and no class, is left.
-
-    Raises:
-        ValueError: P is neither None nor a positive integer.
     """
 
     rhm: RandomHierarchyModel
     P: int | None = None
     shuffled: bool = False
-
-    def __post_init__(self):
-        if self.P is not None:
-            positive_integer("P", self.P)
 
     @cached_property
     def train_levels(self) -> list[torch.Tensor]:

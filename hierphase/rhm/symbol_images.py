@@ -141,7 +141,7 @@ class SymbolImages:
         places: (4^L sites,) where each is, a permutation; by default in its own place.
 
     Raises:
-        ValueError: a texture that is not positive, or means that are not finite.
+        ValueError: means of another shape, NaN or infinity.
 
     Attributes:
         n_classes: kinds times the classes of the symbols, all equally likely.
@@ -166,8 +166,6 @@ class SymbolImages:
     places: Tensor | None = None
 
     def __post_init__(self):
-        if not 0 < self.texture < math.inf:
-            raise ValueError(f"texture must be positive, got {self.texture}")
         check_finite("means", self.means, "kinds modes sites v channels p p")
         kinds, _, sites, _, channels, p, _ = self.means.shape
         L = sites.bit_length() // 2
@@ -263,7 +261,7 @@ def tree_images(
     Args:
         L: depth of the tree.
         seed: of its rules and colours.
-        texture: standard deviation of a pixel around its mean.
+        texture: standard deviation of a pixel around its mean, positive.
         contrast: standard deviation of the logarithm of a contrast that multiplies the mean colours
             of an image: the middles of five equally likely parts of that normal law; 0 for none.
         coarse: side of the squares over which the images of all this are averaged: 1, 2 or 4.
@@ -271,10 +269,8 @@ def tree_images(
         shuffled: the leaves of a tree lie anywhere, those of all images in the same places.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: as of the model, or as of :class:`SymbolImages`.
     """
-    if coarse not in (1, 2, 4):
-        raise ValueError(f"coarse must be 1, 2 or 4, got {coarse}")
     rhm = RandomHierarchyModel(v=10, m=m, s=4, L=L, n_classes=10, seed=seed)
     colours = 0.5 * torch.randn(rhm.v, 3, 4, 4, generator=derived_generator(seed, 0))
     colours = torch.nn.functional.avg_pool2d(colours, coarse)

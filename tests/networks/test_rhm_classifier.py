@@ -88,8 +88,8 @@ def test_training_sets_are_nested_and_fresh_data_never_repeat():
     fresh = [TreeData(rhm).batch(50, generator)[0].argmax(1) for _ in range(2)]
     assert not torch.equal(*fresh)
     assert (rhm.parse(fresh[0])[-1] >= 0).all()
-    with pytest.raises(ValueError, match="P must be at least 1, got 0"):
-        TreeData(rhm, P=0)
+    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
+        TreeData(rhm, P=0).batch(1, generator)
 
 
 def test_shuffled_leaves_keep_every_position_and_nothing_else():
