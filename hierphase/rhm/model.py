@@ -15,7 +15,6 @@ from hierphase import checks
 
 # Distinct streams of one seed, so that rules and samples of equal seeds are independent.
 _RULES, _SAMPLES = 0, 1
-_SAMPLE_CHUNK = 1 << 17  # random numbers at a time, which stay in the cache
 DTYPES = {
     "integers": (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     "float32 or float64": (torch.float32, torch.float64),
@@ -130,13 +129,6 @@ class RandomHierarchyModel:
         r = torch.arange(1, self._rules_of(level).shape[1] + 1, dtype=torch.float64)
         return (-self.zipf * r.log()).softmax(0)
 
-    def rule(self, level: int, uniform):
-        """Which rule of a symbol of ``level`` numbers in [0, 1) choose: an array, integers."""
-        m, weights = self._rules_of(level).shape[1], self.rule_weights(level)
-        if weights is None:
-            return (uniform * m).astype(np.int64)
-        return np.searchsorted(weights.cumsum(0)[:-1].numpy() / m, uniform, "right")
-
     def overlaps(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """How much the rules of a level have in common with a rule that was used.
 
@@ -178,24 +170,27 @@ class RandomHierarchyModel:
             ValueError: n is not a positive integer, or so many trees do not fit into memory.
         """
         n = checks.positive_integer("n", n)
-        checks.check_memory(8 * n * self.n_nodes, "samples", n=n, s=self.s, L=self.L)
+        checks.check_memory(12 * n * self.n_nodes, "samples", n=n, s=self.s, L=self.L)
         rng = np.random.default_rng((_SAMPLES, checks.positive_integer("seed", seed, minimum=0)))
-        levels = [np.empty((n, self.s**above), np.int64) for above in range(self.L, -1, -1)]
-        tables = [rules.flatten(0, 1).numpy() for rules in self.rules]
-        ends = np.cumsum([1, *(self.s**above for above in range(self.L))]).tolist()
-        chunk = max(1, _SAMPLE_CHUNK // ends[-1])
-        for start in range(0, n, chunk):
-            rows = slice(start, min(start + chunk, n))
-            # Row by row: the class, then one number a node, so that a row never depends on n.
-            uniform = rng.random((rows.stop - start, ends[-1]))
-            root, *parts = np.split(uniform, ends[:-1], axis=1)
-            levels[self.L][rows] = root * self.n_classes
-            for level, part in zip(range(self.L, 0, -1), parts, strict=True):
-                m = self.rules[level - 1].shape[1]
-                rule = levels[level][rows] * m + self.rule(level, part)
-                below = tables[level - 1].take(rule, axis=0)
-                levels[level - 1][rows] = below.reshape(len(rule), -1)
+        # Row by row: the class, then one number a node, so that a row never depends on n.
+        ends = np.cumsum([1, *(self.s**above for above in range(self.L))])
+        root, *parts = np.split(rng.random((n, ends[-1])), ends[:-1], axis=1)
+        levels = [(root * self.n_classes).astype(np.int64)]
+        for level, part in zip(range(self.L, 0, -1), parts, strict=True):
+            levels.insert(0, self.below(level, levels[0], part))
         return [torch.from_numpy(symbols) for symbols in levels]
+
+    def below(self, level: int, symbols: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Children (n, s * nodes) of symbols (n, nodes) of ``level``.
+
+        The rule of each is chosen by a number in [0, 1).
+        """
+        rules, weights = self._rules_of(level).numpy(), self.rule_weights(level)
+        m, rule = rules.shape[1], uniform * rules.shape[1]
+        if weights is not None:
+            rule = np.searchsorted(weights.cumsum(0)[:-1].numpy() / m, uniform, "right")
+        places = symbols * m + rule.astype(np.int64)
+        return rules.reshape(-1, self.s).take(places, axis=0).reshape(len(symbols), -1)
 
     def parse(self, leaves: torch.Tensor) -> list[torch.Tensor]:
         """Recover the latent symbols of ``leaves``.

@@ -45,8 +45,7 @@ class TreeSymbols:
         symbols = classes[:, None]
         for level in range(self.rhm.L, 0, -1):
             uniform = drawn(torch.rand, symbols.shape, generator, dtype=torch.float64)
-            rule = torch.from_numpy(self.rhm.rule(level, uniform.numpy()))
-            symbols = self.rhm.rules[level - 1][symbols, rule].flatten(1)
+            symbols = torch.from_numpy(self.rhm.below(level, symbols.numpy(), uniform.numpy()))
         return symbols
 
     def log_joint(self, log_beliefs: Tensor) -> Tensor:
