@@ -145,7 +145,7 @@ def _up_level(begin, end, rules, weights, children, up, scale):
     n_symbols, m, _ = rules.shape
     x = np.ones((s, v, LANES), children.dtype)
     y = np.empty((n_symbols, LANES), children.dtype)
-    product, weighted = np.empty(LANES, children.dtype), weights.min() < weights.max()
+    product = np.empty(LANES, children.dtype)
     largest = np.empty(LANES, children.dtype)
     for start in range(begin, end, LANES):
         stop = min(start + LANES, end)
@@ -156,10 +156,6 @@ def _up_level(begin, end, rules, weights, children, up, scale):
             y[symbol] = 0
             for r in range(m):
                 first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
-                if s == 2 and not weighted:  # the usual case, spared the copy
-                    for lane in range(LANES):
-                        y[symbol, lane] += x[0, first, lane] * x[1, last, lane]
-                    continue
                 for lane in range(LANES):
                     product[lane] = weights[r] * x[0, first, lane]
                 for i in range(1, s - 1):
