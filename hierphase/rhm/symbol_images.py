@@ -20,20 +20,8 @@ from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.seeds import derived_generator, drawn
 
 
-@dataclass(frozen=True)
-class TreeSymbols:
-    """Symbols at the leaves of a Random Hierarchy Model.
-
-    Args:
-        rhm: the model.
-    """
-
-    rhm: RandomHierarchyModel
-
-    @property
-    def n_classes(self) -> int:
-        """C, the number of classes."""
-        return self.rhm.n_classes
+class TreeSymbols(RandomHierarchyModel):
+    """A Random Hierarchy Model, at whose leaves the symbols are."""
 
     def draw(self, classes: Tensor, generator) -> Tensor:
         """Symbols (n, sites) of given classes (n,).
@@ -43,9 +31,9 @@ class TreeSymbols:
             generator: one, or a list of n.
         """
         symbols = classes[:, None]
-        for level in range(self.rhm.L, 0, -1):
+        for level in range(self.L, 0, -1):
             uniform = drawn(torch.rand, symbols.shape, generator, dtype=torch.float64)
-            symbols = torch.from_numpy(self.rhm.below(level, symbols.numpy(), uniform.numpy()))
+            symbols = torch.from_numpy(self.below(level, symbols.numpy(), uniform.numpy()))
         return symbols
 
     def log_joint(self, log_beliefs: Tensor) -> Tensor:
@@ -54,7 +42,7 @@ class TreeSymbols:
         Args:
             log_beliefs: (n, sites, v) float64, log p(observation of a site | its symbol).
         """
-        posterior = BeliefPropagation(self.rhm)(log_beliefs, log=True)
+        posterior = BeliefPropagation(self)(log_beliefs, log=True)
         message = posterior.messages[-1][:, 0]
         ratio = message / message.mean(1, keepdim=True)  # to the evidence, a mean over classes
         return posterior.log_evidence[:, None] + ratio.log()
@@ -66,7 +54,7 @@ class TreeSymbols:
             log_beliefs: as for :meth:`log_joint`.
             generator: one, or a list of n.
         """
-        levels = BeliefPropagation(self.rhm)(log_beliefs, log=True).sample(1, generator)
+        levels = BeliefPropagation(self)(log_beliefs, log=True).sample(1, generator)
         return levels[0][0], levels[-1][0, :, 0]
 
 
@@ -270,11 +258,11 @@ def tree_images(
     Raises:
         ValueError: as of the model, or as of :class:`SymbolImages`.
     """
-    rhm = RandomHierarchyModel(v=10, m=m, s=4, L=L, n_classes=10, seed=seed)
-    colours = 0.5 * torch.randn(rhm.v, 3, 4, 4, generator=derived_generator(seed, 0))
+    tree = TreeSymbols(v=10, m=m, s=4, L=L, n_classes=10, seed=seed)
+    colours = 0.5 * torch.randn(tree.v, 3, 4, 4, generator=derived_generator(seed, 0))
     colours = torch.nn.functional.avg_pool2d(colours, coarse)
     middles = torch.special.ndtri(torch.arange(0.1, 1, 0.2)) if contrast else torch.zeros(1)
     contrasts = (contrast * middles).exp().view(1, -1, 1, 1, 1, 1, 1)
-    means = (contrasts * colours).expand(-1, -1, rhm.d, -1, -1, -1, -1)
-    places = torch.randperm(rhm.d, generator=derived_generator(seed, 2)) if shuffled else None
-    return SymbolImages(TreeSymbols(rhm), means, texture / coarse, places)
+    means = (contrasts * colours).expand(-1, -1, tree.d, -1, -1, -1, -1)
+    places = torch.randperm(tree.d, generator=derived_generator(seed, 2)) if shuffled else None
+    return SymbolImages(tree, means, texture / coarse, places)

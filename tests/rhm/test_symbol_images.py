@@ -9,14 +9,13 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from torch.nn.functional import avg_pool2d
 
-from hierphase.rhm.model import RandomHierarchyModel
 from hierphase.rhm.symbol_images import ChainSymbols, SymbolImages, TreeSymbols, tree_images
 from hierphase.seeds import derived_generator
 
 
 def tree(L):
     """A small tree, and for each class all its leaves (N, sites), equally likely."""
-    rhm = RandomHierarchyModel(v=2, m=3 if L == 1 else 2, s=4, L=L, n_classes=2, seed=3)
+    rhm = TreeSymbols(v=2, m=3 if L == 1 else 2, s=4, L=L, n_classes=2, seed=3)
 
     def below(symbol, level):
         if level == 0:
@@ -28,7 +27,7 @@ def tree(L):
         return whole
 
     leaves = [np.array(below(c, L)) for c in range(2)]
-    return TreeSymbols(rhm), [(own, np.full(len(own), 1 / len(own))) for own in leaves]
+    return rhm, [(own, np.full(len(own), 1 / len(own))) for own in leaves]
 
 
 def chain():
