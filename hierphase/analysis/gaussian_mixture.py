@@ -7,7 +7,6 @@ of the Gaussians from its posterior, then an image from that Gaussian given x_t.
 """
 
 import math
-from functools import cached_property
 
 import numpy as np
 import scipy.linalg
@@ -68,6 +67,7 @@ class GaussianMixture:
         variances, axes, rest = _principal_axes(covariances, K, d) if full else covariances
         self.variances, self.rest = variances.expand(K, -1), rest.expand(K)
         self.axes = axes.mT.contiguous().mT  # all axes of all components: the rows of one matrix
+        self._means_along = (self.means.flatten(1)[:, None] @ self.axes)[:, 0]  # own axes, (K, q)
         self.owners = torch.arange(K) if owners is None else torch.as_tensor(owners)
         weights = torch.ones(K) if weights is None else torch.as_tensor(weights)
         self.n_classes = int(self.owners.max()) + 1
@@ -197,11 +197,6 @@ class GaussianMixture:
 
     def _draw_components(self, posterior, generator):
         return torch.multinomial(posterior, 1, generator=generator)[:, 0]
-
-    @cached_property
-    def _means_along(self):
-        """(K, q) the mean of each component along its own axes."""
-        return (self.means.flatten(1)[:, None] @ self.axes)[:, 0]
 
     def _log_joint(self, x_t, alpha_bar):
         """log p(x_t, component | class of the component), (K, n), up to the constant of pi."""

@@ -98,8 +98,7 @@ def test_covariance_of_one_gaussian_after_a_round_trip():
 
 
 def test_signs_of_the_eigenvectors_do_not_matter(mixture):
-    turned = GaussianMixture(MEANS, COVARIANCES)
-    turned.axes = -turned.axes
+    turned = GaussianMixture(MEANS, (mixture.variances, -mixture.axes, mixture.rest))
     x0, labels = points(6)
     levels = torch.tensor([0.9, 0.5, 0.0])
     results = [
