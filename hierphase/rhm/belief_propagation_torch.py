@@ -12,13 +12,8 @@ import torch
 
 
 class SumProduct:
-    """The steps of belief propagation between two levels, given how messages add and multiply.
+    """The steps of belief propagation between two levels, given how messages add and multiply."""
 
-    Attributes:
-        unit: the entry of a message that says nothing.
-    """
-
-    unit = 1.0
     _times = staticmethod(torch.mul)
     _number = staticmethod(torch.positive)  # of the weights of rules
 
@@ -87,7 +82,8 @@ class SumProduct:
             marginals, L+1 tensors (n, nodes, symbols), and the smallest overlap of down and up
             messages, (n,): the sum of down times up, the largest entry of each 1.
         """
-        marginals, down, lowest = [self.normalise(up[-1])], torch.full_like(up[-1], self.unit), []
+        # a message that is 1 for every symbol says nothing
+        marginals, down, lowest = [self.normalise(up[-1])], self.scaled(torch.ones_like(up[-1])), []
         for level in range(len(tables) - 1, -1, -1):
             rules, weights = tables[level]
             children = up[level].unflatten(1, (-1, rules.shape[-1]))
@@ -130,7 +126,6 @@ class SumProduct:
 class LogSumProduct(SumProduct):
     """The same steps on the logarithms of messages."""
 
-    unit = 0.0
     _times = staticmethod(torch.add)
     _number = staticmethod(torch.log)
 
