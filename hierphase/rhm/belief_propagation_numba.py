@@ -150,7 +150,7 @@ def _up_level(begin, end, rules, weights, children, up, scale):
     for start in range(begin, end, LANES):
         stop = min(start + LANES, end)
         for i in range(s):
-            _copy(children[start:stop, i], x[i].T)
+            _turn(children[start:stop, i], x[i])
         largest[:] = 0
         for symbol in range(n_symbols):
             y[symbol] = 0
@@ -168,7 +168,7 @@ def _up_level(begin, end, rules, weights, children, up, scale):
         scale[start:stop] = largest[: stop - start]
         _invert(largest)
         y *= largest
-        _copy(y.T, up[start:stop])
+        _turn(y, up[start:stop])
 
 
 @_jit
@@ -186,8 +186,8 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
     for start in range(begin, end, LANES):
         stop = min(start + LANES, end)
         for i in range(s):
-            _copy(children[start:stop, i], x[i].T)
-        _copy(down[start:stop], y.T)
+            _turn(children[start:stop, i], x[i])
+        _turn(down[start:stop], y)
         z[:] = 0
         for symbol in range(n_symbols):
             for r in range(m):
@@ -231,9 +231,9 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
                 for lane in range(LANES):
                     x[i, a, lane] *= common[lane]
                     z[i, a, lane] *= largest[lane]
-            _copy(x[i].T, marginals[start:stop, i])
+            _turn(x[i], marginals[start:stop, i])
             if keep:
-                _copy(z[i].T, out[start:stop, i])
+                _turn(z[i], out[start:stop, i])
 
 
 @_jit
@@ -268,8 +268,8 @@ def _choose_level(begin, end, rules, weights, children, symbols, uniform, chosen
 
 
 @intrinsic
-def _copy_tile(typing, source, target, row, symbol):
-    """Copy 8 rows of 8 symbols from here on, in vectors; one array is given transposed, not both.
+def _turn_tile(typing, source, target, row, column):
+    """``target = source.T`` for the 8 x 8 numbers of ``source`` from here on, in vectors.
 
     Numba's compiler does this number by number, which took half of the time of both sweeps.
     """
@@ -278,40 +278,39 @@ def _copy_tile(typing, source, target, row, symbol):
         vector = ir.VectorType(context.get_value_type(source.dtype), 8)
         order, size = ir.VectorType(ir.IntType(32), 8), source.dtype.bitwidth // 8
 
-        def places(kind, array, transposed):
-            """Of the 8 vectors: pointers to the first number of each."""
+        def places(kind, array, first, second):
+            """Pointers to the first number of each of the 8 vectors."""
             array = make_array(kind)(context, builder, array)
             for k in range(8):
-                at = [*arguments[2:]]
-                at[transposed] = builder.add(at[transposed], at[0].type(k))
-                first = cgutils.get_item_pointer(context, builder, kind, array, at)
-                yield builder.bitcast(first, vector.as_pointer())
+                at = builder.add(first, first.type(k)), second
+                place = cgutils.get_item_pointer(context, builder, kind, array, at)
+                yield builder.bitcast(place, vector.as_pointer())
 
-        transposed = source.layout == "F"
-        x = [builder.load(place, align=size) for place in places(source, arguments[0], transposed)]
+        own, others, *at = arguments
+        x = [builder.load(place, align=size) for place in places(source, own, *at)]
         for half in (4, 2, 1):  # exchange the halves off the diagonal, then those of the parts
             upper = np.arange(8) + np.where(np.arange(8) & half, 8 - half, 0)
             for k in np.flatnonzero(~np.arange(8) & half):
                 masks = [ir.Constant(order, [*map(int, upper + shift)]) for shift in (0, half)]
                 x[k], x[k + half] = (builder.shuffle_vector(x[k], x[k + half], m) for m in masks)
-        for line, place in zip(x, places(target, arguments[1], not transposed), strict=True):
+        for line, place in zip(x, places(target, others, *at[::-1]), strict=True):
             builder.store(line, place, align=size)
         return context.get_dummy_value()
 
-    return types.void(source, target, row, symbol), lower
+    return types.void(source, target, row, column), lower
 
 
 @_jit
-def _copy(source, target):
-    """Copy messages (rows, symbols), as many as both have; those in lanes are given transposed."""
-    n_rows, n_symbols = min(len(source), len(target)), source.shape[1]
-    in_tiles = n_rows // 8 * 8, n_symbols // 8 * 8
-    for row in range(0, in_tiles[0], 8):
-        for a in range(0, in_tiles[1], 8):
-            _copy_tile(source, target, row, a)
+def _turn(source, target):
+    """``target = source.T``, as far as both go: of messages (nodes, symbols) to lanes, or back."""
+    n_rows, n_columns = min(len(source), target.shape[1]), min(len(target), source.shape[1])
+    in_tiles = n_columns // 8 * 8
+    for row in range(0, n_rows // 8 * 8, 8):
+        for column in range(0, in_tiles, 8):
+            _turn_tile(source, target, row, column)
     for row in range(n_rows):
-        for a in range(in_tiles[1] if row < in_tiles[0] else 0, n_symbols):
-            target[row, a] = source[row, a]
+        for column in range(in_tiles if row < n_rows // 8 * 8 else 0, n_columns):
+            target[column, row] = source[row, column]
 
 
 @_jit
