@@ -7,7 +7,7 @@ import numpy as np
 
 from hierphase.analysis.finite_size_scaling import power_law
 from hierphase.analysis.gaussian_mixture import GaussianMixture, noisy
-from hierphase.checks import check_shape, fraction, positive_integer
+from hierphase.checks import fraction, positive_integer
 
 
 class GaussianField(GaussianMixture):
@@ -91,12 +91,8 @@ def spectral_exponent(images: np.ndarray) -> float:
 
     Args:
         images: (n, side, side).
-
-    Raises:
-        ValueError: another shape.
     """
     images = np.asarray(images, dtype=float)
-    check_shape("images", images, "n side side")
     side = images.shape[1]
     power = (abs(np.fft.fft2(images - images.mean(axis=0))) ** 2).mean(axis=0)
     frequency = np.fft.fftfreq(side, 1 / side)

@@ -277,7 +277,6 @@ def test_equidistant_classes_have_the_universal_width():
         (lambda m: m.class_posterior(torch.zeros(1, 2), 1.2), "alpha_bar.*1.2"),
         (lambda m: GaussianMixture.fitted(*points(6), clusters=3), "class 0 has 2 images"),
         (lambda m: GaussianMixture.fitted(*points(6), clusters=0), "clusters.*least 1, got 0"),
-        (lambda m: GaussianMixture.fitted(*points(6), rank=2), "rank must be at most 1, got 2"),
     ],
 )
 def test_bad_arguments_are_refused(mixture, call, message):
