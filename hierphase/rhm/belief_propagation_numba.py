@@ -156,15 +156,12 @@ def _up_level(begin, end, rules, weights, children, up, scale):
             y[symbol] = 0
             for r in range(m):
                 first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
-                for lane in range(LANES):
-                    product[lane] = weights[r] * x[0, first, lane]
+                np.multiply(x[0, first], weights[r], product)
                 for i in range(1, s - 1):
-                    middle = rules[symbol, r, i]
-                    for lane in range(LANES):
-                        product[lane] *= x[i, middle, lane]
+                    np.multiply(product, x[i, rules[symbol, r, i]], product)
                 for lane in range(LANES):
                     y[symbol, lane] += product[lane] * x[s - 1, last, lane]
-            _raise_to(largest, y[symbol])
+            np.maximum(largest, y[symbol], largest)
         scale[start:stop] = largest[: stop - start]
         _invert(largest)
         y *= largest
@@ -192,8 +189,7 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
         for symbol in range(n_symbols):
             for r in range(m):
                 if weighted or r == 0:
-                    for lane in range(LANES):
-                        prefix[0, lane] = weights[r] * y[symbol, lane]
+                    np.multiply(y[symbol], weights[r], prefix[0])
                 first, last = rules[symbol, r, 0], rules[symbol, r, s - 1]
                 if s == 2:  # the usual case, in one loop
                     for lane in range(LANES):
@@ -202,12 +198,9 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
                     continue
                 # prefix[i] = down(y) prod_{j < i} up(x_j),  suffix = prod_{j > i} up(x_j)
                 for i in range(1, s):
-                    before = rules[symbol, r, i - 1]
-                    for lane in range(LANES):
-                        prefix[i, lane] = prefix[i - 1, lane] * x[i - 1, before, lane]
-                for lane in range(LANES):
-                    z[s - 1, last, lane] += prefix[s - 1, lane]
-                    suffix[lane] = x[s - 1, last, lane]
+                    np.multiply(prefix[i - 1], x[i - 1, rules[symbol, r, i - 1]], prefix[i])
+                np.add(z[s - 1, last], prefix[s - 1], z[s - 1, last])
+                suffix[:] = x[s - 1, last]
                 for i in range(s - 2, 0, -1):
                     here = rules[symbol, r, i]
                     for lane in range(LANES):
@@ -219,7 +212,7 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
             largest[:] = 0
             common[:] = 0
             for a in range(v):
-                _raise_to(largest, z[i, a])
+                np.maximum(largest, z[i, a], largest)
                 for lane in range(LANES):
                     x[i, a, lane] *= z[i, a, lane]
                     common[lane] += x[i, a, lane]
@@ -227,10 +220,8 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
             for lane in range(stop - start):
                 overlap[start + lane, i] = common[lane] * largest[lane]
             _invert(common)
-            for a in range(v):
-                for lane in range(LANES):
-                    x[i, a, lane] *= common[lane]
-                    z[i, a, lane] *= largest[lane]
+            np.multiply(x[i], common, x[i])
+            np.multiply(z[i], largest, z[i])
             _turn(x[i], marginals[start:stop, i])
             if keep:
                 _turn(z[i], out[start:stop, i])
@@ -311,12 +302,6 @@ def _turn(source, target):
     for row in range(n_rows):
         for column in range(in_tiles if row < n_rows // 8 * 8 else 0, n_columns):
             target[column, row] = source[row, column]
-
-
-@_jit
-def _raise_to(largest, values):
-    for lane in range(LANES):
-        largest[lane] = values[lane] if values[lane] > largest[lane] else largest[lane]
 
 
 @_jit
