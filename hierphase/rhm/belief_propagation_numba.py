@@ -209,16 +209,14 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
                 for lane in range(LANES):
                     z[0, first, lane] += prefix[0, lane] * suffix[lane]
         for i in range(s):
+            np.multiply(x[i], z[i], x[i])
             largest[:] = 0
             common[:] = 0
             for a in range(v):
                 np.maximum(largest, z[i, a], largest)
-                for lane in range(LANES):
-                    x[i, a, lane] *= z[i, a, lane]
-                    common[lane] += x[i, a, lane]
+                np.add(common, x[i, a], common)
             _invert(largest)
-            for lane in range(stop - start):
-                overlap[start + lane, i] = common[lane] * largest[lane]
+            overlap[start:stop, i] = (common * largest)[: stop - start]
             _invert(common)
             np.multiply(x[i], common, x[i])
             np.multiply(z[i], largest, z[i])
