@@ -14,7 +14,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from hierphase.checks import check_finite, fractions, positive_integer
+from hierphase.checks import check_finite, check_shape, fractions, positive_integer
 from hierphase.seeds import drawn
 
 _CHUNK = 1 << 22  # numbers at a time, of some rows along the axes of all components
@@ -38,8 +38,9 @@ class GaussianMixture:
         weights: (K,) of the components of a class, in proportion, positive; None: equal.
 
     Raises:
-        ValueError: covariances that do not fit, NaN or infinity, or a covariance that is not
-            symmetric or has a negative eigenvalue.
+        ValueError: shapes that do not fit, NaN or infinity, owners that are not in order or miss a
+            class, a weight that is not positive, or a covariance that is not symmetric or has a
+            negative eigenvalue.
 
     Attributes:
         means: (K, ...).
@@ -70,7 +71,13 @@ class GaussianMixture:
         self._means_along = (self.means.flatten(1)[:, None] @ self.axes)[:, 0]  # own axes, (K, q)
         self.owners = torch.arange(K) if owners is None else torch.as_tensor(owners)
         weights = torch.ones(K) if weights is None else torch.as_tensor(weights)
+        check_shape("owners", self.owners, K)
+        check_finite("weights", weights, K)
         self.n_classes = int(self.owners.max()) + 1
+        if not torch.equal(self.owners.unique_consecutive(), torch.arange(self.n_classes)):
+            raise ValueError(f"owners must be 0, 1, ... in order, got {self.owners.tolist()}")
+        if not (weights > 0).all():
+            raise ValueError(f"weights must be positive, got {weights.min():g}")
         self.log_weights = (weights / self.owners.bincount(weights.double())[self.owners]).log()
 
     @classmethod

@@ -19,10 +19,16 @@ def patches(layer: Tensor, symbols: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Rows (n * k, features) and their symbols (n * k,), k the smaller of positions and nodes.
+
+    Raises:
+        ValueError: numbers of positions and nodes that do not divide, or of rows that differ.
     """
     layer = layer.reshape(len(layer), layer.shape[1], -1)
     positions, nodes = layer.shape[2], symbols.shape[1]
     k = min(positions, nodes)
+    if len(layer) != len(symbols) or max(positions, nodes) % k:
+        found = f"activations of shape {tuple(layer.shape)}"
+        raise ValueError(f"{found} do not fit symbols of shape {tuple(symbols.shape)}")
     rows = layer.unflatten(2, (k, -1)).movedim(2, 1).flatten(2)
     return rows.flatten(0, 1), symbols[:, :: nodes // k].flatten()
 
@@ -40,7 +46,7 @@ def linear_decoding(layer: Tensor, symbols: Tensor, n_train=4000, n_test=2000) -
         n_test: at most so many rows of the rest are tested.
 
     Raises:
-        ValueError: fewer than three data.
+        ValueError: as :func:`patches`, or fewer than three data.
     """
     split = 2 * positive_integer("the number of data", len(layer), minimum=3) // 3
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from hierphase.analysis import bootstrap
 from hierphase.analysis.representations import Moments
-from hierphase.checks import check_finite, fractions, increasing
+from hierphase.checks import check_finite, check_shape, fractions, increasing
 
 
 def order_parameter(posterior, labels, groups=None) -> np.ndarray:
@@ -280,6 +280,7 @@ def spliced(x0: Tensor, labels: Tensor, masks: Tensor, generator) -> Tensor:
     giver = torch.empty(len(x0), dtype=torch.long)
     for c in labels.unique():
         circle = torch.nonzero(labels == c)[:, 0]
+        check_shape(f"others of class {c}", circle[1:], "n")
         circle = circle[torch.randperm(len(circle), generator=generator)]
         giver[circle] = circle.roll(1)
     return torch.where(masks[:, None, None], x0[giver], x0)

@@ -13,6 +13,8 @@ def test_rows_hold_what_lies_below_a_symbol_or_the_position_above_it():
     rows, symbols = patches(layer[..., :1], torch.tensor([[7, 8], [9, 10]]))
     assert symbols.tolist() == [7, 9]
     assert rows.tolist() == layer[..., 0].tolist()
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 4\) do not fit symbols of shape \(2, 3\)"):
+        patches(layer, torch.zeros(2, 3))
 
 
 def test_what_is_linear_is_read_and_what_is_a_matter_of_pairs_is_not():

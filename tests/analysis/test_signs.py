@@ -208,6 +208,7 @@ def test_splice_loss_by_hand():
     [
         (lambda x, c: signs.couplings(x, x[:5], c, c), "sampled must be of shape"),
         (lambda x, c: signs.similarity_auc(x, x / 0, c, c + 1), "sampled must be finite"),
+        (lambda x, c: signs.spliced(x, torch.arange(8), x[:1, 0], None), "others of class 0"),
         (lambda x, c: signs.order_parameter([[[1.2, 0]]], [0]), "between 0 and 1, got 1.2"),
         (lambda x, c: signs.crossing([0, 1], [0, np.nan], 0.5), "curves must be finite"),
     ],
