@@ -65,6 +65,8 @@ COMPARED = [("ddpm", 50), ("ddpm", 250), ("dpm++-2m", 50)]
 COMPARED += [("sde-dpm++-2m-karras", n) for n in (25, 50, 100)]
 for _name in ("cifar10-8", "cifar10-16"):  # their class goes at little noise
     PRESETS[_name] |= {"n_per_class": 25, "n_times": 40, "n_shown": 20}
+    _other = {"classifier": "cifar10-witness", "layers": ["network._blocks.15", "logits"]}
+    PRESETS[f"{_name}-witness"] = PRESETS[_name] | _other | {"n_shown": 0}
 for _name in worlds.DATASETS:
     PRESETS[f"flat-{_name}"] = PRESETS[_name] | {"model": worlds.FLAT_MIXTURE, "n_shown": 10}
 for _name in ("digits", "fashion-mnist"):

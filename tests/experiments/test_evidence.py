@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -81,6 +82,31 @@ def test_fits_are_given_images_of_their_own_or_real_ones():
     assert not any(torch.equal(x, y) for x in drawn for y in data.train_images)
 
 
+def test_a_network_learns_what_a_fit_draws_and_denoises_it(monkeypatch):
+    exact = sources.open_source("fields-digits", 1, 0, 10)
+    short = dataclasses.replace(sources.TRAININGS["digits"], steps=150)
+    monkeypatch.setitem(sources.TRAININGS, "digits", short)
+    source = sources.open_source("fields-digits-learnt", 1, 0, 10)
+    x_0, labels = source.starts(64, derived_generator(0))
+    assert torch.equal(x_0, exact.starts(64, derived_generator(0))[0])
+    assert source.law is None  # only a network judges it, as it does a data set
+    levels = torch.tensor([1.0, -torch.inf])
+    back = source.back(x_0, labels, levels, derived_generator(1))
+    noise = 1 / levels[0].exp()
+    assert (back.samples[0] - x_0).square().mean() < 0.7 * noise  # it has learnt something
+    monkeypatch.delattr(sources, "run")
+    again = source.back(x_0, labels, levels, derived_generator(1))
+    assert torch.equal(again.samples, back.samples)  # of one training
+
+
+def test_what_is_fitted_to_a_learnt_world_is_fitted_to_its_draws(monkeypatch):
+    monkeypatch.delattr(sources, "run")  # no network is needed
+    law = sources.open_source("fields-digits", 0, 0, 1).law
+    again = sources.open_source("fields-fields-digits-learnt", 0, 0, 1).law
+    assert (law.means - again.means).abs().max() < 0.05  # errors of 5000 draws of a class
+    assert again.variances.sum() == pytest.approx(law.variances.sum().item(), rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("world", "message"),
     [
@@ -89,6 +115,9 @@ def test_fits_are_given_images_of_their_own_or_real_ones():
         ("clusters-20-digit", "unknown world 'digit'.*did you mean 'digits'"),
         ("flat-tree-3-real", "unknown world 'tree-3'"),
         ("digits-real", "unknown world 'digits-real'"),
+        ("digits-learnt", "unknown world 'digits-learnt'"),
+        ("flat-tree-3-learnt", "unknown world 'tree-3'"),
+        ("fields-flat-digit-learnt", "unknown world 'digit'.*did you mean 'digits'"),
         (3, "unknown world '3'"),
     ],
 )
