@@ -100,7 +100,7 @@ class GaussianMixture:
             seed: of k-means.
 
         Raises:
-            ValueError: a class with fewer images than clusters.
+            ValueError: a class with fewer images than clusters, or a rank out of range.
         """
         parts, owners = [], []
         for c in range(int(labels.max()) + 1):
@@ -118,6 +118,7 @@ class GaussianMixture:
         if rank is None:
             covariances = [torch.cov(part.T, correction=0) for part in parts]
             return cls(means, torch.stack(covariances), owners, weights)
+        positive_integer("rank", rank, 1, means[0].numel() - 1)
         parts = [part - part.mean(dim=0) for part in parts]
         floor = _FLOOR * sum(part.square().sum() for part in parts) / images.numel()
         found = zip(*(_principal(part, rank, floor) for part in parts), strict=True)

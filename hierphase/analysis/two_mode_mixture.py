@@ -7,6 +7,7 @@ import scipy.fft
 import torch
 
 from hierphase.analysis.gaussian_mixture import GaussianMixture
+from hierphase.checks import positive_integer
 from hierphase.seeds import derived_generator
 
 N_TEST = 2000
@@ -32,7 +33,7 @@ class TwoModeMixture(GaussianMixture):
         component: k of mu, 1 to d.
 
     Raises:
-        ValueError: r not positive, or a negative exponent.
+        ValueError: component out of range, r not positive, or a negative exponent.
     """
 
     d: int = 1024
@@ -41,6 +42,7 @@ class TwoModeMixture(GaussianMixture):
     component: int = 1
 
     def __post_init__(self):
+        positive_integer("component", self.component, maximum=self.d)
         if not 0 < self.r < torch.inf:
             raise ValueError(f"r must be positive, got {self.r}")
         if not 0 <= self.exponent < torch.inf:

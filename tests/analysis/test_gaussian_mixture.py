@@ -279,6 +279,7 @@ def test_equidistant_classes_have_the_universal_width():
         (lambda m: GaussianMixture(MEANS, COVARIANCES, [1, 0, 0]), r"in order, got \[1, 0, 0\]"),
         (lambda m: GaussianMixture(MEANS, COVARIANCES, None, [1, 0, 1]), "positive, got 0"),
         (lambda m: GaussianMixture.fitted(*points(6), clusters=3), "class 0 has 2 images"),
+        (lambda m: GaussianMixture.fitted(*points(6), rank=2), "rank must be at most 1, got 2"),
         (lambda m: GaussianMixture.fitted(*points(6), clusters=0), "clusters.*least 1, got 0"),
     ],
 )

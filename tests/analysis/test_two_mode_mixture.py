@@ -83,6 +83,8 @@ def test_without_noise_the_datum_comes_back_and_with_all_noise_the_prior():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"component": 0}, "component must be at least 1, got 0"),
+        ({"d": 16, "component": 17}, "component must be at most 16, got 17"),
         ({"r": 0}, "r must be positive, got 0"),
         ({"exponent": -0.5}, r"exponent must be at least 0, got -0\.5"),
         ({"exponent": float("nan")}, "exponent must be at least 0, got nan"),
