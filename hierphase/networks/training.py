@@ -211,8 +211,9 @@ def optimise(training, run, model, data, output) -> float:
             if training.keep_best and (held_out := held_out_loss()) < reached["lowest"]:
                 reached["lowest"] = held_out
                 best.load_state_dict(ema.state_dict())
-            write(reached["log"].encode(), output / LOG)
             save_checkpoint(output, run, reached, parts)
+            write(reached["log"].encode(), output / LOG)
+    write(reached["log"].encode(), output / LOG)  # a kill may have come before the one above
     best.copy_to(model.parameters())
     return reached["seconds"]
 
