@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hierphase.checks import check_finite
+from hierphase.checks import check_finite, positive_integer
 
 
 def frequency_bands(images: Tensor, n_bands: int) -> Tensor:
@@ -14,12 +14,17 @@ def frequency_bands(images: Tensor, n_bands: int) -> Tensor:
 
     Args:
         images: (..., channels, height, width).
-        n_bands: at least 1, and at most :func:`max_bands`: the strongest blur, 2^(n_bands - 2)
-            pixels, is then at most a quarter of the smaller side.
+        n_bands: at least 1; the strongest blur, 2^(n_bands - 2) pixels, must be less than a quarter
+            of the smaller side.
 
     Returns:
         (n_bands, ..., channels, height, width).
+
+    Raises:
+        ValueError: too many bands for the size of the images.
     """
+    side = min(images.shape[-2:])
+    n_bands = positive_integer(f"n_bands at side {side}", n_bands, 1, max_bands(side))
     blurred = torch.stack([images, *(_blurred(images, 2.0**b) for b in range(n_bands - 1))])
     return torch.cat([blurred[:-1] - blurred[1:], blurred[-1:]])
 
@@ -43,7 +48,8 @@ def band_similarity(x0: Tensor, samples: Tensor, mean_image: Tensor, n_bands: in
         (n_bands, n_times, n), in [-1, 1].
 
     Raises:
-        ValueError: ``samples`` are not made from ``x0`` by shape, NaN or infinity in either.
+        ValueError: ``samples`` are not made from ``x0`` by shape, NaN or infinity in either, or as
+            :func:`frequency_bands`.
     """
     check_finite("x0", x0)
     check_finite("samples", samples, "n_times", *x0.shape)

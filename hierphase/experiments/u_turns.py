@@ -134,7 +134,8 @@ class ImageUTurns(ImageExperiment):
     def __init__(self, parameters: dict):
         super().__init__(parameters)
         increasing("turns", self.p.turns, 1)
-        positive_integer("one of turns", self.p.turns[0])
+        for n in self.p.turns:
+            positive_integer("one of turns", n)
 
     def times(self) -> torch.Tensor:
         """(n,) times of single turns, 0 to T."""

@@ -125,6 +125,12 @@ DIGITS = {
 }  # fmt: skip
 
 
+def test_turns_that_are_no_whole_numbers_are_refused():
+    one = registry.find("u-turns", "fashion-mnist")[0]
+    with pytest.raises(ValueError, match=r"one of turns must be an integer, got 2\.5"):
+        one(one.presets["fashion-mnist"] | {"turns": [1, 2.5]})
+
+
 def test_turns_of_images_do_not_depend_on_shards(tmp_path):
     changes = DIGITS | {"model": "digits", "n_per_class": 1}
     found = run_sweep("u-turns", "fashion-mnist", changes, tmp_path, shard_size=6)
