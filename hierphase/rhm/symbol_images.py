@@ -128,7 +128,7 @@ class SymbolImages:
         places: (4^L sites,) where each is, a permutation; by default in its own place.
 
     Raises:
-        ValueError: means of another shape, NaN or infinity.
+        ValueError: a texture that is not positive, or means of another shape, NaN or infinity.
 
     Attributes:
         n_classes: kinds times the classes of the symbols, all equally likely.
@@ -153,6 +153,8 @@ class SymbolImages:
     places: Tensor | None = None
 
     def __post_init__(self):
+        if not 0 < self.texture < math.inf:
+            raise ValueError(f"texture must be positive, got {self.texture}")
         check_finite("means", self.means, "kinds modes sites v channels p p")
         kinds, _, sites, _, channels, p, _ = self.means.shape
         L = sites.bit_length() // 2

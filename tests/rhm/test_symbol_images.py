@@ -235,6 +235,7 @@ def test_coarse_images_are_means_of_the_fine_ones():
     ("call", "message"),
     [
         (lambda: tree_images(0), "L must be at least 1, got 0"),
+        (lambda: tree_images(1, texture=0), "texture must be positive, got 0"),
         (lambda: tree_images(1, contrast=np.nan), "means must be finite, got nan"),
         (lambda: TREE.class_posterior(torch.zeros(1, 3, 8, 8), 0.5), r"\(n, 3, 16, 16\), got"),
         (lambda: TREE.class_posterior(torch.zeros(1, 3, 16, 16), 1.2), "alpha_bar.*1.2"),
