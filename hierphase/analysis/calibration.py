@@ -40,13 +40,15 @@ def calibration(pipeline, images, ln_snr, num_inference_steps=100, generator=Non
             sampler, a single image, or as the pipeline's call.
 
     Example:
+        >>> import torch
         >>> from hierphase import BayesDenoiser, BeliefPropagation, ForwardBackwardPipeline
         >>> from hierphase import RandomHierarchyModel, calibration
         >>> from hierphase.rhm.corruption import ddpm_scheduler, encode
         >>> rhm, scheduler = RandomHierarchyModel(v=8, m=2, s=2, L=2), ddpm_scheduler()
         >>> exact = BayesDenoiser(BeliefPropagation(rhm), scheduler)
         >>> pipeline = ForwardBackwardPipeline(exact, scheduler)
-        >>> (found,) = calibration(pipeline, encode(rhm.sample(100)[0], v=8), ln_snr=[-1.0])
+        >>> images, generator = encode(rhm.sample(100)[0], v=8), torch.Generator().manual_seed(0)
+        >>> (found,) = calibration(pipeline, images, [-1.0], generator=generator)
         >>> found.low < 0 < found.high
         True
     """
