@@ -11,7 +11,7 @@ import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 from torch.nn.functional import one_hot
 
-from hierphase.checks import check_shape, fraction, positive_integer, within
+from hierphase.checks import check_finite, check_shape, fraction, positive_integer, within
 from hierphase.rhm.model import check_symbols, check_tensor
 from hierphase.seeds import drawn
 
@@ -156,6 +156,7 @@ class GaussianProcess:
             ValueError: wrong shape or type, or t out of range.
         """
         check_tensor("x_t", x_t, "float32 or float64", "n", self.v or "v", "d")
+        check_finite("x_t", x_t)
         alpha_bar = _per_sample(self.alpha_bar(t), len(x_t)).to(x_t.device)
         return (x_t * (alpha_bar.sqrt() / (1 - alpha_bar)).to(x_t.dtype)).mT
 

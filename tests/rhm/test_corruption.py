@@ -139,6 +139,10 @@ def test_masking_evidence_counts_the_data_that_fit():
         (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, 1000), "0 to 999, got 1000"),
         (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, 0.5), "integer, .* got 0.5"),
         (lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, -1), "got -1"),
+        (
+            lambda: GaussianProcess(DDPMScheduler()).beliefs(torch.full((2, 4, 3), torch.nan), 1),
+            "x_t must be finite, got nan",
+        ),
         (lambda: GaussianProcess(DDPMScheduler(), 3).corrupt(LEAVES, 1), "symbol 3, outside 0..2"),
         (
             lambda: GaussianProcess(DDPMScheduler(), 4).corrupt(LEAVES, torch.tensor([1, 2, 3])),
