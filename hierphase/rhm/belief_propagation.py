@@ -21,7 +21,7 @@ input.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -65,6 +65,7 @@ class BeliefPropagation:
 
     rhm: RandomHierarchyModel
     backend: str | None = None
+    _known: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if not isinstance(self.rhm, RandomHierarchyModel):
@@ -100,7 +101,15 @@ class BeliefPropagation:
             place = "sample {}, leaf {}, symbol {}".format(*wrong.nonzero()[0].tolist())
             raise ValueError(f"beliefs must be {kind}, got {beliefs[wrong][0].item()} at {place}")
         backend = self.backend or ("numba" if beliefs.device.type == "cpu" else "torch")
-        return Posterior(self.rhm, BACKENDS[backend], beliefs.detach(), log)
+        return Posterior(self, BACKENDS[backend], beliefs.detach(), log)
+
+    def _tables(self, engine: SumProduct, like: torch.Tensor) -> list:
+        """Rules and weights of all levels, made once for each kind of numbers."""
+        if (kind := (engine, like.dtype, like.device)) not in self._known:
+            weights = map(self.rhm.rule_weights, range(1, self.rhm.L + 1))
+            pairs = zip(self.rhm.rules, weights, strict=True)
+            self._known[kind] = [engine.table(*pair, like) for pair in pairs]
+        return self._known[kind]
 
 
 class Posterior:
@@ -110,8 +119,8 @@ class Posterior:
         rhm: the model.
     """
 
-    def __init__(self, rhm, engine: SumProduct, beliefs: torch.Tensor, log: bool):
-        self.rhm, self._engine = rhm, engine
+    def __init__(self, bp, engine: SumProduct, beliefs: torch.Tensor, log: bool):
+        self.rhm, self._engine, self._tables = bp.rhm, engine, bp._tables
         self._beliefs, self._log = beliefs, log
         self._rules = self._tables(engine, beliefs)
         # Messages are scaled to a largest entry of 1, so what underflows is below tiny. Where
@@ -230,10 +239,6 @@ class Posterior:
             for ours, exact in zip(samples, samples_log, strict=True):
                 ours[:, unsafe] = exact
         return samples
-
-    def _tables(self, engine, like):
-        weights = map(self.rhm.rule_weights, range(1, self.rhm.L + 1))
-        return [engine.table(*pair, like) for pair in zip(self.rhm.rules, weights, strict=True)]
 
     def _upward_log(self, which: torch.Tensor):
         """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
