@@ -37,10 +37,9 @@ _TREE = {
     "n_samples": 1000, "num_inference_steps": 100, "batch_size": 512, "seed": 0,
 }  # fmt: skip
 _FEW = {"n_loss_times": 10, "n_samples": 400}
-_COARSE = {"n_times": 9, "last_time": 640}  # of deeper trees: their networks are not stored
 #: Preset -> the parameters of :class:`DenoiserExperiment`.
 PRESETS = {"tree": _TREE} | {
-    name: _TREE | _FEW | ({} if "L3" in name else _COARSE) | {"sizes": {name: [sizes] * n_draws}}
+    name: _TREE | _FEW | {"sizes": {name: [sizes] * n_draws}}
     for sizes in [list(rhm_catalogue.OTHER_SIZES)]
     for name, n_draws in rhm_catalogue.TREE_DRAWS.items()
     if "-" in name
