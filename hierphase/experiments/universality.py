@@ -218,12 +218,12 @@ class ImageSamplers(Samplers):
     presets = {
         flat + images + ending: {
             "images": images, "model": worlds.FLAT_MIXTURE if flat else images, "seed": 0,
-            "classifier": f"{images}-classifier", "samplers": samplers, "n_units": n,
+            "classifier": f"{images}-classifier", "samplers": samplers, "n_units": 20,
             "ln_snr": [middle + x for x in (2.0, 1.0, 0.0, -1.0, -2.0)],
         }
         for images, middle in (("fashion-mnist", -2.6), ("cifar10-16", 1.3), ("digits", -0.8))
-        for flat, ending, samplers, n in (
-            ("", "", FEW, 20), ("", "-all-steps", MANY, 3), ("flat-", "", OF_MIXTURE, 20)
+        for flat, ending, samplers in (
+            ("", "", FEW), ("", "-all-steps", MANY), ("flat-", "", OF_MIXTURE)
         )
     }  # fmt: skip
 
