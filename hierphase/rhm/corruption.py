@@ -153,7 +153,7 @@ class GaussianProcess:
             (n, d, v), in the dtype of ``x_t``.
 
         Raises:
-            ValueError: wrong shape or type, or t out of range.
+            ValueError: wrong shape or type, NaN or infinity, or t out of range.
         """
         check_tensor("x_t", x_t, "float32 or float64", "n", self.v or "v", "d")
         check_finite("x_t", x_t)
