@@ -18,16 +18,10 @@ from functools import cache, partial
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
 from hierphase.rhm.belief_propagation_torch import SumProduct
 
 LANES = 64
-_NEIGHBOURS = 16
 # Below this number of multiplications, starting threads costs more than it saves.
 _WORTH_THREADS = 1 << 21
 _TORCH = ctypes.CDLL(torch._C.__file__)  # finds what it is linked to as well
@@ -227,78 +221,33 @@ def _down_level(begin, end, rules, weights, children, down, out, marginals, over
 
 @_jit
 def _choose_level(begin, end, rules, weights, children, symbols, uniform, chosen, total):
-    n_symbols, m, s = rules.shape
-    # Float64, cumulative. All draws of a few neighbouring nodes, whose numbers share cache lines,
-    # look up the weights that one of them has found.
-    known = np.empty((_NEIGHBOURS, n_symbols, m))
-    found = np.full((_NEIGHBOURS, n_symbols), -1)  # the node of which they are
-    for start in range(begin, end, _NEIGHBOURS):
-        for first in range(start, len(symbols), len(children)):
-            for node in range(min(_NEIGHBOURS, end - start)):
-                row = first + node
-                symbol, x = symbols[row], children[start + node]
-                weight = known[node, symbol]
-                if found[node, symbol] < start:
-                    found[node, symbol] = start
-                    cumulative = 0.0
-                    for r in range(m):
-                        product = weights[r] * x[0, rules[symbol, r, 0]]
-                        for i in range(1, s):
-                            product *= x[i, rules[symbol, r, i]]
-                        cumulative += product
-                        weight[r] = cumulative
-                total[row] = weight[m - 1]
-                # The first rule whose cumulative weight exceeds the target; rounding of the target
-                # up to the whole weight must not select a rule of weight zero.
-                target = min(uniform[row] * weight[m - 1], np.nextafter(weight[m - 1], -1.0))
-                rule = np.searchsorted(weight, target, "right")
-                for i in range(s):
-                    chosen[row, i] = rules[symbol, rule, i]
-
-
-@intrinsic
-def _turn_tile(typing, source, target, row, column):
-    """``target = source.T`` for the 8 x 8 numbers of ``source`` from here on, in vectors.
-
-    Numba's compiler does this number by number, which took half of the time of both sweeps.
-    """
-
-    def lower(context, builder, signature, arguments):
-        vector = ir.VectorType(context.get_value_type(source.dtype), 8)
-        order, size = ir.VectorType(ir.IntType(32), 8), source.dtype.bitwidth // 8
-
-        def places(kind, array, first, second):
-            """Pointers to the first number of each of the 8 vectors."""
-            array = make_array(kind)(context, builder, array)
-            for k in range(8):
-                at = builder.add(first, first.type(k)), second
-                place = cgutils.get_item_pointer(context, builder, kind, array, at)
-                yield builder.bitcast(place, vector.as_pointer())
-
-        own, others, *at = arguments
-        x = [builder.load(place, align=size) for place in places(source, own, *at)]
-        for half in (4, 2, 1):  # exchange the halves off the diagonal, then those of the parts
-            upper = np.arange(8) + np.where(np.arange(8) & half, 8 - half, 0)
-            for k in np.flatnonzero(~np.arange(8) & half):
-                masks = [ir.Constant(order, [*map(int, upper + shift)]) for shift in (0, half)]
-                x[k], x[k + half] = (builder.shuffle_vector(x[k], x[k + half], m) for m in masks)
-        for line, place in zip(x, places(target, others, *at[::-1]), strict=True):
-            builder.store(line, place, align=size)
-        return context.get_dummy_value()
-
-    return types.void(source, target, row, column), lower
+    _, m, s = rules.shape
+    weight = np.empty(m)  # cumulative, float64
+    for first in range(0, len(symbols), len(children)):
+        for node in range(begin, end):
+            row, x, own = first + node, children[node], rules[symbols[first + node]]
+            cumulative = 0.0
+            for r in range(m):
+                product = weights[r] * x[0, own[r, 0]]
+                for i in range(1, s):
+                    product *= x[i, own[r, i]]
+                cumulative += product
+                weight[r] = cumulative
+            total[row] = cumulative
+            # The first rule whose cumulative weight exceeds the target; rounding of the target
+            # up to the whole weight must not select a rule of weight zero.
+            target = min(uniform[row] * cumulative, np.nextafter(cumulative, -1.0))
+            rule = np.searchsorted(weight, target, "right")
+            for i in range(s):
+                chosen[row, i] = own[rule, i]
 
 
 @_jit
 def _turn(source, target):
-    """``target = source.T``, as far as both go: of messages (nodes, symbols) to lanes, or back."""
+    """``target.T = source``, as far as both go."""
     n_rows, n_columns = min(len(source), target.shape[1]), min(len(target), source.shape[1])
-    in_tiles = n_columns // 8 * 8
-    for row in range(0, n_rows // 8 * 8, 8):
-        for column in range(0, in_tiles, 8):
-            _turn_tile(source, target, row, column)
-    for row in range(n_rows):
-        for column in range(in_tiles if row < n_rows // 8 * 8 else 0, n_columns):
+    for column in range(n_columns):
+        for row in range(n_rows):
             target[column, row] = source[row, column]
 
 
