@@ -63,10 +63,8 @@ def model(tree: dict, seed: int = 0) -> tuple[RandomHierarchyModel, str]:
     Raises:
         ValueError: an unknown key or noise, a missing size, or sizes without unambiguous rules.
     """
-    if not isinstance(tree, dict) or not {"v", "m", "s", "L"} <= tree.keys():
-        raise ValueError(f"each of trees must say v, m, s and L, got {tree!r}")
-    for name in tree:
-        check_known("part of a tree", name, PARTS)
+    if not isinstance(tree, dict) or not {*PARTS[:4]} <= tree.keys() <= {*PARTS}:
+        raise ValueError(f"each of trees must say v, m, s and L, at most {PARTS}, got {tree!r}")
     arguments = {"noise": "epsilon"} | tree
     check_known("noise", noise := arguments.pop("noise"), NOISES)
     return RandomHierarchyModel(**arguments, seed=seed), noise
