@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from hierphase.analysis.transition import crossing_time
-from hierphase.checks import increasing, positive_integer
+from hierphase.checks import increasing, within
 from hierphase.experiments.images import PRESETS, ImageExperiment
 from hierphase.experiments.trees import TreeDraws, coordinates, jackknife, of_sizes
 from hierphase.rhm.belief_propagation import BeliefPropagation
@@ -133,9 +133,7 @@ class ImageUTurns(ImageExperiment):
 
     def __init__(self, parameters: dict):
         super().__init__(parameters)
-        increasing("turns", self.p.turns, 1)
-        for n in self.p.turns:
-            positive_integer("one of turns", n)
+        increasing("turns", within("turns", self.p.turns, 1, torch.inf, integer=True), 1)
 
     def times(self) -> torch.Tensor:
         """(n,) times of single turns, 0 to T."""
