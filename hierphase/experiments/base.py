@@ -52,10 +52,8 @@ class Experiment:
     unit_dimensions: tuple[str, ...] = ("unit",)
 
     def __init__(self, parameters: dict):
-        expected = next(iter(self.presets.values())).keys()
-        missing, extra = expected - parameters.keys(), parameters.keys() - expected
-        if missing or extra:
-            raise ValueError(f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}")
+        if wrong := next(iter(self.presets.values())).keys() ^ parameters.keys():
+            raise ValueError(f"missing or unknown parameters: {sorted(wrong)}")
         least = {"seed": 0} | self.least
         for name, value in parameters.items():
             kinds = {type(preset[name]).__name__ for preset in self.presets.values()}
