@@ -7,6 +7,7 @@ that looks at them, nothing to a denoiser that had to be trained.
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +15,16 @@ import xarray as xr
 
 from hierphase.analysis import representations
 from hierphase.analysis.linear_probe import linear_decoding
+from hierphase.analysis.two_mode_mixture import TwoModeMixture
 from hierphase.checks import check_shape, increasing, within
 from hierphase.diffusion.model_folders import load_model, model_files
 from hierphase.experiments.base import Experiment
-from hierphase.experiments.worlds import TreeWorld, TwoModeWorld
 from hierphase.networks.catalogue import model_directory
 from hierphase.networks.classifiers import accuracy, class_probabilities
 from hierphase.networks.rhm_catalogue import N_RULE_DRAWS, TREE_CLASSIFIERS
 from hierphase.networks.training import initialise
+from hierphase.rhm.belief_propagation import BeliefPropagation
+from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
 from hierphase.rhm.dataset import TreeData
 from hierphase.seeds import derived_generator
 
@@ -55,6 +58,73 @@ _EVEN = _TREE | {"noise": [k / 40 for k in range(1, 41)], "n_blocks": 16, "block
 for _name in TREE_CLASSIFIERS:
     if _name.endswith("-0"):  # the first of three draws of the rules of a structure
         PRESETS[_name[4:-2]] = _EVEN | {"networks": [f"{_name[:-1]}{seed}" for seed in range(3)]}
+
+
+class TreeWorld(NamedTuple):
+    """A Random Hierarchy Model, solved exactly; its leaves may be shuffled between data.
+
+    Attributes:
+        data: what they are drawn from.
+        process: "epsilon", or "gaussian", whose levels are times 0 to T - 1.
+    """
+
+    data: TreeData
+    process: str
+
+    @property
+    def levels(self) -> range:
+        """Of the tree, those for which it is known what is kept."""
+        return range(1 if self.data.shuffled else self.data.rhm.L + 1)
+
+    def starts(self, n: int, *numbers: int) -> list[torch.Tensor]:
+        """x_0 (n, v, d), and all levels of the tree; ``numbers`` say which data."""
+        levels = self.data.sample(n, _derived_seed(*numbers))
+        return [encode(levels[0], self.data.rhm.v), *levels]
+
+    def draw(self, starts, noise, generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """x̂0 drawn from the posterior, and the probability (n, level) of each true symbol."""
+        (x_0, *levels), rhm, bp = starts, self.data.rhm, BeliefPropagation(self.data.rhm)
+        if log := self.process == "gaussian":
+            process = GaussianProcess(ddpm_scheduler(), rhm.v)
+            beliefs = process.log_beliefs(process.corrupt(levels[0], noise, generator), noise)
+        else:
+            beliefs = EpsilonProcess(rhm.v).beliefs(levels[0], noise)
+        if not self.data.shuffled:
+            posterior = bp(beliefs, log=log)
+            leaves = posterior.sample(1, generator)[0][0]
+            return encode(leaves, rhm.v), posterior.probability_of(levels)
+        # Leaves are independent: only their shares at each position go with the beliefs.
+        shares = bp(torch.ones(1, rhm.d, rhm.v)).marginals[0]
+        posterior = shares * (beliefs.softmax(-1) if log else beliefs)
+        posterior = posterior / posterior.sum(-1, keepdim=True)
+        leaves = torch.multinomial(posterior.flatten(0, 1), 1, generator=generator)
+        kept = (posterior * x_0.mT).sum(-1).mean(1, keepdim=True)
+        return encode(leaves.view(len(x_0), -1), rhm.v), kept
+
+
+class TwoModeWorld(NamedTuple):
+    """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
+
+    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts. The process is
+    the Gaussian one.
+    """
+
+    data: TwoModeMixture
+    levels: range = range(2)
+
+    def starts(self, n: int, *numbers: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """x_0 (n, 1, d) and labels; ``numbers`` say which data."""
+        return self.data.batch(n, derived_generator(_derived_seed(*numbers)))
+
+    def draw(self, starts, noise, generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """x̂0 drawn from the posterior; its cosine with x_0, the probability of the true mode."""
+        x_0, labels = starts
+        alpha_bar = float(ddpm_scheduler().alphas_cumprod[noise])
+        z = torch.randn(x_0.shape, generator=generator)
+        x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
+        kept = self.data.class_posterior(x_t, alpha_bar).gather(1, labels[:, None])
+        sample, _ = self.data.denoised(x_t, alpha_bar, generator)
+        return sample, torch.cat([torch.cosine_similarity(x_0, sample, -1), kept], 1)
 
 
 class ProbeExperiment(Experiment):
@@ -105,7 +175,7 @@ class ProbeExperiment(Experiment):
 
     @cached_property
     def networks(self) -> list[tuple[torch.nn.Module, TreeWorld | TwoModeWorld]]:
-        """Each network with its world, whose starting data are those of no training or test."""
+        """Each network with its world."""
         pairs, seed = [], self.p.seed
         for i, name in enumerate(self.p.networks):
             training = TREE_CLASSIFIERS[name]
@@ -113,8 +183,9 @@ class ProbeExperiment(Experiment):
             if not self.p.trained:
                 initialise(network, derived_generator(seed, i))
             data = replace(training.data(), shuffled=True) if self.p.shuffled else training.data()
-            kind = TreeWorld if isinstance(data, TreeData) else TwoModeWorld
-            pairs.append((network, kind(data, self.p.process, _derived_seed(seed, i))))
+            tree = isinstance(data, TreeData)
+            world = TreeWorld(data, self.p.process) if tree else TwoModeWorld(data)
+            pairs.append((network, world))
         layouts = {(len(network.probed), len(world.levels)) for network, world in pairs}
         if len(layouts) > 1:
             raise ValueError(f"networks must have the same number of layers and levels: {layouts}")
@@ -149,9 +220,10 @@ class ProbeExperiment(Experiment):
         """
         i, block = divmod(i, self.p.n_blocks)
         network, world = self.networks[i]
-        world = world._replace(seed=_derived_seed(self.p.seed, i, block))
-        starts, own = world.starts(self.p.block), derived_generator(self.p.seed, i, block)
-        samples, kept, *_ = world.denoised(starts, self.p.noise, [own])
+        starts = world.starts(self.p.block, self.p.seed, i, block)
+        own = derived_generator(self.p.seed, i, block)
+        draws = zip(*(world.draw(starts, noise, own) for noise in self.p.noise), strict=True)
+        samples, kept = map(torch.stack, draws)
         scales = representations.from_dataset(prepared.isel(network=i))
         similarity = representations.layer_similarity(network, starts[0], samples, scales)
         before = class_probabilities(network, starts[0]).argmax(1)
@@ -181,8 +253,8 @@ class ProbeExperiment(Experiment):
             return merged
         read = ["leaves", *(name for name in self.layers if not name.endswith("convolution"))]
         decoding = []
-        for network, world in self.networks:
-            x_0, *levels = world.starts(self.p.n_decoding)
+        for i, (network, world) in enumerate(self.networks):
+            x_0, *levels = world.starts(self.p.n_decoding, self.p.seed, i)
             seen = {"leaves": x_0} | representations.activations(network, x_0, read[1:])
             decoding.append([[linear_decoding(seen[name], x) for x in levels] for name in read])
         merged["decoding"] = ("network", "read", "level"), np.array(decoding)

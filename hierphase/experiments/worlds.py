@@ -1,13 +1,13 @@
-"""The worlds of the one experiment: where x_0 comes from, and how it is denoised back.
+"""The worlds of images: where x_0 comes from, and how it is denoised back.
 
-A new world has ``starts`` and ``denoised``, as :class:`World` or :class:`ImageWorld`. Worlds that
-are solved exactly draw x̂0(t) from the posterior; of images a trained network and a sampler make it.
+A new world is another :class:`ImageWorld`. Of those that are solved exactly x̂0(t) is drawn from the
+posterior; of others a trained network and a sampler make it.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import diffusers
 import torch
@@ -26,9 +26,7 @@ from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.networks.objectives import STOCHASTIC
 from hierphase.networks.witness import cifar10_features
-from hierphase.rhm.belief_propagation import BeliefPropagation
-from hierphase.rhm.corruption import EpsilonProcess, GaussianProcess, ddpm_scheduler, encode
-from hierphase.seeds import derived_generator
+from hierphase.rhm.corruption import ddpm_scheduler
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,108 +46,15 @@ FLAT_MIXTURE = "flat-mixture"  # a model that is fitted and not stored
 class Denoised(NamedTuple):
     """What the way back from each noise level gives.
 
-    ``samples`` (noise, n, ...) are x̂0(t); ``kept`` (noise, n, level) is how much is kept of x_0 on
-    each level of the world, exactly; ``classes`` (noise, n) are those that samples were drawn from;
-    ``ln_snr`` (noise,) are the levels taken, where they need not be those asked for; ``explained``
-    (noise, n) is that of :func:`~hierphase.analysis.calibration.explained`.
+    ``samples`` (noise, n, ...) are x̂0(t); ``classes`` (noise, n) are those that samples were drawn
+    from; ``ln_snr`` (noise,) are the levels taken, where they need not be those asked for;
+    ``explained`` (noise, n) is that of :func:`~hierphase.analysis.calibration.explained`.
     """
 
     samples: torch.Tensor
-    kept: torch.Tensor | None = None
     classes: torch.Tensor | None = None
     ln_snr: torch.Tensor | None = None
     explained: torch.Tensor | None = None
-
-
-class World(NamedTuple):
-    """Data with a forward-backward experiment, here data that are all drawn together.
-
-    A subclass gives ``starts(n)``, n data: x_0 (n, channels, ...), and what else is known of them,
-    a row a datum; and ``draw(starts, noise, generator)``, x̂0 from one noise level and what is kept.
-
-    Attributes:
-        data: what they are drawn from.
-        process: "epsilon", or "gaussian", whose levels are times 0 to T - 1.
-        seed: of the starting data.
-    """
-
-    data: Any
-    process: str
-    seed: int
-
-    def denoised(self, starts: list, noises: Sequence[float], generators: list) -> Denoised:
-        """x̂0 from each noise level; each repetition of a level is another draw.
-
-        Args:
-            starts: what is known of the data.
-            noises: levels, in the measure of the world: epsilon, times 0 to T, or ln SNR (images).
-            generators: one for each datum; where the data are drawn together, as on trees, a
-                single one.
-        """
-        draws = [self.draw(starts, noise, *generators) for noise in noises]
-        return Denoised(*(torch.stack(parts) for parts in zip(*draws, strict=True)))
-
-
-class TreeWorld(World):
-    """A Random Hierarchy Model (:class:`~hierphase.rhm.dataset.TreeData`), solved exactly.
-
-    Its leaves may be shuffled between data.
-    """
-
-    @property
-    def levels(self) -> list[int]:
-        """Of the tree, those for which it is known what is kept."""
-        return [0] if self.data.shuffled else list(range(self.data.rhm.L + 1))
-
-    def starts(self, n):
-        """x_0 and all levels of the tree."""
-        levels = self.data.sample(n, self.seed)
-        return [encode(levels[0], self.data.rhm.v), *levels]
-
-    def draw(self, starts, noise, generator):
-        """x̂0 drawn from the posterior, and the probability of each true symbol."""
-        (x_0, *levels), rhm, bp = starts, self.data.rhm, BeliefPropagation(self.data.rhm)
-        if log := self.process == "gaussian":
-            process = GaussianProcess(ddpm_scheduler(), rhm.v)
-            beliefs = process.log_beliefs(process.corrupt(levels[0], noise, generator), noise)
-        else:
-            beliefs = EpsilonProcess(rhm.v).beliefs(levels[0], noise)
-        if not self.data.shuffled:
-            posterior = bp(beliefs, log=log)
-            leaves = posterior.sample(1, generator)[0][0]
-            return encode(leaves, rhm.v), posterior.probability_of(levels)
-        # Leaves are independent: only their shares at each position go with the beliefs.
-        shares = bp(torch.ones(1, rhm.d, rhm.v)).marginals[0]
-        posterior = shares * (beliefs.softmax(-1) if log else beliefs)
-        posterior = posterior / posterior.sum(-1, keepdim=True)
-        leaves = torch.multinomial(posterior.flatten(0, 1), 1, generator=generator)
-        kept = (posterior * x_0.mT).sum(-1).mean(1, keepdim=True)
-        return encode(leaves.view(len(x_0), -1), rhm.v), kept
-
-
-class TwoModeWorld(World):
-    """Data of a mixture of two Gaussians; level 1 is the mode, level 0 the numbers themselves.
-
-    Of these, which are not kept exactly, it is the cosine of x̂0 and x_0 that counts. The process is
-    the Gaussian one.
-    """
-
-    levels = (0, 1)
-
-    def starts(self, n):
-        """x_0 and labels."""
-        return self.data.batch(n, derived_generator(self.seed))
-
-    def draw(self, starts, noise, generator):
-        """x̂0 drawn from the posterior; its cosine with x_0, the probability of the true mode."""
-        x_0, labels = starts
-        alpha_bar = float(ddpm_scheduler().alphas_cumprod[noise])
-        z = torch.randn(x_0.shape, generator=generator)
-        x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * z
-        up = self.data.class_posterior(x_t, alpha_bar)[:, 1]
-        sample, _ = self.data.denoised(x_t, alpha_bar, generator)
-        cosine = torch.cosine_similarity(x_0, sample, -1)[:, 0]
-        return sample, torch.stack([cosine, torch.where(labels == 1, up, 1 - up)], 1)
 
 
 class ImageWorld(NamedTuple):
@@ -159,7 +64,8 @@ class ImageWorld(NamedTuple):
         class_names: of the classes 0, 1, ...
         labels: (n,) class of each image; image i is the (i // n_classes)-th of its class.
         starts: gives x_0 (n, channels, height, width) and labels of a range of images.
-        denoised: as :meth:`World.denoised`, of levels ln SNR.
+        denoised: gives what :class:`Denoised` holds, of starts, levels ln SNR, each repetition of
+            which is another draw, and a generator for each image.
         scheduler: of the noise, whose times 0 to T name its levels.
         held_out: all held-out images of a data set; None for others.
         files: of the images of a folder, in their order: class and name -> file.

@@ -74,8 +74,8 @@ def test_the_book_has_networks_that_know_their_data():
 def of_mixture(preset, n, times):
     """Times, cosine of n data, and what is kept of their class from 0 for chance to 1."""
     _, world = ProbeExperiment(parameters(preset, noise=list(times))).networks[0]
-    generators = [torch.Generator().manual_seed(8)]
-    kept = world.denoised(world.starts(n), times, generators).kept.numpy()
+    generator, starts = torch.Generator().manual_seed(8), world.starts(n, 0, 0)
+    kept = np.stack([world.draw(starts, t, generator)[1].numpy() for t in times])
     return np.array(times), kept[..., 0], 2 * kept[..., 1] - 1
 
 
@@ -141,7 +141,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
     experiment = ProbeExperiment(parameters(networks=["rhm-cnn"]))
     _, world = experiment.networks[0]
     rhm = world.data.rhm
-    own = world.starts(50)[1]
+    own = world.starts(50, 0, 0)[1]
     for seed in (0, 1):
         others = TreeData(rhm).sample(2000, seed)[0]
         assert not (own[:, None] == others[None]).all(-1).any()
