@@ -6,6 +6,7 @@ Those with an exact posterior are laws: trees and chains as images
 says what class an image has is the posterior of an exact law, or a network trained on the world.
 """
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,6 +88,7 @@ for _k, _rank in ((5, 32), (20, 16), (80, 8), (320, 2)):  # as many as the image
 REAL = "-real"
 #: Ends the name of such a fit that a network denoises, as it does the data set itself.
 LEARNT = "-learnt"
+_NAMES = re.compile(f"(?:({'|'.join(FITS)})-)?(.*?)({REAL}|{LEARNT})?", re.DOTALL)
 
 
 class Source(NamedTuple):
@@ -125,7 +127,7 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
         return of_law(LAWS[name](seed=seed + redraw))
     if name in worlds.DATASETS:
         return _of_data(name, redraw, num_inference_steps)
-    kind, data = check_world(name)
+    kind, data, end = check_world(name)
     generator = derived_generator(seed, redraw)
     original = open_source(data, redraw, seed, num_inference_steps)
     images, labels = original.learnt(N_FITTED, generator)
@@ -133,26 +135,25 @@ def open_source(name: str, redraw: int, seed: int, num_inference_steps: int) -> 
     options = rank | FITS[kind] | {"seed": seed + redraw}
     source = of_law(GaussianMixture.fitted(images, labels, **options))
     source = source._replace(originals=original.starts)
-    if name == f"{kind}-{data}{LEARNT}":
+    if end == LEARNT:
         return _learnt(source, data, generator, num_inference_steps)
-    if name.endswith(REAL):
+    if end == REAL:
         source = source._replace(starts=partial(_held_out, worlds.DATASETS[data](), redraw))
     return source
 
 
-def check_world(name: str) -> tuple[str, str]:
-    """What is fitted (nothing: empty), and to which world; a ValueError for an unknown one."""
-    name = str(name)
-    kind = max((kind for kind in FITS if name.startswith(f"{kind}-")), key=len, default="")
-    data = name.removeprefix(f"{kind}-")
-    if kind and data.endswith(LEARNT) and data.startswith(tuple(FITS)):
-        check_world(data)
-        return kind, data
-    for end in (REAL, LEARNT) if kind else ():
-        data = data.removesuffix(end)
-    known = worlds.DATASETS if name.endswith((REAL, LEARNT)) else worlds.DATASETS | LAWS
-    check_known("world", data, known)
-    return kind, data
+def check_world(name: str) -> tuple[str, str, str]:
+    """What is fitted, to which world, and how the name ends; a ValueError for an unknown one.
+
+    All that the name does not say is empty.
+    """
+    kind, data, end = _NAMES.fullmatch(str(name)).groups("")
+    if kind and end == LEARNT and data.startswith(tuple(FITS)):
+        check_world(data + end)
+        return kind, data + end, ""
+    known = worlds.DATASETS if end else worlds.DATASETS | LAWS
+    check_known("world", data if kind else str(name), known)
+    return kind, data, end
 
 
 def of_law(law) -> Source:
