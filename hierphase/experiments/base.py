@@ -62,9 +62,8 @@ class Experiment:
             if kinds == {"int"}:
                 positive_integer(name, value, least.get(name, 1), self.most.get(name))
         for name, known in self.choices.items():
-            one = isinstance(value := parameters[name], str)
-            for chosen in [value] if one else value:
-                check_known(name if one else f"name in {name}", chosen, known)
+            for chosen in [value] if isinstance(value := parameters[name], str) else value:
+                check_known(f"value of {name}", chosen, known)
         for name in self.between:
             within(name, increasing(name, parameters[name], 1), 1e-6, 1 - 1e-6)
         self.parameters = {key: plain(f"parameter {key}", parameters[key]) for key in parameters}

@@ -68,7 +68,7 @@ WRONG = [
     ("learned-denoisers", "tree", {"n_loss_times": "1001"}, "n_loss_times must be at most 1000"),
     ("learned-denoisers", "tree", {"num_inference_steps": "1001"}, "must be at most 1000"),
     ("learned-denoisers", "tree", {"num_inference_steps": "19"}, "must be at least 20, got 19"),
-    ("learned-denoisers", "tree", {"sizes": "{'cnn': [[8]]}"}, "unknown name in sizes"),
+    ("learned-denoisers", "tree", {"sizes": "{'cnn': [[8]]}"}, "unknown value of sizes"),
 ]  # fmt: skip
 
 

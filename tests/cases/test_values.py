@@ -223,7 +223,7 @@ REFUSED = {
     ],
     "u-turns": [
         ("changes", '{"rates": [0.5, 1]}', "rates must be a number, 1e-06 to 0.999999"),
-        ("changes_gaussian", '{"noise": "epsilon"}', "unknown noise 'epsilon'"),
+        ("changes_gaussian", '{"noise": "epsilon"}', "unknown value of noise 'epsilon'"),
         ("changes_depths", '{"n_rules": 1}', "n_rules must be at least 2, got 1"),
         ("changes_images", '{"turns": [4, 2]}', "turns must increase, 1 or more"),
     ],
@@ -231,7 +231,7 @@ REFUSED = {
         (
             "changes",
             '{"samplers": {"DDMP": [10]}}',
-            "unknown name in samplers 'DDMP' (did you mean 'DDPM'",
+            "unknown value of samplers 'DDMP' (did you mean 'DDPM'",
         ),
         ("changes", '{"n_units": 1}', "n_units must be at least 2, got 1"),
         ("n_data", "8", "n_data must be at least 16, got 8"),

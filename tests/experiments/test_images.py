@@ -223,7 +223,10 @@ def test_presets_are_complete_and_errors_repeat_the_value():
         ({"n_per_class": 46}, "n_per_class must be at most 4[0-9], got 46"),
         ({"n_times": 2.5}, "parameter n_times .* 2.5 is of type float"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"precision": "fp8"}, "unknown precision 'fp8'.*known: float32, bfloat16, float16"),
+        (
+            {"precision": "fp8"},
+            "unknown value of precision 'fp8'.*known: float32, bfloat16, float16",
+        ),
         ({"layers": ["logits"]}, r"layers must .* two, each once, got \['logits'\]"),
         (
             {"model": "flat-mixture", "images": "val"},
@@ -239,7 +242,9 @@ def test_bad_parameters_are_named(changes, message):
 def test_missing_and_unknown_parameters_are_named():
     parameters = preset_parameters("digits")
     parameters["steps"] = parameters.pop("num_inference_steps")
-    with pytest.raises(ValueError, match=r"lack \['num_inference_steps'\] .* unknown \['steps'\]"):
+    with pytest.raises(
+        ValueError, match=r"missing or unknown .*\['num_inference_steps', 'steps'\]"
+    ):
         ImageExperiment(parameters)
     with pytest.raises(FileNotFoundError, match="no denoiser 'nowhere': give the parameter model"):
         ImageExperiment(preset_parameters("digits", model="nowhere")).times()

@@ -135,7 +135,7 @@ def test_refusals():
         wrong = parameters()
         wrong["sead"] = wrong.pop("seed")
         DenoiserExperiment(wrong)
-    with pytest.raises(ValueError, match=r"unknown name in sizes 'mlp'.*unet, transformer"):
+    with pytest.raises(ValueError, match=r"unknown value of sizes 'mlp'.*unet, transformer"):
         DenoiserExperiment(parameters(sizes={"mlp": [[64]]}))
     with pytest.raises(ValueError, match="n_samples must be at least 1, got 0"):
         DenoiserExperiment(parameters(n_samples=0))

@@ -123,5 +123,5 @@ def test_limits_and_sizes(tmp_path):
 def test_refusals():
     with pytest.raises(ValueError, match=r"noises must be a number, 1e-06 to 0.999999, got"):
         LevelEntropy(registry.all_parameters("speciation", "tree", {"noises": [0.0, 0.5]}))
-    with pytest.raises(ValueError, match="unknown noise 'gaussian'"):
+    with pytest.raises(ValueError, match="unknown value of noise 'gaussian'"):
         LevelEntropy(registry.all_parameters("speciation", "tree", {"noise": "gaussian"}))

@@ -150,12 +150,12 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"process": "mask"}, "unknown process 'mask'.*epsilon, gaussian"),
+        ({"process": "mask"}, "unknown value of process 'mask'.*epsilon, gaussian"),
         ({"noise": [0.5, 0.5]}, r"noise must increase, 1 or more, got \[0.5, 0.5\]"),
         ({"noise": [0.5, 1.5]}, r"noise must be a number, 0 to 1, got \[0.5, 1.5\]"),
         ({"process": "gaussian", "noise": [10, 1000]}, r"0 to 999, got \[10, 1000\]"),
         ({"networks": []}, r"networks must be of shape \(n,\), got \(0,\)"),
-        ({"networks": ["rhm-cn"]}, "name in networks 'rhm-cn'.*rhm-cnn"),
+        ({"networks": ["rhm-cn"]}, "value of networks 'rhm-cn'.*rhm-cnn"),
         ({"networks": ["mixture-cnn"]}, "mixture-cnn takes the process gaussian.*got epsilon"),
         ({"networks": ["coloured-cnn"]}, "coloured-cnn takes the process gaussian.*got epsilon"),
         ({"block": 0}, "block must be at least 1, got 0"),

@@ -113,7 +113,7 @@ def test_refusals():
         made(rates=[0.5, 1.0])
     with pytest.raises(ValueError, match="rates must increase, 1 or more, got"):
         made(rates=[0.5, 0.5])
-    with pytest.raises(ValueError, match="unknown noise 'epsilon'"):
+    with pytest.raises(ValueError, match="unknown value of noise 'epsilon'"):
         made(noise="epsilon")
     with pytest.raises(ValueError, match="n_chains must be at least 2, got 1"):
         made(n_chains=1)

@@ -111,5 +111,5 @@ def test_samplers_of_images_share_data_and_noise(tmp_path):
 
 
 def test_unknown_samplers_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown name in samplers 'DDMP'"):
+    with pytest.raises(ValueError, match="unknown value of samplers 'DDMP'"):
         run_sweep("universality", "tree", {"samplers": {"DDMP": [5]}}, tmp_path)
