@@ -13,7 +13,7 @@ import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 
 import numba
 import numpy as np
@@ -28,7 +28,6 @@ _TORCH = ctypes.CDLL(torch._C.__file__)  # finds what it is linked to as well
 _set_openmp = getattr(_TORCH, "omp_set_num_threads", int)
 _set_mkl = getattr(_TORCH, "MKL_Set_Num_Threads_Local", int)  # gives the number before
 _scope = threading.local()
-_ones = cache(torch.ones)  # weights of equally likely rules, made once
 
 
 @contextmanager
@@ -67,7 +66,6 @@ class FusedSumProduct(SumProduct):
 
     def table(self, rules, weights, like):
         """As arrays; the rules unsigned, which spares numba the test for negative indices."""
-        weights = _ones(rules.shape[1]) if weights is None else weights
         return rules.numpy().view(np.uint64), weights.to(like.dtype).numpy()
 
     def upward(self, leaf_up, tables):

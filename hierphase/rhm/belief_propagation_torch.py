@@ -38,12 +38,11 @@ class SumProduct:
         return message
 
     def table(self, rules, weights, like):
-        """Rules (symbols, m, s) of a level and weights (m,) or None, as the steps take them.
+        """Rules (symbols, m, s) of a level and their weights (m,), as the steps take them.
 
-        That is the weights in a list, which is empty for None: each is one more factor of messages.
+        Here the weights are those of each symbol, (symbols, m).
         """
-        factors = [] if weights is None else [self._number(weights).to(like)]
-        return rules.to(like.device), factors
+        return rules.to(like.device), self._number(weights).to(like).repeat(len(rules), 1)
 
     def upward(self, leaf_up, tables):
         r"""Upward messages of all levels, and what was taken out of them.
@@ -62,7 +61,7 @@ class SumProduct:
         up, scales = [leaf_up], []
         for rules, weights in tables:
             children = up[-1].unflatten(1, (-1, rules.shape[-1]))
-            total = self.plus(reduce(self._times, child_messages(children, rules) + weights))
+            total = self.plus(reduce(self._times, child_messages(children, rules), weights))
             scales.append(total.amax(-1))
             up.append(self.over(total, scales[-1][..., None]))
         return up, torch.cat(scales, 1)
@@ -88,7 +87,7 @@ class SumProduct:
             rules, weights = tables[level]
             children = up[level].unflatten(1, (-1, rules.shape[-1]))
             factors, out = child_messages(children, rules), []
-            parent = reduce(self._times, [down[..., None].expand_as(factors[0]), *weights])
+            parent = self._times(down[..., None], weights)
             for i in range(len(factors)):
                 weight = reduce(self._times, [parent, *factors[:i], *factors[i + 1 :]]).flatten(2)
                 out.append(self.scatter(weight, rules[..., i].flatten(), children.shape[-1]))
@@ -105,7 +104,7 @@ class SumProduct:
             symbols: (k, n, nodes) symbols of the parents.
             children: (n, nodes, s, v) upward messages of the children.
             rules: (symbols, m, s).
-            weights: [(m,)], or nothing where all are 1.
+            weights: of these rules, as :meth:`table` gives them.
             uniform: (k, n, nodes) numbers in [0, 1), one a draw.
 
         Returns:
@@ -113,7 +112,7 @@ class SumProduct:
         """
         candidates = rules[symbols]  # (k, n, nodes, m, s)
         up = children[None, :, :, None].take_along_dim(candidates[..., None], -1)[..., 0]
-        weight = reduce(self._times, [*up.unbind(-1), *weights])
+        weight = reduce(self._times, up.unbind(-1), weights[symbols])
         choice = choose(self.normalise(weight), uniform)[..., None, None]
         return candidates.take_along_dim(choice, -2).squeeze(-2), self.plus(weight)
 

@@ -51,7 +51,8 @@ def block_moments(posterior: Posterior, values: Tensor) -> tuple[list[Tensor], l
         children = [x.unflatten(1, (-1, rhm.s)) for x in (up[level], mean, variance)]
         rules, weights = PROBABILITY.table(rhm.rules[level], rhm.rule_weights(level + 1), mean)
         messages, *parts = (child_messages(x, rules) for x in children)
-        weight = PROBABILITY.normalise(math.prod(messages + weights))  # (n, nodes, symbols, rules)
+        # (n, nodes, symbols, rules)
+        weight = PROBABILITY.normalise(math.prod(messages, start=weights))
         below, spread = map(sum, parts)
         mean = (weight * below).sum(-1)
         variance = (weight * (spread + (below - mean[..., None]).square())).sum(-1)

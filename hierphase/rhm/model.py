@@ -119,15 +119,11 @@ class RandomHierarchyModel:
         # 0 and -1 would be levels from the top
         return self.rules[checks.positive_integer("level", level, 1, self.L) - 1]
 
-    def rule_weights(self, level: int) -> torch.Tensor | None:
-        """(m,) float64 probabilities of a symbol's rules at ``level``, times m; None if equal."""
+    def rule_weights(self, level: int) -> torch.Tensor:
+        """(m,) float64 probabilities of a symbol's rules at ``level``, 1 to L, times m."""
         m = self._rules_of(level).shape[1]
-        return m * self.rule_probabilities(level) if self.zipf else None
-
-    def rule_probabilities(self, level: int) -> torch.Tensor:
-        """(m,) float64 probabilities of a symbol's rules at ``level``, 1 to L."""
-        r = torch.arange(1, self._rules_of(level).shape[1] + 1, dtype=torch.float64)
-        return (-self.zipf * r.log()).softmax(0)
+        likely = torch.arange(1, m + 1, dtype=torch.float64) ** -self.zipf
+        return likely * (m / likely.sum())
 
     def overlaps(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """How much the rules of a level have in common with a rule that was used.
@@ -143,7 +139,8 @@ class RandomHierarchyModel:
         Raises:
             ValueError: no such level.
         """
-        rules, likely = self._rules_of(level).numpy(), self.rule_probabilities(level).numpy()
+        rules, likely = self._rules_of(level).numpy(), self.rule_weights(level).numpy()
+        likely = likely / len(likely)
         own, every = np.zeros((2, self.s + 1))
         for symbol in range(len(rules)):
             common = (rules[symbol][:, None, None] == rules).sum(-1)  # (m, symbols, m)
@@ -185,11 +182,8 @@ class RandomHierarchyModel:
 
         The rule of each is chosen by a number in [0, 1).
         """
-        rules, weights = self._rules_of(level).numpy(), self.rule_weights(level)
-        m, rule = rules.shape[1], uniform * rules.shape[1]
-        if weights is not None:
-            rule = np.searchsorted(weights.cumsum(0)[:-1].numpy() / m, uniform, "right")
-        places = symbols * m + rule.astype(np.int64)
+        rules, edges = self._rules_of(level).numpy(), self.rule_weights(level).numpy().cumsum()
+        places = symbols * len(edges) + np.searchsorted(edges[:-1] / len(edges), uniform, "right")
         return rules.reshape(-1, self.s).take(places, axis=0).reshape(len(symbols), -1)
 
     def parse(self, leaves: torch.Tensor) -> list[torch.Tensor]:

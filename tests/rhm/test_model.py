@@ -199,7 +199,7 @@ def test_models_of_two_classes_are_not_taken_for_one_another():
 
 
 @pytest.mark.parametrize("level", [0, -1, 4, 1.0])
-@pytest.mark.parametrize("of", ["rule_weights", "rule_probabilities", "overlaps"])
+@pytest.mark.parametrize("of", ["rule_weights", "overlaps"])
 def test_levels_of_rules_are_1_to_L(of, level):
     with pytest.raises(ValueError, match=f"level must be .*, got {level}"):
         getattr(RandomHierarchyModel(4, 2, 2, 3), of)(level)
