@@ -120,15 +120,16 @@ class Posterior:
     """
 
     def __init__(self, bp, engine: SumProduct, beliefs: torch.Tensor, log: bool):
-        self.rhm, self._engine, self._tables = bp.rhm, engine, bp._tables
+        self.rhm, self._bp, self._engine = bp.rhm, bp, engine
         self._beliefs, self._log = beliefs, log
-        self._rules = self._tables(engine, beliefs)
+        self._rules = bp._tables(engine, beliefs)
         # Messages are scaled to a largest entry of 1, so what underflows is below tiny. Where
         # every sum stays above the cube root of tiny, that is lost in rounding.
-        self._safe = torch.finfo(beliefs.dtype).tiny ** (1 / 3)
+        exact = engine is LOGARITHM
+        self._safe = -torch.inf if exact else torch.finfo(beliefs.dtype).tiny ** (1 / 3)
 
         largest = self._largest = beliefs.amax(-1, keepdim=True)
-        leaf_up = LOGARITHM.exponential(beliefs) if log else PROBABILITY.over(beliefs, largest)
+        leaf_up = LOGARITHM.exponential(beliefs) if log else engine.over(beliefs, largest)
         self._up, self._scales = engine.upward(leaf_up, self._rules)
         self._unsafe = ~(self._scales.amin(1) >= self._safe)
         if self._unsafe.any():
@@ -143,18 +144,17 @@ class Posterior:
         log_prior = -math.log(self.rhm.n_classes)
         for up, (rules, _) in zip(self._up[1:], self._rules, strict=True):
             log_prior -= up.shape[1] * math.log(rules.shape[1])
-        evidence = log_prior + self._engine.plus(self._up[-1][:, 0]).double().log()
-        evidence += self._scales.double().log().sum(1)
+        logarithm, largest = self._engine.logarithm, self._largest
+        evidence = log_prior + logarithm(self._engine.plus(self._up[-1][:, 0]).double())
+        evidence += logarithm(self._scales.double()).sum(1)
+        evidence += (largest if self._log else logarithm(largest)).double().sum((1, 2))
         if self._unsafe.any():
-            up, scales = self._upward_log(self._unsafe)
-            exact = log_prior + LOGARITHM.plus(up[-1][:, 0])
-            evidence[self._unsafe] = exact + scales.sum(1)
+            evidence[self._unsafe] = self._exactly(self._unsafe).log_evidence
             if impossible := (evidence == -torch.inf).nonzero().flatten().tolist():
                 zero = f"sample {impossible[0]} has probability zero under the model"
                 why = "no data that the rules can produce agree with its beliefs"
                 raise ValueError(f"{zero}, one of {len(impossible)}: {why}")
-        log_largest = (self._largest if self._log else self._largest.log()).double()
-        return (evidence + log_largest.sum((1, 2))).to(self._largest.dtype)
+        return evidence.to(largest.dtype)
 
     @cached_property
     @one_thread()
@@ -163,9 +163,7 @@ class Posterior:
         marginals, lowest = self._engine.downward(self._up, self._rules)
         unsafe = self._unsafe | ~(lowest >= self._safe)
         if unsafe.any():
-            up, _ = self._upward_log(unsafe)
-            marginals_log, _ = LOGARITHM.downward(up, self._tables(LOGARITHM, up[0]))
-            for ours, exact in zip(marginals, marginals_log, strict=True):
+            for ours, exact in zip(marginals, self._exactly(unsafe).marginals, strict=True):
                 ours[unsafe] = exact.to(ours.dtype)
         return marginals
 
@@ -176,10 +174,10 @@ class Posterior:
 
         The likelihood of what was observed below a node, as a function of its symbol.
         """
-        messages = [message.double() for message in self._up]
+        messages = [self._engine.exponential(message).double() for message in self._up]
         if self._unsafe.any():
-            for ours, exact in zip(messages, self._upward_log(self._unsafe)[0], strict=True):
-                ours[self._unsafe] = (exact - exact.amax(-1, keepdim=True)).exp()
+            for ours, exact in zip(messages, self._exactly(self._unsafe).messages, strict=True):
+                ours[self._unsafe] = exact
         return messages
 
     @one_thread()
@@ -228,33 +226,28 @@ class Posterior:
         # Numbers in [0, 1) that decide a draw. The symbols of a level are drawn together with the
         # rules of the level above: [l] holds one for each node of level l+1, [L] one for the class.
         nodes, like = [up.shape[1] for up in self._up[1:]] + [1], self._beliefs
-        shapes, finfo = [(k, n, count) for count in nodes], torch.finfo(like.dtype)
+        shapes = [(k, n, count) for count in nodes]
         uniform = [drawn(torch.rand, shape, generator, 1, like.dtype).to(like) for shape in shapes]
-        samples, lowest = _descend(self._engine, self._up, self._rules, uniform)
-        unsafe = self._unsafe | ~(lowest >= finfo.tiny / finfo.eps)
+        return self._descend(uniform)
+
+    def _descend(self, uniform):
+        samples, lowest = [choose(self._engine.exponential(self._up[-1]), uniform[-1])], []
+        for level in range(self.rhm.L - 1, -1, -1):
+            children = self._up[level].unflatten(1, (-1, self.rhm.s))
+            of_level = children, *self._rules[level], uniform[level]
+            symbols, total = self._engine.choose_level(samples[0], *of_level)
+            samples.insert(0, symbols.flatten(2))
+            lowest.append(total.amin((0, 2)))
+        unsafe = self._unsafe | ~(torch.stack(lowest).amin(0) >= self._safe)
         if unsafe.any():
-            up, _ = self._upward_log(unsafe)
-            uniform = [u[:, unsafe].double() for u in uniform]
-            samples_log, _ = _descend(LOGARITHM, up, self._tables(LOGARITHM, up[0]), uniform)
-            for ours, exact in zip(samples, samples_log, strict=True):
+            decided = self._exactly(unsafe)._descend([u[:, unsafe].double() for u in uniform])
+            for ours, exact in zip(samples, decided, strict=True):
                 ours[:, unsafe] = exact
         return samples
 
-    def _upward_log(self, which: torch.Tensor):
-        """Logarithmic upward messages and scales of the samples selected by the mask ``which``."""
+    def _exactly(self, which: torch.Tensor) -> "Posterior":
+        """The same of the samples selected by the mask ``which``, from logarithms."""
         beliefs = self._beliefs[which].double()
-        relative = LOGARITHM.scaled(beliefs if self._log else beliefs.log())
-        relative[relative < -_LARGEST_SUM / self.rhm.d] = -torch.inf
-        return LOGARITHM.upward(relative, self._tables(LOGARITHM, relative))
-
-
-def _descend(engine, up, rules, uniform):
-    """Symbols of all levels, and the smallest total weight met on the way, (n,)."""
-    samples = [choose(engine.exponential(up[-1]), uniform[-1])]
-    lowest = []
-    for level in range(len(rules) - 1, -1, -1):
-        children = up[level].unflatten(1, (-1, rules[level][0].shape[-1]))
-        symbols, total = engine.choose_level(samples[0], children, *rules[level], uniform[level])
-        samples.insert(0, symbols.flatten(2))
-        lowest.append(total.amin((0, 2)))
-    return samples, torch.stack(lowest).amin(0)
+        beliefs = beliefs if self._log else beliefs.log()
+        beliefs[LOGARITHM.scaled(beliefs) < -_LARGEST_SUM / self.rhm.d] = -torch.inf
+        return Posterior(self._bp, LOGARITHM, beliefs, log=False)

@@ -16,6 +16,7 @@ class SumProduct:
 
     _times = staticmethod(torch.mul)
     _number = staticmethod(torch.positive)  # of the weights of rules
+    logarithm = staticmethod(torch.log)
 
     def over(self, numerator, denominator):
         """Divide two messages; a message divided by zero is zero."""
@@ -127,6 +128,7 @@ class LogSumProduct(SumProduct):
 
     _times = staticmethod(torch.add)
     _number = staticmethod(torch.log)
+    logarithm = staticmethod(torch.positive)  # of what is one
 
     def over(self, numerator, denominator):
         """See :meth:`SumProduct.over`."""
