@@ -22,7 +22,6 @@ from hierphase.diffusion.model_folders import model_files
 from hierphase.experiments import worlds
 from hierphase.experiments.base import Experiment
 from hierphase.networks import classifiers
-from hierphase.networks.witness import load_classifier
 from hierphase.seeds import derived_generator
 
 N_TOP = 5  # most likely classes that are stored for every image
@@ -150,7 +149,7 @@ class ImageExperiment(Experiment):
     def classifier(self) -> torch.nn.Module:
         """Maps images (n, channels, height, width) to class logits."""
         name, directory = self.p.classifier, worlds.stored_model(self.p.classifier, self.p.images)
-        found = directory and load_classifier(directory)
+        found = directory and classifiers.load_classifier(directory)
         found = found or classifiers.torchvision_classifier(name, self.p.classifier_weights)
         return found.to(self.device).eval()
 

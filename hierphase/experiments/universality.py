@@ -19,7 +19,7 @@ from hierphase.diffusion.model_folders import load_denoiser, model_files
 from hierphase.diffusion.samplers import SamplerRun
 from hierphase.experiments import trees, worlds
 from hierphase.experiments.base import Experiment
-from hierphase.networks.witness import load_classifier
+from hierphase.networks.classifiers import load_classifier
 from hierphase.parametrisation import Parametrisation
 from hierphase.rhm.bayes_denoiser import BayesDenoiser
 from hierphase.rhm.belief_propagation import BeliefPropagation

@@ -24,8 +24,8 @@ from hierphase.diffusion.labels import LABELS, n_classes, told_classes
 from hierphase.diffusion.model_folders import CONDITIONS, Denoiser, load_denoiser
 from hierphase.diffusion.state_dicts import differences
 from hierphase.networks.catalogue import TRAININGS, model_directory
+from hierphase.networks.classifiers import cifar10_features
 from hierphase.networks.objectives import STOCHASTIC
-from hierphase.networks.witness import cifar10_features
 from hierphase.rhm.corruption import ddpm_scheduler
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -13,11 +13,10 @@ from diffusers import UNet2DModel
 from hierphase.checks import check_known, positive_integer
 from hierphase.diffusion.datasets import DATASETS
 from hierphase.networks import objectives
-from hierphase.networks.classifiers import ConvClassifier
+from hierphase.networks.classifiers import ConvClassifier, cifar10_features, linear_head
 from hierphase.networks.objectives import in_patches, mirrored, shifted
 from hierphase.networks.rhm_catalogue import TREE_CLASSIFIERS, TREE_TRAININGS
 from hierphase.networks.training import Training, model_directory, run
-from hierphase.networks.witness import cifar10_features, linear_head
 from hierphase.runs.results import book_directory
 
 
@@ -105,7 +104,7 @@ def _patch_denoiser(size: int, channels: tuple[int, int], steps: int) -> Trainin
     return _image_denoiser(f"cifar10-{size}", unet, steps, mirrored, in_patches)
 
 
-_HEAD = "Linear head of the ImageNet network of `hierphase.networks.witness`, for CIFAR-10."
+_HEAD = "Linear head of the ImageNet network of `hierphase.networks.classifiers`, for CIFAR-10."
 _OF_FEATURES = {"about": _HEAD, "data": cifar10_features, "model": linear_head}
 _FEW_IMAGES = {"steps": 1500, "batch_size": 64, "learning_rate": 2e-3}
 #: What ``hierphase train`` can train, by name.

@@ -24,8 +24,7 @@ from hierphase.diffusion.model_folders import load_model
 from hierphase.files import WriteError, check_holds_only, output_directory, write
 from hierphase.networks import objectives
 from hierphase.networks.checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint, save_model
-from hierphase.networks.classifiers import ConvClassifier
-from hierphase.networks.witness import load_classifier
+from hierphase.networks.classifiers import ConvClassifier, load_classifier
 from hierphase.runs.results import book_directory
 from hierphase.seeds import derived_generator
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.datasets import cifar10
-from hierphase.networks import witness
+from hierphase.networks import classifiers
 from hierphase.networks.catalogue import TRAININGS, model_directory
 from hierphase.networks.checkpoints import save_model
 from hierphase.networks.classifiers import ConvClassifier, accuracy
@@ -65,12 +65,12 @@ def test_a_head_reads_what_the_network_gives(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"weights\.pth holds other data .*SHA-256 [0-9a-f]{64}, expected 57"
     ):
-        witness.load_classifier(tmp_path / "head")
+        classifiers.load_classifier(tmp_path / "head")
 
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    monkeypatch.setattr(witness, "WEIGHTS_SHA256", found)
+    monkeypatch.setattr(classifiers, "WEIGHTS_SHA256", found)
     before = torch.get_rng_state()
-    judge = witness.load_classifier(tmp_path / "head")
+    judge = classifiers.load_classifier(tmp_path / "head")
     assert torch.equal(torch.get_rng_state(), before) and not judge.training
     assert judge.namings == [["red", "blue"]]
     colours = torch.tensor([[-1.0, 0.0, 1.0], [0.5, 0.5, -0.5]])
@@ -85,11 +85,11 @@ def test_a_head_reads_what_the_network_gives(tmp_path, monkeypatch):
 def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, PACKAGE, None)
     with pytest.raises(ImportError, match=r"pip install 'hierphase\[witness\]'"):
-        witness.witness(witness.linear_head())
+        classifiers.witness(classifiers.linear_head())
 
 
 def test_the_books_classifiers_are_loaded_as_what_they_are():
-    judge = witness.load_classifier(model_directory("digits-classifier"))
+    judge = classifiers.load_classifier(model_directory("digits-classifier"))
     assert isinstance(judge, ConvClassifier) and not judge.training
 
 
@@ -104,7 +104,7 @@ def test_cifar10_is_judged_by_both():
 @pytest.mark.usefixtures("witness")
 def test_the_published_network_and_its_head(published):
     directory = model_directory("cifar10-witness")
-    judge, data = witness.load_classifier(directory), published(cifar10)
+    judge, data = classifiers.load_classifier(directory), published(cifar10)
     images, labels = data.test_images[-200:], data.test_labels[-200:]  # no head has seen them
     stored = json.loads((directory / QUALITY).read_text())["accuracy_held_out"]
     assert stored > 0.78
