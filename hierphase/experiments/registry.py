@@ -9,9 +9,9 @@ from hierphase.experiments.base import Experiment
 from hierphase.experiments.evidence import Evidence, Signs
 from hierphase.experiments.images import ImageExperiment
 from hierphase.experiments.learned_denoisers import DenoiserExperiment
+from hierphase.experiments.levels import LevelEntropy
 from hierphase.experiments.representations import ProbeExperiment
 from hierphase.experiments.susceptibility import ImageCorrelations, TreeCorrelations
-from hierphase.experiments.trees import LevelEntropy
 from hierphase.experiments.u_turns import ImageUTurns, UTurns
 from hierphase.experiments.universality import ImageSamplers, TreeSamplers
 from hierphase.experiments.your_model import OwnImages

@@ -6,7 +6,7 @@ from scipy.special import entr
 
 from hierphase import run_sweep
 from hierphase.experiments import registry
-from hierphase.experiments.trees import LevelEntropy
+from hierphase.experiments.levels import LevelEntropy
 from hierphase.rhm.correlations import leaf_covariance
 from hierphase.rhm.corruption import ddpm_scheduler, log_likelihood
 from hierphase.rhm.model import RandomHierarchyModel
