@@ -14,7 +14,7 @@ from scipy import stats
 from hierphase.analysis import bootstrap, signs, speciation
 from hierphase.analysis.representations import activations
 from hierphase.diffusion.model_folders import model_files
-from hierphase.experiments import sources, worlds
+from hierphase.experiments import judges, sources, worlds
 from hierphase.experiments.base import Experiment
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
@@ -109,10 +109,10 @@ class Evidence(Experiment):
         """
         (world, redraw), seed = divmod(i, self.p.n_redraws), self.p.seed
         source = sources.open_source(self.p.worlds[world], redraw, seed, self.p.num_inference_steps)
-        present = {"exact": sources.exact_judge(source)} if source.law else {}
+        present = {"exact": judges.exact_judge(source)} if source.law else {}
         if redraw < self.p.n_judged:
             own = derived_generator(seed, redraw, 1).initial_seed()
-            present["cnn"] = sources.trained_judge(source, self.p.judge_steps, own)
+            present["cnn"] = judges.trained_judge(source, self.p.judge_steps, own)
         axes = {"sign": list(SIGNS), "judge": list(JUDGES), "part": list(PARTS)}
         numbers = xr.DataArray(np.nan, axes, list(axes))
         for name, judge in present.items():
@@ -193,7 +193,7 @@ def _interval(value, margin) -> dict:
     return {"value": value, "low": value - margin, "high": value + margin}
 
 
-def all_signs(source: sources.Source, judge: sources.Judge, sizes: dict, generator) -> dict:
+def all_signs(source: sources.Source, judge: judges.Judge, sizes: dict, generator) -> dict:
     """The signs of one world as one judge sees it; None where it has no such sign.
 
     Args:
@@ -212,8 +212,8 @@ def all_signs(source: sources.Source, judge: sources.Judge, sizes: dict, generat
         found |= _predicted(*source.learnt(sources.N_FITTED, generator))
     if judge.network is None:
         originals, _ = (source.originals or source.starts)(sizes["n_images"], generator)
-        noisy = sources.noised(originals, sources.CLEAN, generator)
-        evidence = source.law.log_evidence(noisy, float(sources.CLEAN.sigmoid())).numpy()
+        noisy = sources.noised(originals, judges.CLEAN, generator)
+        evidence = source.law.log_evidence(noisy, float(judges.CLEAN.sigmoid())).numpy()
         found["log-evidence"] = bootstrap.function_of_mean(lambda mean: mean, evidence)
 
     def curves(levels, n_noises):
@@ -294,7 +294,7 @@ def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, bootstrap.Est
         found["auc-parts-over-whole"] = signs.ratio(both[0], over=both[1])
     if in_group >= 2 and network and not end:
         layers = ["layers.0.relu", "logits"]
-        seen = [activations(network, sources.in_squares(x), layers) for x in (x_0, sampled)]
+        seen = [activations(network, judges.in_squares(x), layers) for x in (x_0, sampled)]
         early, late = (signs.similarity_auc(*(x[name] for x in seen), old, new) for name in layers)
         early[:, 0] -= late[:, 0]
         found["auc-early-less-late"] = signs.ratio(early)
@@ -307,7 +307,7 @@ def _pair_signs(x_0, sampled, old, new, network, end) -> dict[str, bootstrap.Est
             found[f"coupling-{name}{'-kept' * kept}{end}"] = signs.ratio(coupled[kept][:, i])
     if with_kept:
         found["energy-ratio"] = signs.ratio(coupled[False][:, 2], over=coupled[True][:, 2])
-    framed = [sources.in_frame(x) for x in (x_0, sampled)]
+    framed = [judges.in_frame(x) for x in (x_0, sampled)]
     for block in (4, 8, 16) if not end else ():
         if 2 * block <= framed[0].shape[-1]:
             found[f"ladder-{block}"] = signs.coupling_ladder(*framed, old, new, block)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import xarray as xr
 
-from hierphase.experiments import evidence, sources
+from hierphase.experiments import evidence, judges, sources
 from hierphase.experiments.evidence import Evidence, Signs
 from hierphase.runs import results
 from hierphase.seeds import derived_generator
@@ -44,7 +44,7 @@ def test_signs_of_known_worlds_are_the_known_ones(world):
 def test_the_width_of_equidistant_gaussians_is_the_universal_one():
     law = sources.GaussianMixture(np.eye(10).reshape(10, 1, 2, 5), [1e-4 * np.eye(10)])
     found = evidence.all_signs(
-        source := sources.of_law(law), sources.exact_judge(source),
+        source := sources.of_law(law), judges.exact_judge(source),
         FEW | {"n_levels": 17, "n_images": 100, "n_reversals": 20}, derived_generator(0),
     )  # fmt: skip
     assert abs(found["width-snr"].value - 2.57) < 0.25
@@ -67,7 +67,7 @@ def test_a_network_denoises_and_another_judges():
 
 def test_a_judge_learns_the_classes_of_a_tree():
     source = sources.open_source("tree-1", 0, 0, 1)
-    judge = sources.trained_judge(source, 150, 0)
+    judge = judges.trained_judge(source, 150, 0)
     x_0, labels = source.starts(200, derived_generator(9))
     assert (judge.verdict(x_0).argmax(1) == labels).float().mean() > 0.95
 
@@ -140,10 +140,10 @@ def test_the_key_of_real_images_is_that_of_their_denoiser():
 
 def test_a_judge_sees_one_square_after_the_other():
     image = torch.arange(64.0).view(1, 1, 8, 8)
-    seen = sources.in_squares(image)[0, 0].tolist()
+    seen = judges.in_squares(image)[0, 0].tolist()
     assert seen[:8] == [0, 1, 8, 9, 2, 3, 10, 11]  # the first two squares, side by side
     assert seen[16:18] == [4, 5] and seen[32:34] == [32, 33]  # quarters likewise
-    framed = sources.in_squares(torch.ones(1, 1, 28, 28))
+    framed = judges.in_squares(torch.ones(1, 1, 28, 28))
     assert framed.shape == (1, 1, 256) and framed.min() == -1 and framed.max() == 1
 
 
