@@ -52,8 +52,10 @@ class Experiment:
     unit_dimensions: tuple[str, ...] = ("unit",)
 
     def __init__(self, parameters: dict):
-        if wrong := next(iter(self.presets.values())).keys() ^ parameters.keys():
-            raise ValueError(f"missing or unknown parameters: {sorted(wrong)}")
+        expected = next(iter(self.presets.values())).keys()
+        missing, extra = expected - parameters.keys(), parameters.keys() - expected
+        if missing or extra:
+            raise ValueError(f"parameters lack {sorted(missing)} and have unknown {sorted(extra)}")
         least = {"seed": 0} | self.least
         for name, value in parameters.items():
             kinds = {type(preset[name]).__name__ for preset in self.presets.values()}

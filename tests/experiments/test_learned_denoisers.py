@@ -131,7 +131,7 @@ def test_nearest_distance_is_the_hamming_distance():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"missing or unknown parameters: \['sead', 'seed'\]"):
+    with pytest.raises(ValueError, match=r"lack \['seed'\] and have unknown \['sead'\]"):
         wrong = parameters()
         wrong["sead"] = wrong.pop("seed")
         DenoiserExperiment(wrong)

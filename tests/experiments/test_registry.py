@@ -53,5 +53,5 @@ def test_wrong_wishes_are_refused(tmp_path, chapter, preset, changes, message):
 
 
 def test_an_experiment_wants_exactly_its_parameters():
-    with pytest.raises(ValueError, match=r"missing or unknown parameters: \['sed', 'seed'\]"):
+    with pytest.raises(ValueError, match=r"lack \['seed'\] and have unknown \['sed'\]"):
         SlowExperiment({("sed" if k == "seed" else k): v for k, v in PRESETS["tiny"].items()})

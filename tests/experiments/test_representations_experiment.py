@@ -164,7 +164,7 @@ def test_data_of_the_experiment_are_not_those_of_the_training():
 def test_bad_parameters_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         ProbeExperiment(PRESETS["tree"] | changes)
-    with pytest.raises(ValueError, match=r"missing or unknown parameters: \['sed', 'seed'\]"):
+    with pytest.raises(ValueError, match=r"lack \['seed'\] and have unknown \['sed'\]"):
         ProbeExperiment({name if name != "seed" else "sed": 0 for name in PRESETS["tree"]})
 
 
