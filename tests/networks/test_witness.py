@@ -68,7 +68,7 @@ def test_a_head_reads_what_the_network_gives(tmp_path, monkeypatch):
         classifiers.load_classifier(tmp_path / "head")
 
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    monkeypatch.setattr(classifiers, "WEIGHTS_SHA256", found)
+    monkeypatch.setattr(classifiers, "WITNESS_SHA256", found)
     before = torch.get_rng_state()
     judge = classifiers.load_classifier(tmp_path / "head")
     assert torch.equal(torch.get_rng_state(), before) and not judge.training
