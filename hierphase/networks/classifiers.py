@@ -34,8 +34,9 @@ PAPER_LAYERS = (*(f"network.features.{part}" for part in _PARTS), "logits")
 
 STATE_DICT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
-#: Of the second witness of photographs: the largest value of a feature (ReLU6), and its weights.
+#: Of the second witness of photographs, the largest value of a feature (ReLU6).
 HIGHEST_FEATURE = 6
+#: Of its weights.
 WITNESS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 

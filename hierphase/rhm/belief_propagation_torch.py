@@ -16,7 +16,6 @@ class SumProduct:
 
     _times = staticmethod(torch.mul)
     _number = staticmethod(torch.positive)  # of the weights of rules
-    logarithm = staticmethod(torch.log)
 
     def over(self, numerator, denominator):
         """Divide two messages; a message divided by zero is zero."""
@@ -33,6 +32,10 @@ class SumProduct:
     def scatter(self, message, index, size):
         """Add messages (..., size in) by an index (size in) into (..., size)."""
         return message.new_zeros(*message.shape[:-1], size).index_add_(-1, index, message)
+
+    def logarithm(self, message):
+        """Of a message, scales or beliefs: natural logarithms, entry by entry."""
+        return message.log()
 
     def exponential(self, message):
         """Numbers proportional to probabilities, one above zero unless the message allows none."""
@@ -128,7 +131,6 @@ class LogSumProduct(SumProduct):
 
     _times = staticmethod(torch.add)
     _number = staticmethod(torch.log)
-    logarithm = staticmethod(torch.positive)  # of what is one
 
     def over(self, numerator, denominator):
         """See :meth:`SumProduct.over`."""
@@ -145,6 +147,10 @@ class LogSumProduct(SumProduct):
         finite = largest.clamp(min=torch.finfo(message.dtype).min)
         relative = (message - finite[..., index]).exp()
         return super().scatter(relative, index, size).log() + finite
+
+    def logarithm(self, message):
+        """See :meth:`SumProduct.logarithm`; they are logarithms already."""
+        return message
 
     def exponential(self, message):
         """See :meth:`SumProduct.exponential`."""
